@@ -1,0 +1,94 @@
+"""From relevance to a set of heads: the circuit by depth, and controls of exactly its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ctsft.discovery.relevance import Relevance
+from ctsft.heads import Head
+
+
+def heads_per_depth(n_heads: int, share: float) -> int:
+    """K = max(1, floor(share of all heads))."""
+    return max(1, int(share * n_heads))
+
+
+def _ranked(scores: np.ndarray) -> list[Head]:
+    """Heads by falling score [layers, heads]; ties go to the earlier head, so a ranking never depends on chance."""
+    order = np.argsort(-scores.ravel(), kind="stable")
+    return [Head(int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in order]
+
+
+def next_frontier(relevance: Relevance, frontiers: Sequence[Sequence[Head]], k: int) -> list[Head]:
+    """The K heads of the next depth: by R to the logits first, then by R averaged over the heads of the last depth."""
+    taken = {head for frontier in frontiers for head in frontier}
+    if not frontiers:
+        scores = relevance.logits
+    else:
+        scores = np.mean([relevance.columns[target] for target in frontiers[-1]], axis=0)
+    return [head for head in _ranked(scores) if head not in taken][:k]
+
+
+def circuit(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
+    """The heads of depths 0..depth, K at each: (depth + 1) K heads in all."""
+    k = heads_per_depth(relevance.logits.size, share)
+    frontiers: list[list[Head]] = []
+    for _ in range(depth + 1):
+        frontiers.append(next_frontier(relevance, frontiers, k))
+    return frontiers
+
+
+def matched(ranking: Sequence[Head], like: Sequence[Head], per_group: int) -> list[Head]:
+    """The best of `ranking` with as many heads and as many key/value groups as `like`.
+
+    With the `shared` policy a chosen head moves its group's keys and values too, so only a control with the same
+    number of groups has the same number of trainable weights.
+    """
+
+    def group(head: Head) -> tuple[int, int]:
+        return head.layer, head.index // per_group
+
+    n_heads, n_groups = len(like), len({group(head) for head in like})
+    chosen: list[Head] = []
+    opened: set[tuple[int, int]] = set()
+    for head in ranking:
+        heads_left, groups_left = n_heads - len(chosen), n_groups - len(opened)
+        # A head of an open group is taken while enough heads remain to open the groups that are still missing.
+        if heads_left > groups_left if group(head) in opened else groups_left > 0:
+            chosen.append(head)
+            opened.add(group(head))
+        if len(chosen) == n_heads:
+            break
+    return chosen
+
+
+def near_zero_ranking(relevance: Relevance, seed: int) -> list[Head]:
+    """Smallest absolute R to the logits first."""
+    return _ranked(-np.abs(relevance.logits))
+
+
+def bottom_ranking(relevance: Relevance, seed: int) -> list[Head]:
+    """Most negative R to the logits first."""
+    return _ranked(-relevance.logits)
+
+
+def random_ranking(relevance: Relevance, seed: int) -> list[Head]:
+    """A uniform permutation of all heads."""
+    return _ranked(np.random.default_rng(seed).random(relevance.logits.shape))
+
+
+SELECTIONS: dict[str, Callable[[Relevance, int], list[Head]] | None] = {
+    "circuit": None,
+    "near_zero": near_zero_ranking,
+    "bottom": bottom_ranking,
+    "random": random_ranking,
+}
+
+
+def select(name: str, relevance: Relevance, depth: int, share: float, per_group: int, seed: int) -> list[Head]:
+    """The heads of an arm: the circuit of `depth`, or the control of that name with exactly its size."""
+    target = [head for frontier in circuit(relevance, depth, share) for head in frontier]
+    ranking = SELECTIONS[name]
+    return target if ranking is None else matched(ranking(relevance, seed), target, per_group)

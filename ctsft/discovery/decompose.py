@@ -1,0 +1,190 @@
+"""Contextual decomposition (CD-T, Hsu et al., ICLR 2025): every activation is total = rel + irrel, exactly.
+
+The total is the model's own value (totals.py), so only rel is propagated, and irrel is total - rel. There is one
+`prop_*` rule per kind of module. The rules for LayerNorm, activations and full attention are CD-T's; those for
+RMSNorm, rotary positions, grouped keys and values, and gated MLPs are this project's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ctsft.discovery.totals import LayerTotals, Totals
+from ctsft.models.families import Anatomy, Layer, Projection
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The options of the decomposition, recorded with every score.
+
+    attention: strict = softmax(rel_q rel_k) rel_v, pattern = P rel_v with the true pattern P. gate: inclusive or
+    linear (first order). clean_up: where rel and irrel have opposite signs the larger takes the total. bias: split in
+    proportion to |rel| and |irrel|, or wholly irrelevant.
+    """
+
+    attention: Literal["strict", "pattern"] = "strict"
+    gate: Literal["inclusive", "linear"] = "inclusive"
+    clean_up: bool = True
+    bias: Literal["split", "irrelevant"] = "split"
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+PAPER_RULES = Rules()
+
+# With these rules rel is a linear function of the source, so one backward pass gives the relevance of every head.
+LINEAR = Rules(attention="pattern", gate="linear", clean_up=False, bias="irrelevant")
+
+
+def share_bias(rel: Tensor, irrel: Tensor, bias: Tensor) -> Tensor:
+    """b * |rel| / (|rel| + |irrel|): the part of a bias that rel takes; nothing where both are zero."""
+    size = rel.abs() + irrel.abs()
+    return bias * rel.abs() / torch.where(size > 0, size, 1)
+
+
+def prop_linear(rel: Tensor, projection: Projection, total_out: Tensor | None, rules: Rules) -> Tensor:
+    """W rel [.., out], plus rel's share of the bias."""
+    out = nn.functional.linear(rel, projection.weight)
+    bias = projection.bias
+    if bias is None or rules.bias == "irrelevant":
+        return out
+    return out + share_bias(out, total_out - bias - out, bias)
+
+
+def prop_norm(rel: Tensor, total: Tensor, norm: nn.Module, rules: Rules) -> Tensor:
+    """RMSNorm: rel / rms(total) * w. LayerNorm: (rel - mean(rel)) / std(total) * w + rel's share of the bias."""
+    if isinstance(norm, nn.LayerNorm):
+        scale = torch.rsqrt(total.var(-1, keepdim=True, unbiased=False) + norm.eps)
+        out = (rel - rel.mean(-1, keepdim=True)) * scale * norm.weight
+        if norm.bias is None or rules.bias == "irrelevant":
+            return out
+        whole = (total - total.mean(-1, keepdim=True)) * scale * norm.weight
+        return out + share_bias(out, whole - out, norm.bias)
+    scale = torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+    return rel * scale * norm.weight
+
+
+def clean_up(rel: Tensor, total: Tensor, rules: Rules) -> Tensor:
+    """Where rel and irrel have opposite signs the larger takes the total and the other becomes zero."""
+    if not rules.clean_up:
+        return rel
+    irrel = total - rel
+    return torch.where(rel * irrel < 0, torch.where(rel.abs() >= irrel.abs(), total, 0), rel)
+
+
+def slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f'(x), elementwise."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Tensor:
+    """From the MLP's normed input to its output. With a = act(g) the hidden value is h = a u, or h = act(u) ungated.
+
+    inclusive: h - act(g - rel_g) (u - rel_u), or act(u) - act(u - rel_u).
+    linear: act'(g) u rel_g + act(g) rel_u, or act'(u) rel_u.
+    """
+    rel_up = clean_up(prop_linear(rel, layer.up, totals.up, rules), totals.up, rules)
+    if layer.gate is None:
+        if rules.gate == "linear":
+            hidden = slope(layer.activation, totals.up) * rel_up
+        else:
+            hidden = layer.activation(totals.up) - layer.activation(totals.up - rel_up)
+    else:
+        rel_gate = clean_up(prop_linear(rel, layer.gate, totals.gate, rules), totals.gate, rules)
+        if rules.gate == "linear":
+            hidden = (
+                slope(layer.activation, totals.gate) * totals.up * rel_gate + layer.activation(totals.gate) * rel_up
+            )
+        else:
+            hidden = layer.activation(totals.gate) * totals.up
+            hidden = hidden - layer.activation(totals.gate - rel_gate) * (totals.up - rel_up)
+    return clean_up(prop_linear(hidden, layer.down, totals.mlp_out, rules), totals.mlp_out, rules)
+
+
+class Propagation:
+    """Propagates rel through one batch of totals.
+
+    Activations are [S, B, T, .]: S sources side by side on B rows of T tokens, the last one the label position.
+    """
+
+    def __init__(self, anatomy: Anatomy, totals: Totals, rules: Rules):
+        self.anatomy, self.totals, self.rules = anatomy, totals, rules
+        real = totals.mask
+        causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
+        # A pad position may look at itself: a row of the softmax must not be empty. No real position looks at a pad.
+        itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+        self.visible = ((causal & real[:, None, :]) | itself)[:, None]
+        self.patterns: dict[int, Tensor] = {}
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        """[.., T, heads * d] -> [.., heads, T, d]"""
+        return x.unflatten(-1, (heads, self.anatomy.head_dim)).transpose(-3, -2)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Rotary positions on [.., heads, T, d], as the model rotates its queries and keys."""
+        if self.totals.rotary is None:
+            return x
+        cos, sin = (part[:, None] for part in self.totals.rotary)
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+    def _pattern(self, q: Tensor, k: Tensor, scaling: float) -> Tensor:
+        """softmax(mask(q k^T scaling)) [.., heads, T, T]; keys are repeated over the query heads of their group."""
+        q, k = self._rotate(self._split(q, self.anatomy.heads)), self._rotate(self._split(k, self.anatomy.kv_heads))
+        k = k.repeat_interleave(self.anatomy.heads // self.anatomy.kv_heads, dim=-3)
+        scores = (q @ k.transpose(-1, -2)) * scaling
+        return scores.masked_fill(~self.visible, torch.finfo(scores.dtype).min).softmax(-1)
+
+    def attention_pattern(self, number: int) -> Tensor:
+        """The model's own attention pattern of a layer, [B, heads, T, T]."""
+        if number not in self.patterns:
+            layer, totals = self.anatomy.layers[number], self.totals.layers[number]
+            self.patterns[number] = self._pattern(totals.q, totals.k, layer.scaling)
+        return self.patterns[number]
+
+    def prop_attention(self, rel: Tensor, number: int) -> Tensor:
+        """From the layer's normed input to rel_z [S, B, T, heads * d]."""
+        layer, totals, rules = self.anatomy.layers[number], self.totals.layers[number], self.rules
+        value = self._split(prop_linear(rel, layer.v, totals.v, rules), self.anatomy.kv_heads)
+        value = value.repeat_interleave(self.anatomy.heads // self.anatomy.kv_heads, dim=-3)
+        if rules.attention == "pattern":
+            pattern = self.attention_pattern(number)
+        else:
+            q = prop_linear(rel, layer.q, totals.q, rules)
+            k = prop_linear(rel, layer.k, totals.k, rules)
+            pattern = self._pattern(q, k, layer.scaling)
+        return (pattern @ value).transpose(-3, -2).flatten(-2)
+
+    def to_z(self, rel: Tensor, number: int) -> Tensor:
+        """From the residual stream before a layer to rel_z of its heads, [S, B, T, heads * d]."""
+        layer, totals = self.anatomy.layers[number], self.totals.layers[number]
+        return self.prop_attention(prop_norm(rel, totals.x, layer.attention_norm, self.rules), number)
+
+    def after_z(self, rel: Tensor | None, rel_z: Tensor, number: int) -> Tensor:
+        """From rel_z and the stream before a layer (None: nothing yet) to the stream behind the layer."""
+        layer, totals, rules = self.anatomy.layers[number], self.totals.layers[number], self.rules
+        mid = prop_linear(rel_z, layer.o, totals.attention_out, rules)
+        if rel is not None:
+            mid = mid + rel
+        out = prop_mlp(prop_norm(mid, totals.mid, layer.mlp_norm, rules), layer, totals, rules)
+        return clean_up(mid + out, totals.mid + totals.mlp_out, rules)
+
+    def run(self, start: int, source: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Inject `source` as rel_z of layer `start` [S, B, T, heads * d] and propagate to the end.
+
+        Yields (layer, rel_z, stream behind the layer) for every layer from `start` on.
+        """
+        stream = self.after_z(None, source, start)
+        yield start, source, stream
+        for number in range(start + 1, len(self.anatomy.layers)):
+            rel_z = self.to_z(stream, number)
+            stream = self.after_z(stream, rel_z, number)
+            yield number, rel_z, stream

@@ -1,0 +1,88 @@
+"""The cache of totals: the model's own forward values at the places where the decomposition needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ctsft.models.load import Loaded
+
+
+@dataclass
+class LayerTotals:
+    """Values of one layer, [B, T, .].
+
+    x and mid enter the two norms; q, k, v, gate and up leave their projections; z enters the attention output
+    projection; attention_out and mlp_out leave the last projections.
+    """
+
+    x: Tensor | None = None
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    z: Tensor | None = None
+    attention_out: Tensor | None = None
+    mid: Tensor | None = None
+    gate: Tensor | None = None
+    up: Tensor | None = None
+    mlp_out: Tensor | None = None
+
+
+@dataclass
+class Totals:
+    """One forward pass: per layer, the input of the final norm, the logits at the label position [B, V], the rotary
+    cosines and sines, and which positions are real [B, T]."""
+
+    layers: list[LayerTotals]
+    mask: Tensor
+    final: Tensor | None = None
+    logits: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    hooks: list = field(default_factory=list, repr=False)
+
+
+@torch.no_grad()
+def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> Totals:
+    """Run the model once on a left-padded batch and keep its values (only z of every layer with `only_z`)."""
+    totals = Totals([LayerTotals() for _ in loaded.anatomy.layers], batch["attention_mask"].bool())
+
+    def keep_input(target: object, name: str) -> Callable:
+        def hook(module, args):
+            setattr(target, name, args[0])
+
+        return hook
+
+    def keep_output(target: object, name: str, start: int = 0, stop: int | None = None) -> Callable:
+        def hook(module, args, output):
+            setattr(target, name, output[..., start:stop])
+
+        return hook
+
+    for layer, kept in zip(loaded.anatomy.layers, totals.layers, strict=True):
+        totals.hooks.append(layer.o.module.register_forward_pre_hook(keep_input(kept, "z")))
+        if only_z:
+            continue
+        totals.hooks.append(layer.attention_norm.register_forward_pre_hook(keep_input(kept, "x")))
+        totals.hooks.append(layer.mlp_norm.register_forward_pre_hook(keep_input(kept, "mid")))
+        outputs = {"q": layer.q, "k": layer.k, "v": layer.v, "attention_out": layer.o}
+        outputs |= {"gate": layer.gate, "up": layer.up, "mlp_out": layer.down}
+        for name, projection in outputs.items():
+            if projection is not None:
+                hook = keep_output(kept, name, projection.start, projection.stop)
+                totals.hooks.append(projection.module.register_forward_hook(hook))
+    if not only_z:
+        totals.hooks.append(loaded.anatomy.final_norm.register_forward_pre_hook(keep_input(totals, "final")))
+        if loaded.anatomy.rotary is not None:
+            totals.hooks.append(
+                loaded.anatomy.rotary.register_forward_hook(lambda m, a, out: setattr(totals, "rotary", out))
+            )
+    try:
+        totals.logits = loaded.model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1]
+    finally:
+        for hook in totals.hooks:
+            hook.remove()
+        totals.hooks.clear()
+    return totals

@@ -1,0 +1,73 @@
+"""Predictions at the label position, and the metrics computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+from ctsft.tasks.prompts import Encoded, by_length, pad_left
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Per row, in the order of the rows given: the best label word, the logits of all [N, C], the vocabulary's best."""
+
+    labels: np.ndarray
+    logits: np.ndarray
+    vocabulary: np.ndarray
+
+    @property
+    def digits(self) -> str:
+        """`p` and one digit a row. The letter keeps spreadsheets from reading a number of 400 digits."""
+        return "p" + "".join(str(label) for label in self.labels)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, rows: Encoded, label_tokens: Sequence[int], pad: int, batch_size: int, autocast: torch.autocast
+) -> Predictions:
+    """Score the label words at the label position, in batches of similar length."""
+    device = next(model.parameters()).device
+    logits = np.empty((len(rows), len(label_tokens)), dtype=np.float32)
+    vocabulary = np.empty(len(rows), dtype=np.int64)
+    for group in by_length(rows.prompts, batch_size):
+        batch = pad_left([rows.prompts[i] for i in group], pad, device)
+        with autocast:
+            out = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        logits[group] = out[:, list(label_tokens)].cpu().numpy()
+        vocabulary[group] = out.argmax(-1).cpu().numpy()
+    return Predictions(logits.argmax(-1), logits, vocabulary)
+
+
+class LabelScores(evaluate.Metric):
+    """Accuracy and macro-F1 (scikit-learn's), as an `evaluate` metric that needs no download."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Accuracy and macro-averaged F1 of label predictions.",
+            citation="",
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return {
+            "accuracy": float(accuracy_score(references, predictions)),
+            "macro_f1": float(f1_score(references, predictions, average="macro")),
+        }
+
+
+def scores(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+    """{"accuracy", "macro_f1"}, both fractions."""
+    return LabelScores(keep_in_memory=True).compute(predictions=list(predictions), references=list(references))
+
+
+def retention(after: float, before: float) -> float:
+    """Source accuracy kept: after / before (1 means nothing was forgotten)."""
+    return after / before

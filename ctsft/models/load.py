@@ -1,0 +1,74 @@
+"""Load a causal language model from a hub id, a local folder or a .gguf file, and name its weights by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ctsft.errors import UserError
+from ctsft.models.families import Anatomy, anatomy, family_of
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in float32 with its tokenizer (padding on the left), its anatomy, and where its weights came from."""
+
+    model: nn.Module
+    tokenizer: object
+    anatomy: Anatomy
+    weights: str
+    commit: str | None
+
+
+def weight_hash(model: nn.Module) -> str:
+    """sha256 over the names, types and bytes of all parameters: the identity of a checkpoint (first 16 digits)."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}:{tuple(parameter.shape)}:{parameter.dtype}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
+    """Load `name` (hub id, folder or .gguf file) in float32 onto `device`; remote code is never run.
+
+    Lower precision is a matter of the computation (autocast), not of the weights: AdamW's steps at the learning
+    rates of the protocol are smaller than one bfloat16 step and would be lost.
+    """
+    path = Path(name).expanduser()
+    source, options = name, {"revision": revision}
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(f"no model file {path}. Give an existing .gguf file, a folder or a hub id with --model.")
+        source, options = str(path.parent), {"gguf_file": path.name}
+    elif path.is_dir():
+        source, options = str(path), {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+            family_of(config)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+            # use_safetensors refuses pickled checkpoints; a .gguf file is no pickle and has its own reader.
+            safe = {} if "gguf_file" in options else {"use_safetensors": True}
+            model = AutoModelForCausalLM.from_pretrained(
+                source, trust_remote_code=False, dtype=torch.float32, **safe, **options
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"cannot load the model '{name}': {str(error).splitlines()[0]} "
+            "Without a connection to the hub, give a local folder or .gguf file with --model "
+            "(and the data with --data-dir)."
+        ) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to(device).eval().requires_grad_(False)
+    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), getattr(model.config, "_commit_hash", None))

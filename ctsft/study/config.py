@@ -1,0 +1,153 @@
+"""The one configuration of a study: validated, and written beside every result."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ctsft.discovery.scorers import get_scorer
+from ctsft.errors import UserError
+from ctsft.heads import KVPolicy
+from ctsft.tasks.registry import get_task
+from ctsft.tasks.task import Task
+from ctsft.tuning.arms import get_arm
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What to run. Every field is a flag of the experiment scripts."""
+
+    experiment: str
+    """Name of the CSV: results/<preset>/<experiment>.csv."""
+    preset: str
+    """Name of the results folder."""
+    task: str
+    """Registered task: its prompt, label words and loader."""
+    source: str
+    """Language the model is made competent on, and the circuit is found in."""
+    targets: tuple[str, ...]
+    """Languages to adapt to."""
+    model: str
+    """Hub id, local folder, or .gguf file."""
+    n_source: int
+    """Labelled source rows for competence, drawn from pool A."""
+    label_words: tuple[str, ...] = ()
+    """One word per label, each a single token after the prompt; without them, the task's own."""
+    revision: str | None = None
+    """Hub revision of the model; without one the resolved commit is recorded."""
+    n_targets: tuple[int, ...] = (25, 50, 75, 100)
+    """Labelled target rows, drawn from pool B; nested."""
+    arms: tuple[str, ...] = ("zero_shot", "full", "direct", "circuit", "near_zero", "random", "norm_only")
+    """Arms; `circuit:0,2` runs an arm at its own depths instead of --depths."""
+    depths: tuple[int, ...] = (0, 1, 2)
+    """Depths of the circuit and of the controls of its size: K, 2K, 3K heads."""
+    seeds: tuple[int, ...] = (31, 777, 2025, 12345)
+    """A seed draws the rows and orders them."""
+    lrs: tuple[float, ...] = (5e-5,)
+    """Learning rates of the target stage; each is a cell of its own."""
+    source_lr: float = 5e-5
+    """Learning rate of the competence stage."""
+    epochs: int = 5
+    batch_size: int = 16
+    """Rows per optimizer step."""
+    eval_batch: int = 32
+    """Rows per forward pass in evaluation; does not change a prediction."""
+    micro_batch: int = 4
+    """Rows per forward and backward pass in training; does not change the gradient."""
+    max_tokens: int = 128
+    """Longest prompt; the text is cut, never the label field."""
+    scorer: str = "cdt"
+    """How heads are scored: cdt (the paper) or cdt_linear (one backward pass)."""
+    share: float = 0.02
+    """Share of all heads in one depth of the circuit."""
+    mean_rows: int = 48
+    """Source rows of the label-balanced mean."""
+    score_rows: int = 48
+    """Correctly predicted source rows to score on."""
+    kv_policy: KVPolicy = "shared"
+    """Whether the keys and values of a chosen head's group move."""
+    random_draws: int = 1
+    """Draws of the random control per seed."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the computation (weights stay float32); auto is bfloat16 on a GPU, float32 on a CPU."""
+    data_dir: Path | None = None
+    """Folder with the data; without it (and without CTSFT_DATA_DIR) the data are downloaded."""
+    output: Path = Path("results")
+    """Results folder."""
+    dry_run: bool = False
+    """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
+
+    def __post_init__(self) -> None:
+        task = get_task(self.task)
+        for language in (self.source, *self.targets):
+            if language not in task.languages:
+                raise UserError(f"unknown language '{language}' for {self.task}. Valid: {', '.join(task.languages)}.")
+        if len(self.effective_task.label_words) != len(task.labels):
+            raise UserError(f"--label-words needs one word for each of: {', '.join(task.labels)}.")
+        if self.source in self.targets:
+            raise UserError(f"the source '{self.source}' is also a target; leave it out of --targets.")
+        get_scorer(self.scorer)
+        for name, low in {
+            "n_source": 1,
+            "epochs": 1,
+            "batch_size": 1,
+            "eval_batch": 1,
+            "micro_batch": 1,
+            "max_tokens": 2,
+            "mean_rows": len(task.labels),
+            "score_rows": len(task.labels),
+            "random_draws": 1,
+        }.items():
+            if getattr(self, name) < low:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}.")
+        for name in ("targets", "n_targets", "arms", "depths", "seeds", "lrs"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"--{name.replace('_', '-')} needs at least one value, and each only once.")
+        if min(self.n_targets) < 1 or max(self.n_targets) > task.target_pool:
+            raise UserError(f"--n-targets must lie between 1 and {task.target_pool} (the size of pool B).")
+        if min(self.depths) < 0 or min(self.seeds) < 0:
+            raise UserError("--depths and --seeds must not be negative.")
+        if min(*self.lrs, self.source_lr) <= 0:
+            raise UserError("learning rates must be above zero.")
+        if not 0 < self.share <= 1:
+            raise UserError(f"--share is {self.share}; it must lie in (0, 1].")
+        self.arm_depths()
+
+    def arm_depths(self) -> list[tuple[str, int | None]]:
+        """Every (arm, depth) to run; the depth is None for arms that choose no heads."""
+        pairs: list[tuple[str, int | None]] = []
+        for text in self.arms:
+            name, _, own = text.partition(":")
+            arm = get_arm(name)
+            if own and not arm.needs_heads:
+                raise UserError(f"'{text}': the arm '{name}' has no depth.")
+            try:
+                depths = tuple(int(depth) for depth in own.split(",")) if own else self.depths
+            except ValueError:
+                raise UserError(f"'{text}': depths are whole numbers, as in circuit:0,2.") from None
+            pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
+        return pairs
+
+    @property
+    def effective_task(self) -> Task:
+        """The task, with --label-words in place of its own words where they are given."""
+        task = get_task(self.task)
+        return replace(task, label_words=self.label_words) if self.label_words else task
+
+    @property
+    def data_folder(self) -> Path | None:
+        """--data-dir, else CTSFT_DATA_DIR, else None (download)."""
+        folder = self.data_dir or (Path(os.environ["CTSFT_DATA_DIR"]) if os.environ.get("CTSFT_DATA_DIR") else None)
+        return None if folder is None else folder.expanduser()
+
+    @property
+    def folder(self) -> Path:
+        return self.output / self.preset
+
+    def to_dict(self) -> dict:
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}

@@ -1,0 +1,85 @@
+"""The cells of a study: what there is to run, under which stable key, and what each one shares with others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from ctsft.study.config import StudyConfig
+from ctsft.tuning.arms import get_arm
+
+
+def short_hash(content: object) -> str:
+    """Six digits that stand for settings; the same settings give the same digits on every machine."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the result: one arm on one target with n rows, one depth, one learning rate, one seed."""
+
+    target: str
+    n_target: int
+    arm: str
+    depth: int | None
+    lr: float
+    seed: int
+    draw: int = 0
+
+    def key(self, fingerprint: str) -> str:
+        """Readable and stable, for instance javanese-n100-circuit-d2-lr5e-05-s31-1a2b3c."""
+        parts = [self.target, f"n{self.n_target}", self.arm]
+        parts += [] if self.depth is None else [f"d{self.depth}"]
+        parts += [f"draw{self.draw}"] if self.draw else []
+        parts += [] if self.arm == "zero_shot" else [f"lr{self.lr:g}"]
+        return "-".join([*parts, f"s{self.seed}", fingerprint])
+
+
+def theta1_settings(config: StudyConfig, weights: str) -> dict:
+    """Everything that theta1 depends on besides the seed."""
+    return {
+        "model_hash": weights,
+        "task": config.task,
+        "label_words": config.effective_task.label_words,
+        "source": config.source,
+        "n_source": config.n_source,
+        "source_lr": config.source_lr,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "max_tokens": config.max_tokens,
+    }
+
+
+def relevance_settings(config: StudyConfig, weights: str) -> dict:
+    """Everything that the scores depend on besides the seed."""
+    return theta1_settings(config, weights) | {
+        "scorer": config.scorer,
+        "mean_rows": config.mean_rows,
+        "score_rows": config.score_rows,
+    }
+
+
+def cell_fingerprint(config: StudyConfig, cell: Cell, weights: str) -> str:
+    """The digits at the end of a key: all that the cell depends on and the key does not spell out."""
+    if not get_arm(cell.arm).needs_heads:
+        return short_hash(theta1_settings(config, weights))
+    extra = {"share": config.share, "kv_policy": config.kv_policy}
+    return short_hash(relevance_settings(config, weights) | extra)
+
+
+def cells(config: StudyConfig) -> list[Cell]:
+    """All cells, seed by seed, so that a stopped run leaves whole seeds behind."""
+    todo: dict[Cell, None] = {}
+    for seed in config.seeds:
+        for target in config.targets:
+            for n_target in config.n_targets:
+                for lr in config.lrs:
+                    for arm, depth in config.arm_depths():
+                        if arm == "zero_shot":
+                            # No target row is used, so one cell stands for every n and learning rate.
+                            todo[Cell(target, 0, arm, None, 0.0, seed)] = None
+                            continue
+                        for draw in range(config.random_draws if arm == "random" else 1):
+                            todo[Cell(target, n_target, arm, depth, lr, seed, draw)] = None
+    return list(todo)

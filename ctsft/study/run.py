@@ -1,0 +1,161 @@
+"""Run a study from a script: presets and flags, the cells that are left, one line per cell, the table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import tyro
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from ctsft.errors import CellFailed, UserError
+from ctsft.report.tables import load_results, render, transfer_table
+from ctsft.storage import write_atomic, write_json
+from ctsft.study.config import StudyConfig
+from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.record import append_row, git_commit, now, read_rows, versions
+from ctsft.study.workbench import Workbench
+from ctsft.tuning.arms import get_arm
+
+
+def main(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[str] | None = None) -> None:
+    """Entry point of the scripts: `--preset NAME`, then any field of StudyConfig as a flag. Exits with a status."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        sys.exit(run_study(parse(presets, description, argv)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped. Finished cells are saved; run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[str] | None = None) -> StudyConfig:
+    """The preset's configuration with the flags' values in place of its own."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=next(iter(presets)))
+    known, rest = first.parse_known_args(argv)
+    if known.preset not in presets:
+        raise UserError(f"unknown preset '{known.preset}'. Valid: {', '.join(presets)}.")
+    about = (
+        f"{description.strip()}\n\nPresets: --preset {'|'.join(presets)} (default {next(iter(presets))}). "
+        f"The defaults below are those of the preset '{known.preset}'."
+    )
+    return tyro.cli(StudyConfig, default=presets[known.preset], args=rest, description=about)
+
+
+def run_study(config: StudyConfig) -> int:
+    """Run every cell that has no row yet. Returns the exit status: 1 when a cell failed, else 0."""
+    path = config.folder / f"{config.experiment}.csv"
+    _check_writable(config.folder)
+    bench = Workbench(config)
+    keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
+    finished = {row["cell"] for row in read_rows(path)}
+    left = [cell for cell, key in keys.items() if key not in finished]
+    print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {bench.dtype}")
+    if config.dry_run:
+        _print_estimate(bench, keys, left)
+        return 0
+    write_json(
+        config.folder / f"{config.experiment}.config.json",
+        {
+            **config.to_dict(),
+            "effective_device": str(bench.device),
+            "effective_dtype": bench.dtype,
+            "threads": torch.get_num_threads(),
+            "model_hash": bench.loaded.weights,
+            "created": now(),
+            **bench.provenance,
+        },
+    )
+    failed = _run_cells(bench, path, keys, left)
+    _print_results(config, path, set(keys.values()))
+    for key, reason in failed.items():
+        print(f"failed: {key}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        probe = folder / ".writable"
+        write_atomic(probe, "")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another folder with --output.") from error
+
+
+def _run_cells(bench: Workbench, path: Path, keys: dict[Cell, str], left: list[Cell]) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    with tqdm(left, unit="cell", disable=None) as bar:
+        for cell in bar:
+            key = keys[cell]
+            note = bench.config.folder / "failed" / f"{key}.json"
+            started = time.perf_counter()
+            try:
+                row = bench.run(cell, key)
+            except CellFailed as error:
+                failed[key] = str(error)
+                write_json(
+                    note,
+                    {"cell": key, "reason": str(error), "git_commit": git_commit(), "created": now(), **versions()},
+                )
+                tqdm.write(f"{key}  FAILED: {error}")
+                continue
+            append_row(path, row)
+            note.unlink(missing_ok=True)
+            seconds = time.perf_counter() - started
+            tqdm.write(
+                f"{key}  accuracy {row['accuracy']:.3f}  source {row['source_accuracy_before']:.3f} -> "
+                f"{row['source_accuracy']:.3f}  trainable {row['trainable_share']:.2%}  {seconds:.0f} s"
+            )
+            sys.stdout.flush()
+    return failed
+
+
+def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -> None:
+    """List the cells, and scale a measured forward pass to the work that is left."""
+    for cell, key in keys.items():
+        print(f"  {'to run' if cell in left else 'done  '}  {key}")
+    config = bench.config
+    rows = bench.prompts(config.source, "valid").subset(range(min(config.eval_batch, 64)))
+    bench.predict(rows)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        bench.predict(rows)
+        seconds.append((time.perf_counter() - started) / len(rows))
+    forward = statistics.median(seconds)
+    sizes = {name: len(bench.split(config.source, name).examples) for name in ("valid", "test")}
+    # Passes per row: forward 1, backward to the inputs 1, backward to all weights 1 more.
+    passes = {"nothing": 0, "norms": 2, "heads": 2, "all": 3}
+    work = sum(
+        config.epochs * cell.n_target * passes[get_arm(cell.arm).moves] + sizes["valid"] + 2 * sizes["test"]
+        for cell in left
+    )
+    seeds = {cell.seed for cell in left}
+    work += len(seeds) * (3 * config.epochs * config.n_source + sizes["valid"] + sizes["test"])
+    scoring = len({cell.seed for cell in left if get_arm(cell.arm).needs_heads}) * config.score_rows
+    work += scoring * (bench.anatomy.n_heads / 2 if config.scorer == "cdt" else 4)
+    print(
+        f"about {work * forward / 60:.0f} minutes, at a measured {forward * 1000:.1f} ms for a row's forward pass "
+        "(competence and scores that are already stored cost less)"
+    )
+
+
+def _print_results(config: StudyConfig, path: Path, wanted: set[str]) -> None:
+    if not path.is_file():
+        return
+    frame = load_results(path)
+    frame = frame[frame["cell"].isin(wanted)]
+    print()
+    print(render(transfer_table(frame, paper=config.preset == "paper")))
+    print(f"rows: {path}\nsettings: {path.with_suffix('.config.json')}")

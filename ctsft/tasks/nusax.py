@@ -1,0 +1,90 @@
+"""NusaX-Senti (Winata et al., EACL 2023): sentiment in 12 parallel languages, 500/100/400 rows each, CC BY-SA 4.0."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import urllib.error
+import urllib.request
+from importlib.resources import files
+from pathlib import Path
+
+from ctsft.errors import UserError
+from ctsft.storage import write_atomic
+from ctsft.tasks.task import Example, Rows, Task
+
+COMMIT = "75b0be5d982348332509f296e10d9bf9cb66d60f"
+URL = f"https://raw.githubusercontent.com/IndoNLP/nusax/{COMMIT}/datasets/sentiment"
+LANGUAGES = (
+    "acehnese balinese banjarese buginese english indonesian javanese madurese minangkabau ngaju sundanese toba_batak"
+).split()
+LABELS = ("negative", "neutral", "positive")
+ROWS = {"train": 500, "valid": 100, "test": 400}
+
+
+def parse_csv(content: str, where: str, labels: tuple[str, ...]) -> tuple[Example, ...]:
+    """Rows of a CSV file with the columns id, text and label; a fault is named with its file and line."""
+    reader = csv.DictReader(io.StringIO(content))
+    missing = {"id", "text", "label"} - set(reader.fieldnames or ())
+    if missing:
+        raise UserError(f"{where}: the column '{sorted(missing)[0]}' is missing; found {reader.fieldnames}.")
+    examples = []
+    for row in reader:
+        if not (row["text"] or "").strip():
+            raise UserError(f"{where}, line {reader.line_num}: the text is empty.")
+        if row["label"] not in labels:
+            raise UserError(
+                f"{where}, line {reader.line_num}: unknown label '{row['label']}'. Valid: {', '.join(labels)}."
+            )
+        examples.append(Example(row["id"], row["text"], labels.index(row["label"])))
+    return tuple(examples)
+
+
+def read(language: str, split: str, data_dir: Path | None) -> Rows:
+    """Read DATA_DIR/nusax_senti/<language>/<split>.csv, or download the published file at its pinned commit."""
+    path = _download(language, split) if data_dir is None else data_dir / "nusax_senti" / language / f"{split}.csv"
+    if not path.is_file():
+        raise UserError(
+            f"no file {path}. --data-dir must hold nusax_senti/<language>/{{train,valid,test}}.csv, as published at "
+            f"github.com/IndoNLP/nusax in datasets/sentiment (commit {COMMIT[:7]})."
+        )
+    content = path.read_bytes()
+    examples = parse_csv(content.decode("utf-8"), str(path), LABELS)
+    if len(examples) < ROWS[split]:
+        raise UserError(f"{path}: {len(examples)} rows, but NusaX has {ROWS[split]} in {split}. Fetch the file again.")
+    return Rows(language, split, examples, hashlib.sha256(content).hexdigest())
+
+
+def _download(language: str, split: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ctsft" / "nusax" / COMMIT[:7]
+    path = cache / language / f"{split}.csv"
+    expected = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())[f"{language}/{split}.csv"]
+    if not path.is_file():
+        try:
+            with urllib.request.urlopen(f"{URL}/{language}/{split}.csv", timeout=60) as response:
+                write_atomic(path, response.read())
+        except (urllib.error.URLError, TimeoutError) as error:
+            raise UserError(
+                f"cannot download NusaX ({language}/{split}.csv): {error}. Give a folder that holds nusax_senti/ with "
+                "--data-dir (or CTSFT_DATA_DIR), and a local model with --model."
+            ) from error
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != expected:
+        path.unlink()
+        raise UserError(
+            f"{language}/{split}.csv has sha256 {actual}, not the published {expected}. It was removed; try again."
+        )
+    return path
+
+
+NUSAX = Task(
+    name="nusax",
+    languages=tuple(LANGUAGES),
+    labels=LABELS,
+    label_words=tuple(f" {label}" for label in LABELS),
+    template="{text} | sentiment:",
+    read=read,
+)

@@ -1,0 +1,90 @@
+"""From rows to token ids: prompts of bounded length whose label field is never cut, and one token per label word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ctsft.errors import UserError
+from ctsft.tasks.task import Example, Task
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts as token ids, without padding, beside their labels and row ids."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    labels: tuple[int, ...]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def subset(self, index: Sequence[int]) -> Encoded:
+        return Encoded(*(tuple(field[i] for i in index) for field in (self.prompts, self.labels, self.ids)))
+
+
+def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int) -> Encoded:
+    """Tokenize prompts of at most `max_tokens` tokens, cutting the end of the text and never the label field."""
+    return Encoded(
+        tuple(tuple(_fit(tokenizer, task, example, max_tokens)) for example in examples),
+        tuple(example.label for example in examples),
+        tuple(example.id for example in examples),
+    )
+
+
+def _fit(tokenizer, task: Task, example: Example, max_tokens: int) -> list[int]:
+    text = example.text
+    while True:
+        encoded = tokenizer(task.template.format(text=text), return_offsets_mapping=True)
+        ids, excess = encoded["input_ids"], len(encoded["input_ids"]) - max_tokens
+        if excess <= 0:
+            return ids
+        # Token boundaries move when text is cut, so cut at the offset that should fit and look again.
+        begin = task.template.index("{text}")
+        inside = [start for start, stop in encoded["offset_mapping"] if begin < start < begin + len(text)]
+        if excess > len(inside):
+            raise UserError(
+                f"max_tokens = {max_tokens} leaves no room for the text of row '{example.id}' beside the prompt "
+                f"'{task.template}'. Allow more tokens."
+            )
+        text = text[: inside[-excess] - begin].rstrip()
+
+
+def label_tokens(tokenizer, task: Task) -> list[int]:
+    """The single token of every label word as it follows the prompt; a word of several tokens is refused."""
+    prompt = task.template.format(text="x")
+    before = tokenizer(prompt)["input_ids"]
+    tokens = []
+    for word in task.label_words:
+        after = tokenizer(prompt + word)["input_ids"]
+        added = after[len(before) :]
+        if after[: len(before)] != before or len(added) != 1:
+            pieces = tokenizer.convert_ids_to_tokens(added)
+            raise UserError(
+                f"the label word '{word}' is not a single token after the prompt: it splits into {pieces}. "
+                "Choose label words that this tokenizer holds whole."
+            )
+        tokens.append(added[0])
+    if len(set(tokens)) < len(tokens):
+        raise UserError(f"two of the label words {list(task.label_words)} share one token; choose distinct words.")
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+        raise UserError(f"one of the label words {list(task.label_words)} is unknown to this tokenizer.")
+    return tokens
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str) -> dict[str, Tensor]:
+    """A batch whose last column is the label position: input_ids, attention_mask and position_ids, each [B, T]."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+
+def by_length(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Indices in groups of `size` rows of similar length, longest first, so that little of a batch is padding."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    return [order[i : i + size] for i in range(0, len(order), size)]

@@ -1,0 +1,15 @@
+"""Every task by name. A new task is one entry here."""
+
+from __future__ import annotations
+
+from ctsft.errors import UserError
+from ctsft.tasks.nusax import NUSAX
+from ctsft.tasks.task import Task
+
+TASKS = {task.name: task for task in (NUSAX,)}
+
+
+def get_task(name: str) -> Task:
+    if name not in TASKS:
+        raise UserError(f"unknown task '{name}'. Valid: {', '.join(TASKS)}.")
+    return TASKS[name]

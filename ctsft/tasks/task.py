@@ -1,0 +1,118 @@
+"""A task: prompts, label words, and rows split into pools by id, so that parallel languages never leak."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ctsft.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled row; `label` indexes the task's labels."""
+
+    id: str
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one language and split in the official order, with the sha256 of the file they came from."""
+
+    language: str
+    split: str
+    examples: tuple[Example, ...]
+    sha256: str
+
+    def by_id(self, ids: Sequence[str]) -> list[Example]:
+        index = {example.id: example for example in self.examples}
+        return [index[i] for i in ids]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How rows become prompts: `template` holds {text}, and the answer is the most likely of `label_words` after it.
+
+    `read(language, split, data_dir)` returns the rows; `target_pool` is how many training rows form pool B.
+    """
+
+    name: str
+    languages: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_words: tuple[str, ...]
+    template: str
+    read: Callable[[str, str, Path | None], Rows]
+    target_pool: int = 100
+
+    def load(self, language: str, split: str, data_dir: Path | None = None) -> Rows:
+        """Read and check one split: known language, unique ids, no empty text, every label present."""
+        if language not in self.languages:
+            raise UserError(f"unknown language '{language}' for {self.name}. Valid: {', '.join(self.languages)}.")
+        rows = self.read(language, split, data_dir)
+        where = f"{self.name}/{language}/{split}"
+        repeated = [i for i, count in Counter(e.id for e in rows.examples).items() if count > 1]
+        if repeated:
+            raise UserError(f"{where}: the id '{repeated[0]}' occurs more than once; ids must be unique.")
+        missing = set(range(len(self.labels))) - {e.label for e in rows.examples}
+        if missing:
+            raise UserError(f"{where}: no row has the label '{self.labels[min(missing)]}'.")
+        return rows
+
+
+def check_aligned(first: Rows, second: Rows) -> None:
+    """Refuse two languages whose ids or labels differ: pools are split by id, and a translation must not cross."""
+    if [(e.id, e.label) for e in first.examples] != [(e.id, e.label) for e in second.examples]:
+        raise UserError(
+            f"{first.language} and {second.language} ({first.split}) do not hold the same ids and labels in the same "
+            "order. The languages of this task are parallel; one of the files is not the published one."
+        )
+
+
+def split_pools(rows: Rows, size_b: int, n_labels: int) -> tuple[list[str], list[str]]:
+    """Ids of pool A (competence, mean, discovery) and pool B (`size_b` target rows), the same for every language.
+
+    Each label gives pool B its share. Within a label the order is that of a hash of the id, so that the split
+    depends on ids and labels alone: not on the seed, the language, or the order of the file.
+    """
+    if size_b >= len(rows.examples):
+        raise UserError(f"{rows.language}/{rows.split} has {len(rows.examples)} rows; pool B alone needs {size_b}.")
+    ranked = {
+        label: sorted(
+            (e.id for e in rows.examples if e.label == label),
+            key=lambda i: hashlib.sha256(f"pool:{i}".encode()).digest(),
+        )
+        for label in range(n_labels)
+    }
+    exact = {label: size_b * len(ids) / len(rows.examples) for label, ids in ranked.items()}
+    share = {label: int(value) for label, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda label: (share[label] - exact[label], label))
+    for label in by_remainder[: size_b - sum(share.values())]:
+        share[label] += 1
+    pool_b = {i for label, ids in ranked.items() for i in ids[: share[label]]}
+    ids = [e.id for e in rows.examples]
+    return [i for i in ids if i not in pool_b], [i for i in ids if i in pool_b]
+
+
+def draw(ids: Sequence[str], n: int, seed: int) -> list[str]:
+    """The first n of a permutation of `ids` by `seed`: draws of one seed are nested (25 within 50 within 100)."""
+    if n > len(ids):
+        raise UserError(f"{n} rows were asked for, but the pool has {len(ids)}. Ask for at most {len(ids)}.")
+    order = np.random.default_rng(seed).permutation(len(ids))
+    return [ids[i] for i in order[:n]]
+
+
+def draw_balanced(examples: Sequence[Example], per_label: int, n_labels: int, seed: int) -> list[Example]:
+    """`per_label` rows of each label, drawn by `seed`; fewer of every label where the scarcest has fewer."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    by_label = [[examples[i] for i in order if examples[i].label == label] for label in range(n_labels)]
+    size = min(per_label, *(len(group) for group in by_label))
+    return [example for group in by_label for example in group[:size]]

@@ -1,0 +1,92 @@
+"""The one training loop: AdamW, linear decay after a warm-up, clipping, loss on the label token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ctsft.errors import CellFailed
+from ctsft.tasks.prompts import Encoded, by_length, pad_left
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: the protocol's values are the defaults. `micro_batch` rows go through the model at a time."""
+
+    lr: float = 5e-5
+    epochs: int = 5
+    batch_size: int = 16
+    warmup: float = 0.1
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    micro_batch: int = 4
+
+
+def learning_rate_factor(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over `warmup` of the steps, then linear decay to zero."""
+    rising = max(1, math.ceil(warmup * total))
+    return min((step + 1) / rising, (total - step) / max(1, total - rising + 1))
+
+
+def train(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    rows: Encoded,
+    label_tokens: Sequence[int],
+    pad: int,
+    recipe: Recipe,
+    order_seed: int,
+    autocast: torch.autocast,
+    after_step: Callable[[], None],
+) -> list[float]:
+    """Minimise the cross-entropy of the label token (over the whole vocabulary) at the label position.
+
+    A batch is cut into micro-batches of rows of similar length; the losses are summed and divided by the size of the
+    batch, so the gradient is that of the whole batch while little of the work is padding. Returns the loss of every
+    step. Raises CellFailed when a loss is not finite.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    generator = torch.Generator().manual_seed(order_seed)
+    steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
+    total = recipe.epochs * steps_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, recipe.warmup)
+    )
+    losses: list[float] = []
+    model.train()
+    try:
+        for _ in range(recipe.epochs):
+            order = torch.randperm(len(rows), generator=generator).tolist()
+            for start in range(0, len(rows), recipe.batch_size):
+                batch = rows.subset(order[start : start + recipe.batch_size])
+                loss = _accumulate(model, batch, label_tokens, pad, recipe.micro_batch, device, autocast)
+                if not math.isfinite(loss):
+                    raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
+                torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                optimizer.step()
+                after_step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+                losses.append(loss)
+    finally:
+        model.eval()
+    return losses
+
+
+def _accumulate(model, batch: Encoded, label_tokens, pad, micro_batch, device, autocast) -> float:
+    """Backward through one batch, micro-batch by micro-batch; returns its mean loss."""
+    total = 0.0
+    for group in by_length(batch.prompts, micro_batch):
+        part = batch.subset(group)
+        gold = torch.tensor([label_tokens[label] for label in part.labels], device=device)
+        with autocast:
+            logits = model(**pad_left(part.prompts, pad, device), logits_to_keep=1, use_cache=False).logits[:, -1]
+        loss = nn.functional.cross_entropy(logits.float(), gold, reduction="sum") / len(batch)
+        loss.backward()
+        total += loss.item()
+    return total
