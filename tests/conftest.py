@@ -1,0 +1,77 @@
+"""Small models of every family, built here: no test needs a download."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ctsft.models.families import anatomy
+from ctsft.models.load import Loaded, weight_hash
+from ctsft.tasks.prompts import Encoded
+
+torch.set_num_threads(1)
+
+SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 64}
+ROPE = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4, "tie_word_embeddings": False}
+NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    "llama-1kv": ("llama", {**ROPE, "num_key_value_heads": 1}),
+    "llama-2kv": ("llama", {**ROPE, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "llama-4kv": ("llama", {**ROPE, "num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True}),
+    "qwen2-1kv": ("qwen2", {**ROPE, "num_key_value_heads": 1}),
+    "qwen2-2kv": ("qwen2", {**ROPE, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen2-4kv": ("qwen2", {**ROPE, "num_key_value_heads": 4}),
+    "gpt2": ("gpt2", {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **NO_DROPOUT}),
+}
+LABEL_TOKENS = [5, 6, 7]
+
+
+def tiny(name: str, seed: int = 0, **changes) -> Loaded:
+    """A random model of a family; biases and norms are random too, so that no term is silently zero."""
+    model_type, options = CONFIGS[name]
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **{**options, **changes})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(6)  # the library's initialisation is so small that every head is nearly silent
+    model.requires_grad_(False)
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), None)
+
+
+def random_rows(n: int = 12, seed: int = 0, longest: int = 14) -> Encoded:
+    """Prompts of different lengths, labels in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(4, longest, (n,), generator=generator).tolist()
+    prompts = tuple(tuple(torch.randint(8, 61, (length,), generator=generator).tolist()) for length in lengths)
+    return Encoded(prompts, tuple(i % 3 for i in range(n)), tuple(f"r{i}" for i in range(n)))
+
+
+@pytest.fixture(params=list(CONFIGS))
+def loaded(request) -> Loaded:
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = os.environ.get("CTSFT_DATA_DIR")
+    if not folder or not Path(folder, "nusax_senti").is_dir():
+        pytest.skip("needs real NusaX files: set CTSFT_DATA_DIR to a folder that holds nusax_senti/")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    folder = os.environ.get("CTSFT_MODEL_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs real models: set CTSFT_MODEL_DIR to a folder that holds them")
+    return Path(folder)

@@ -1,0 +1,131 @@
+"""The plain reference for the decomposition: two streams, one source at a time, nothing cached.
+
+Written from the rules alone and without the code under test: rel and irrel are both carried through every module, and
+rel + irrel must be the model's own value at the end. Slow on purpose.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def give_bias(rel, irrel, bias, split):
+    if bias is None:
+        return rel, irrel
+    size = rel.abs() + irrel.abs()
+    share = torch.where(size > 0, rel.abs() / size.clamp(min=1e-38), torch.zeros_like(size))
+    if not split:
+        share = torch.zeros_like(share)
+    return rel + bias * share, irrel + bias * (1 - share)
+
+
+def linear(rel, irrel, projection, rules):
+    w = projection.weight
+    return give_bias(rel @ w.T, irrel @ w.T, projection.bias, rules.bias == "split")
+
+
+def norm(rel, irrel, module, rules):
+    total = rel + irrel
+    if isinstance(module, nn.LayerNorm):
+        std = (total.var(-1, unbiased=False, keepdim=True) + module.eps).sqrt()
+        rel, irrel = ((part - part.mean(-1, keepdim=True)) / std * module.weight for part in (rel, irrel))
+        return give_bias(rel, irrel, module.bias, rules.bias == "split")
+    rms = (total.square().mean(-1, keepdim=True) + module.variance_epsilon).sqrt()
+    return rel / rms * module.weight, irrel / rms * module.weight
+
+
+def clean(rel, irrel, rules):
+    if not rules.clean_up:
+        return rel, irrel
+    total = rel + irrel
+    opposite = rel * irrel < 0
+    larger = rel.abs() >= irrel.abs()
+    zero = torch.zeros_like(rel)
+    return (
+        torch.where(opposite, torch.where(larger, total, zero), rel),
+        torch.where(opposite, torch.where(larger, zero, total), irrel),
+    )
+
+
+def heads_first(x, heads):
+    b, t, d = x.shape
+    return x.view(b, t, heads, d // heads).transpose(1, 2)
+
+
+def rotate(x, rotary):
+    if rotary is None:
+        return x
+    cos, sin = rotary[0][:, None], rotary[1][:, None]
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+
+def pattern(q, k, anatomy, layer, rotary, mask):
+    q, k = rotate(heads_first(q, anatomy.heads), rotary), rotate(heads_first(k, anatomy.kv_heads), rotary)
+    k = k.repeat_interleave(anatomy.heads // anatomy.kv_heads, 1)
+    scores = q @ k.transpose(-1, -2) * layer.scaling
+    t = scores.shape[-1]
+    allowed = torch.ones(t, t, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
+    allowed = allowed | torch.eye(t, dtype=torch.bool)
+    return scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+
+
+def attention(rel, irrel, anatomy, layer, rotary, mask, rules):
+    """z of both streams: strict gives rel the softmax of its own queries and keys, pattern the true softmax."""
+    (rq, iq), (rk, ik), (rv, iv) = (linear(rel, irrel, p, rules) for p in (layer.q, layer.k, layer.v))
+    repeat = anatomy.heads // anatomy.kv_heads
+    true = pattern(rq + iq, rk + ik, anatomy, layer, rotary, mask)
+    mine = true if rules.attention == "pattern" else pattern(rq, rk, anatomy, layer, rotary, mask)
+    total = true @ heads_first(rv + iv, anatomy.kv_heads).repeat_interleave(repeat, 1)
+    part = mine @ heads_first(rv, anatomy.kv_heads).repeat_interleave(repeat, 1)
+    rel_z, total_z = (x.transpose(1, 2).flatten(2) for x in (part, total))
+    return rel_z, total_z - rel_z
+
+
+def derivative(f, x):
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        f(x).sum().backward()
+    return x.grad
+
+
+def mlp(rel, irrel, layer, rules):
+    act = layer.activation
+    ru, iu = clean(*linear(rel, irrel, layer.up, rules), rules)
+    if layer.gate is None:
+        total = act(ru + iu)
+        part = derivative(act, ru + iu) * ru if rules.gate == "linear" else total - act(iu)
+    else:
+        rg, ig = clean(*linear(rel, irrel, layer.gate, rules), rules)
+        g, u = rg + ig, ru + iu
+        total = act(g) * u
+        part = derivative(act, g) * u * rg + act(g) * ru if rules.gate == "linear" else total - act(ig) * iu
+    return clean(*linear(part, total - part, layer.down, rules), rules)
+
+
+@torch.no_grad()
+def two_streams(loaded, batch, x, z, start, source, rules, rotary):
+    """Propagate `source` [B, T, H d], injected as rel_z of layer `start`.
+
+    x, z: the model's stream before that layer and its z. Returns (rel logits, irrel logits) at the label position,
+    and rel_z of the later layers.
+    """
+    anatomy, mask = loaded.anatomy, batch["attention_mask"]
+    rel, irrel = torch.zeros_like(x), x
+    rel_zs = {}
+    for number in range(start, len(anatomy.layers)):
+        layer = anatomy.layers[number]
+        if number == start:
+            rel_z, irrel_z = source, z - source
+        else:
+            normed = norm(rel, irrel, layer.attention_norm, rules)
+            rel_z, irrel_z = attention(*normed, anatomy, layer, rotary, mask, rules)
+        rel_zs[number] = rel_z
+        rel_o, irrel_o = linear(rel_z, irrel_z, layer.o, rules)
+        rel, irrel = rel + rel_o, irrel + irrel_o
+        rel_m, irrel_m = mlp(*norm(rel, irrel, layer.mlp_norm, rules), layer, rules)
+        rel, irrel = clean(rel + rel_m, irrel + irrel_m, rules)
+    rel, irrel = norm(rel, irrel, anatomy.final_norm, rules)
+    w = anatomy.unembedding.weight
+    return rel[:, -1] @ w.T, irrel[:, -1] @ w.T, rel_zs

@@ -1,0 +1,257 @@
+"""What moves and what does not: compact slices against masked dense gradients, and bit-identity outside the mask."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABEL_TOKENS, random_rows, tiny
+
+from ctsft.discovery.circuits import circuit, select
+from ctsft.discovery.relevance import Relevance
+from ctsft.errors import CellFailed, UserError
+from ctsft.heads import Head, head_slices, kv_groups
+from ctsft.models.load import weight_hash
+from ctsft.tasks.prompts import by_length, pad_left
+from ctsft.tuning.arms import ARMS, get_arm, moving_slices, trainable
+from ctsft.tuning.delta import HeadDelta
+from ctsft.tuning.loop import Recipe, learning_rate_factor, train
+from ctsft.tuning.slices import compact, count, read_slices, write_slices
+
+HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2)]
+RECIPE = Recipe(lr=1e-2, epochs=3, batch_size=5, weight_decay=0.1, micro_batch=2)
+NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
+BF16 = torch.autocast("cpu", torch.bfloat16)
+
+
+def tune(loaded, arm, heads=HEADS, policy="shared", autocast=NO_AUTOCAST, recipe=RECIPE):
+    with trainable(loaded.model, loaded.anatomy, get_arm(arm), heads, policy) as (parameters, compact_slices):
+        write_back = compact_slices.write_back
+        return train(loaded.model, parameters, random_rows(), LABEL_TOKENS, 0, recipe, 3, autocast, write_back)
+
+
+def state(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def mask_of(model, slices):
+    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    for piece in slices:
+        masks[piece.parameter].narrow(piece.dim, piece.start, piece.stop - piece.start).fill_(True)
+    return masks
+
+
+def masked_dense(loaded, slices, recipe=RECIPE):
+    """The reference route: gradients of every weight, masked before clipping; entries outside the mask put back."""
+    model, rows = loaded.model, random_rows()
+    masks, before = mask_of(model, slices), state(model)
+    touched = {name: p for name, p in model.named_parameters() if masks[name].any()}
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(touched.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    generator = torch.Generator().manual_seed(3)
+    per_epoch = -(-len(rows) // recipe.batch_size)
+    total, step = per_epoch * recipe.epochs, 0
+    model.train()
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(rows), recipe.batch_size):
+            batch = rows.subset(order[start : start + recipe.batch_size])
+            inputs = pad_left(batch.prompts, 0, "cpu")
+            gold = torch.tensor([LABEL_TOKENS[label] for label in batch.labels])
+            loss = torch.nn.functional.cross_entropy(model(**inputs).logits[:, -1], gold)
+            model.zero_grad()
+            loss.backward()
+            for name, parameter in touched.items():
+                parameter.grad.mul_(masks[name])
+            torch.nn.utils.clip_grad_norm_(touched.values(), recipe.clip)
+            optimizer.param_groups[0]["lr"] = recipe.lr * learning_rate_factor(step, total, recipe.warmup)
+            optimizer.step()
+            step += 1
+            with torch.no_grad():
+                for name, parameter in touched.items():
+                    parameter.copy_(torch.where(masks[name], parameter, before[name]))
+    model.eval()
+    model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("policy", ["shared", "frozen", "all"])
+def test_compact_slices_equal_masked_dense_gradients(policy):
+    for name in ("llama-2kv", "llama-4kv", "qwen2-1kv", "gpt2"):
+        one, other = tiny(name), tiny(name)
+        tune(one, "circuit", policy=policy)
+        masked_dense(other, moving_slices(other.model, other.anatomy, ARMS["circuit"], HEADS, policy))
+        for (key, a), (_, b) in zip(state(one.model).items(), state(other.model).items(), strict=True):
+            # Adam divides by the gradient's size, so rounding shows where a gradient is all but zero.
+            difference = (a - b).abs()
+            if key.endswith("c_attn.bias"):
+                difference = difference[:32]  # a key bias without rotary cancels in the softmax: its gradient is noise
+            assert difference.max() < 0.05 * RECIPE.lr, (name, key)
+            assert difference.mean() < 1e-3 * RECIPE.lr, (name, key)
+
+
+@pytest.mark.parametrize("autocast", [NO_AUTOCAST, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("arm", ["circuit", "norm_only"])
+def test_nothing_outside_the_mask_moves_by_a_bit(loaded, arm, autocast):
+    before = state(loaded.model)
+    moving = moving_slices(loaded.model, loaded.anatomy, ARMS[arm], HEADS, "shared")
+    tune(loaded, arm, autocast=autocast)
+    masks, after = mask_of(loaded.model, moving), state(loaded.model)
+    assert count(loaded.model, moving) == sum(int(mask.sum()) for mask in masks.values())
+    for name, mask in masks.items():
+        assert torch.equal(before[name][~mask], after[name][~mask]), name
+    moved = sum(int((before[name] != after[name]).sum()) for name in masks)
+    assert moved > 0.95 * count(loaded.model, moving)
+    write_slices(loaded.model, read_slices_from(before, moving))
+    assert all(torch.equal(before[name], value) for name, value in state(loaded.model).items())
+
+
+def read_slices_from(weights, slices):
+    return {s: weights[s.parameter].narrow(s.dim, s.start, s.stop - s.start) for s in slices}
+
+
+def test_a_warm_optimizer_moves_nothing_outside_the_mask():
+    """AdamW keeps moving an entry whose gradient is zero while its momentum is not: the slices have none to share."""
+    loaded = tiny("qwen2-2kv")
+    before = state(loaded.model)
+    pieces = head_slices(loaded.anatomy, HEADS, "shared")
+    with compact(loaded.model, pieces) as slices:
+        optimizer = torch.optim.AdamW(slices.parameters(), lr=0.1, weight_decay=0.5)
+        for _ in range(3):
+            loaded.model(**pad_left(random_rows().prompts, 0, "cpu")).logits[:, -1].square().sum().backward()
+            optimizer.step()
+            slices.write_back()
+        optimizer.zero_grad(set_to_none=False)
+        optimizer.step()
+        slices.write_back()
+    masks = mask_of(loaded.model, pieces)
+    for name, value in state(loaded.model).items():
+        assert torch.equal(value[~masks[name]], before[name][~masks[name]])
+
+
+def test_full_tuning_moves_everything_it_declares(loaded):
+    before = state(loaded.model)
+    tune(loaded, "full")
+    for name, value in state(loaded.model).items():
+        if "embed" not in name and "wte" not in name and "wpe" not in name:
+            assert (value != before[name]).float().mean() > 0.9, name
+
+
+def test_key_value_policies():
+    anatomy = tiny("llama-2kv").anatomy  # four query heads on two groups
+    heads = [Head(0, 0), Head(0, 1), Head(1, 2)]
+    assert kv_groups(anatomy, heads, "shared") == {(0, 0), (1, 1)}
+    assert kv_groups(anatomy, heads, "all") == {(0, 0)}
+    assert kv_groups(anatomy, heads, "frozen") == set()
+
+
+@pytest.mark.parametrize("control", ["near_zero", "bottom", "random"])
+def test_controls_have_exactly_the_circuits_trainable_weights(loaded, control):
+    anatomy = loaded.anatomy
+    per_group = anatomy.heads // anatomy.kv_heads
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shape = (len(anatomy.layers), anatomy.heads)
+        columns = {Head(i, j): rng.normal(size=shape) for i in range(shape[0]) for j in range(shape[1])}
+        relevance = Relevance(rng.normal(size=shape), columns)
+        for depth in range(3):
+            for share in (0.1, 0.2, 0.25):
+                sizes = {
+                    count(loaded.model, head_slices(anatomy, select(arm, relevance, depth, share, per_group, seed)))
+                    for arm in ("circuit", control)
+                }
+                assert len(sizes) == 1
+
+
+def test_circuit_depths_are_disjoint_and_nested():
+    rng = np.random.default_rng(0)
+    columns = {Head(i, j): rng.normal(size=(10, 10)) for i in range(10) for j in range(10)}
+    relevance = Relevance(rng.normal(size=(10, 10)), columns)
+    frontiers = circuit(relevance, 2, 0.05)
+    assert [len(frontier) for frontier in frontiers] == [5, 5, 5]
+    assert len({head for frontier in frontiers for head in frontier}) == 15
+    assert circuit(relevance, 1, 0.05) == frontiers[:2]
+    best = sorted(columns, key=lambda h: -relevance.logits[h])[:5]
+    assert frontiers[0] == best
+
+
+def test_micro_batches_do_not_change_the_gradient():
+    one, other = tiny("llama-2kv"), tiny("llama-2kv")
+    tune(one, "circuit", recipe=Recipe(lr=1e-3, batch_size=6, micro_batch=1))
+    tune(other, "circuit", recipe=Recipe(lr=1e-3, batch_size=6, micro_batch=6))
+    for (_, a), (_, b) in zip(state(one.model).items(), state(other.model).items(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_sees_only_what_moves():
+    """With a clip far below the full gradient's norm, the step would shrink if frozen weights had a say."""
+    loaded = tiny("llama-2kv")
+    with trainable(loaded.model, loaded.anatomy, ARMS["circuit"], HEADS, "shared") as (parameters, _):
+        loaded.model(**pad_left(random_rows().prompts, 0, "cpu")).logits[:, -1].square().sum().backward()
+        with_gradient = [p for p in loaded.model.parameters() if p.grad is not None]
+        assert {id(p) for p in with_gradient} <= {id(p) for p in parameters}
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        assert float(torch.stack([p.grad.norm() for p in parameters]).norm()) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_fails_the_cell():
+    loaded = tiny("llama-2kv")
+    with torch.no_grad():
+        loaded.model.get_parameter("model.norm.weight").fill_(torch.nan)
+    with pytest.raises(CellFailed, match="step 1"):
+        tune(loaded, "full")
+
+
+def test_unknown_arm_names_the_valid_ones():
+    with pytest.raises(UserError, match=r"'lorra'.*zero_shot.*norm_only"):
+        get_arm("lorra")
+
+
+def test_a_delta_on_a_fresh_copy_gives_identical_logits_and_reverts(loaded, tmp_path):
+    fresh = state(loaded.model)
+    base = weight_hash(loaded.model)
+    inputs = pad_left(random_rows().prompts, 0, "cpu")
+    tune(loaded, "circuit")
+    tuned_logits = loaded.model(**inputs).logits
+    moving = moving_slices(loaded.model, loaded.anatomy, ARMS["circuit"], HEADS, "shared")
+    HeadDelta.of(loaded.model, moving, base).save(tmp_path / "delta.safetensors")
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            parameter.copy_(fresh[name])
+    undo = HeadDelta.load(tmp_path / "delta.safetensors").apply(loaded.model)
+    assert torch.equal(loaded.model(**inputs).logits, tuned_logits)
+    undo.apply(loaded.model)
+    assert weight_hash(loaded.model) == base
+
+
+def test_a_delta_of_another_model_is_refused(tmp_path):
+    one, other = tiny("llama-2kv"), tiny("llama-2kv", seed=1)
+    pieces = head_slices(one.anatomy, HEADS)
+    HeadDelta.of(one.model, pieces, weight_hash(one.model)).save(tmp_path / "d.safetensors")
+    with pytest.raises(UserError, match="made on weights"):
+        HeadDelta.load(tmp_path / "d.safetensors").apply(other.model)
+    (tmp_path / "broken.safetensors").write_bytes((tmp_path / "d.safetensors").read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot read"):
+        HeadDelta.load(tmp_path / "broken.safetensors")
+
+
+def test_groups_by_length_hold_every_row_once():
+    groups = by_length(random_rows(11).prompts, 4)
+    assert sorted(i for group in groups for i in group) == list(range(11))
+    assert [len(group) for group in groups] == [4, 4, 3]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    factors = [learning_rate_factor(step, 35, 0.1) for step in range(35)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert all(a > b > 0 for a, b in pairwise(factors[3:]))
+    assert factors[-1] == pytest.approx(1 / 32)
+
+
+def test_reading_slices_gives_copies():
+    loaded = tiny("gpt2")
+    pieces = head_slices(loaded.anatomy, [Head(1, 2)])
+    kept = read_slices(loaded.model, pieces)
+    tune(loaded, "circuit", heads=[Head(1, 2)])
+    assert all(not torch.equal(value, read_slices(loaded.model, [piece])[piece]) for piece, value in kept.items())
