@@ -10,7 +10,7 @@ For your own language pair, copy this file and change task, source, targets, n_s
 from ctsft.study.config import StudyConfig
 from ctsft.study.run import main
 
-PAPER = dict(
+NUSAX = dict(
     experiment="01_nusax_transfer",
     task="nusax",
     source="indonesian",
@@ -19,8 +19,22 @@ PAPER = dict(
 )
 
 PRESETS = {
-    "small": StudyConfig(**PAPER, preset="small", model="HuggingFaceTB/SmolLM2-135M-Instruct", n_source=400),
-    "paper": StudyConfig(**PAPER, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "demo": StudyConfig(
+        experiment="01_nusax_transfer",
+        preset="demo",
+        task="demo",
+        source="d00",
+        targets=("d10", "d30", "d50", "d70", "d90"),
+        arms=("zero_shot", "full", "direct", "circuit:0,2", "near_zero:2", "bottom:2", "random:2", "norm_only"),
+        model="demo",
+        n_source=400,
+        n_targets=(100,),
+        seeds=(31, 777),
+        lrs=(1e-3, 3e-3),  # the micro model has a narrow residual stream (64) and learns at higher rates
+        source_lr=3e-3,
+    ),
+    "small": StudyConfig(**NUSAX, preset="small", model="HuggingFaceTB/SmolLM2-135M-Instruct", n_source=400),
+    "paper": StudyConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

@@ -71,11 +71,11 @@ def prop_norm(rel: Tensor, total: Tensor, norm: nn.Module, rules: Rules) -> Tens
 
 
 def clean_up(rel: Tensor, total: Tensor, rules: Rules) -> Tensor:
-    """Where rel and irrel have opposite signs the larger takes the total and the other becomes zero."""
-    if not rules.clean_up:
-        return rel
-    irrel = total - rel
-    return torch.where(rel * irrel < 0, torch.where(rel.abs() >= irrel.abs(), total, 0), rel)
+    """Where rel and irrel have opposite signs the larger takes the total and the other becomes zero.
+
+    With irrel = total - rel that is a clamp: rel is kept between 0 and total, and cut to the nearer end outside.
+    """
+    return rel.clamp(total.clamp(max=0), total.clamp(min=0)) if rules.clean_up else rel
 
 
 def slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -112,19 +112,28 @@ def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Te
 class Propagation:
     """Propagates rel through one batch of totals.
 
-    Activations are [S, B, T, .]: S sources side by side on B rows of T tokens, the last one the label position.
+    Activations are [S, B, T, .]: S sources side by side on B rows of T tokens, the last one the label position. In the
+    last layer only the label position matters any more, so there T is 1.
     """
 
     def __init__(self, anatomy: Anatomy, totals: Totals, rules: Rules):
         self.anatomy, self.totals, self.rules = anatomy, totals, rules
+        self.end = len(anatomy.layers) - 1
         real = totals.mask
         causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
         # A pad position may look at itself: a row of the softmax must not be empty. No real position looks at a pad.
         itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
-        self.visible = ((causal & real[:, None, :]) | itself)[:, None]
-        self.patterns: dict[int, Tensor] = {}
+        self.hidden = ~((causal & real[:, None, :]) | itself)[:, None]
 
-    def _split(self, x: Tensor, heads: int) -> Tensor:
+    def at(self, number: int) -> LayerTotals:
+        """The totals of a layer, at the label position alone for the last."""
+        return self.totals.layers[number].label_position() if number == self.end else self.totals.layers[number]
+
+    def reach(self, x: Tensor, number: int) -> Tensor:
+        """The positions of x [.., T, .] that still matter in a layer."""
+        return x[..., -1:, :] if number == self.end else x
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
         """[.., T, heads * d] -> [.., heads, T, d]"""
         return x.unflatten(-1, (heads, self.anatomy.head_dim)).transpose(-3, -2)
 
@@ -132,35 +141,28 @@ class Propagation:
         """Rotary positions on [.., heads, T, d], as the model rotates its queries and keys."""
         if self.totals.rotary is None:
             return x
-        cos, sin = (part[:, None] for part in self.totals.rotary)
+        cos, sin = (part[:, None, -x.shape[-2] :] for part in self.totals.rotary)
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat([-second, first], dim=-1) * sin
 
     def _pattern(self, q: Tensor, k: Tensor, scaling: float) -> Tensor:
         """softmax(mask(q k^T scaling)) [.., heads, T, T]; keys are repeated over the query heads of their group."""
-        q, k = self._rotate(self._split(q, self.anatomy.heads)), self._rotate(self._split(k, self.anatomy.kv_heads))
+        q, k = self._rotate(self._heads(q, self.anatomy.heads)), self._rotate(self._heads(k, self.anatomy.kv_heads))
         k = k.repeat_interleave(self.anatomy.heads // self.anatomy.kv_heads, dim=-3)
         scores = (q @ k.transpose(-1, -2)) * scaling
-        return scores.masked_fill(~self.visible, torch.finfo(scores.dtype).min).softmax(-1)
-
-    def attention_pattern(self, number: int) -> Tensor:
-        """The model's own attention pattern of a layer, [B, heads, T, T]."""
-        if number not in self.patterns:
-            layer, totals = self.anatomy.layers[number], self.totals.layers[number]
-            self.patterns[number] = self._pattern(totals.q, totals.k, layer.scaling)
-        return self.patterns[number]
+        hidden = self.hidden[..., -q.shape[-2] :, :]
+        return scores.masked_fill_(hidden, torch.finfo(scores.dtype).min).softmax(-1)
 
     def prop_attention(self, rel: Tensor, number: int) -> Tensor:
         """From the layer's normed input to rel_z [S, B, T, heads * d]."""
         layer, totals, rules = self.anatomy.layers[number], self.totals.layers[number], self.rules
-        value = self._split(prop_linear(rel, layer.v, totals.v, rules), self.anatomy.kv_heads)
+        value = self._heads(prop_linear(rel, layer.v, totals.v, rules), self.anatomy.kv_heads)
         value = value.repeat_interleave(self.anatomy.heads // self.anatomy.kv_heads, dim=-3)
         if rules.attention == "pattern":
-            pattern = self.attention_pattern(number)
+            pattern = self._pattern(self.at(number).q, totals.k, layer.scaling)
         else:
-            q = prop_linear(rel, layer.q, totals.q, rules)
-            k = prop_linear(rel, layer.k, totals.k, rules)
-            pattern = self._pattern(q, k, layer.scaling)
+            q = prop_linear(self.reach(rel, number), layer.q, self.at(number).q, rules)
+            pattern = self._pattern(q, prop_linear(rel, layer.k, totals.k, rules), layer.scaling)
         return (pattern @ value).transpose(-3, -2).flatten(-2)
 
     def to_z(self, rel: Tensor, number: int) -> Tensor:
@@ -170,10 +172,10 @@ class Propagation:
 
     def after_z(self, rel: Tensor | None, rel_z: Tensor, number: int) -> Tensor:
         """From rel_z and the stream before a layer (None: nothing yet) to the stream behind the layer."""
-        layer, totals, rules = self.anatomy.layers[number], self.totals.layers[number], self.rules
+        layer, totals, rules = self.anatomy.layers[number], self.at(number), self.rules
         mid = prop_linear(rel_z, layer.o, totals.attention_out, rules)
         if rel is not None:
-            mid = mid + rel
+            mid = mid + self.reach(rel, number)
         out = prop_mlp(prop_norm(mid, totals.mid, layer.mlp_norm, rules), layer, totals, rules)
         return clean_up(mid + out, totals.mid + totals.mlp_out, rules)
 
@@ -182,9 +184,10 @@ class Propagation:
 
         Yields (layer, rel_z, stream behind the layer) for every layer from `start` on.
         """
+        source = self.reach(source, start)
         stream = self.after_z(None, source, start)
         yield start, source, stream
-        for number in range(start + 1, len(self.anatomy.layers)):
+        for number in range(start + 1, self.end + 1):
             rel_z = self.to_z(stream, number)
             stream = self.after_z(stream, rel_z, number)
             yield number, rel_z, stream

@@ -153,10 +153,11 @@ def _linear_response(batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Propagate an empty source of every layer, so that autograd knows how each would reach the answer."""
     leaves = [torch.zeros_like(beta)[None].requires_grad_() for beta in batch.beta]
     rel_zs = [leaves[0]]
-    stream = batch.propagation.after_z(None, leaves[0], 0)
+    stream = batch.propagation.after_z(None, batch.propagation.reach(leaves[0], 0), 0)
     for number in range(1, len(leaves)):
         rel_zs.append(batch.propagation.to_z(stream, number))
-        stream = batch.propagation.after_z(stream, rel_zs[-1] + leaves[number], number)
+        leaf = batch.propagation.reach(leaves[number], number)
+        stream = batch.propagation.after_z(stream, rel_zs[-1] + leaf, number)
     return leaves, rel_zs, stream
 
 

@@ -30,6 +30,10 @@ class LayerTotals:
     up: Tensor | None = None
     mlp_out: Tensor | None = None
 
+    def label_position(self) -> LayerTotals:
+        """The same, at the label position alone [B, 1, .]."""
+        return LayerTotals(**{name: None if x is None else x[:, -1:] for name, x in vars(self).items()})
+
 
 @dataclass
 class Totals:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ctsft.errors import UserError
 from ctsft.models.families import Anatomy, anatomy, family_of
+
+DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,27 @@ def weight_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def _load_tokenizer(source: str, options: dict):
+    """The tokenizer as its files describe it.
+
+    Where the files name no model's own class, AutoTokenizer puts the architecture's class in its place, and with it
+    other rules of splitting (a word-level tokenizer of a Qwen2 model comes out as byte-level BPE).
+    """
+    declared = {} if "gguf_file" in options else get_tokenizer_config(source, **options)
+    generic = declared.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    loader = PreTrainedTokenizerFast if generic else AutoTokenizer
+    return loader.from_pretrained(source, trust_remote_code=False, **options)
+
+
 def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
-    """Load `name` (hub id, folder or .gguf file) in float32 onto `device`; remote code is never run.
+    """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
+
+    Remote code is never run.
 
     Lower precision is a matter of the computation (autocast), not of the weights: AdamW's steps at the learning
     rates of the protocol are smaller than one bfloat16 step and would be lost.
     """
-    path = Path(name).expanduser()
+    path = DEMO_MODEL if name == "demo" else Path(name).expanduser()
     source, options = name, {"revision": revision}
     if name.endswith(".gguf"):
         if not path.is_file():
@@ -54,7 +71,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             warnings.simplefilter("ignore")
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
             family_of(config)
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+            tokenizer = _load_tokenizer(source, options)
             # use_safetensors refuses pickled checkpoints; a .gguf file is no pickle and has its own reader.
             safe = {} if "gguf_file" in options else {"use_safetensors": True}
             model = AutoModelForCausalLM.from_pretrained(

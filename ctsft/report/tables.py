@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.errors import UserError
+from ctsft.tuning.arms import ARMS
 
 GROUP = ["source", "target", "n_target", "arm", "depth"]
 CODES = {"acehnese": "ace", "buginese": "bug", "javanese": "jav", "minangkabau": "min", "indonesian": "ind"}
@@ -35,28 +36,57 @@ def paper_values() -> pd.DataFrame:
     ).rename(columns={"accuracy": "paper"})
 
 
+def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows and, per setting, the arm `ct_sft`: circuit or near_zero, whichever the target's validation prefers.
+
+    The choice is made for each seed and depth by `valid_accuracy` (a tie goes to the circuit), never by
+    the test split. Settings that lack one of the two give no row.
+    """
+    pair = rows[rows["arm"].isin(["circuit", "near_zero"])].sort_values(
+        ["valid_accuracy", "arm"], ascending=[False, True]
+    )
+    setting = pair.groupby(["source", "target", "n_source", "n_target", "depth", "seed"], sort=False)
+    chosen = pair[setting["arm"].transform("nunique") == 2].groupby(list(setting.keys), sort=False).head(1)
+    return pd.concat([rows, chosen.assign(arm="ct_sft")], ignore_index=True)
+
+
+def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
+
+    Nothing changes where there is one rate. One rate for all weights and for one weight in a hundred is no fair
+    comparison, so rows at several rates are always compared this way.
+    """
+    setting = ["source", "target", "n_source", "n_target", "arm", "depth", "draw", "seed"]
+    ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
+    return ordered.groupby(setting, dropna=False, sort=False).head(1).sort_index()
+
+
 def transfer_table(rows: pd.DataFrame, paper: bool = False) -> pd.DataFrame:
     """Per target, n, arm and depth: mean and spread over seeds on the target, the source before and after.
 
-    With `paper` (rows of the paper's own setting) the published accuracy stands beside ours.
+    Of several learning rates every arm takes its validated one. With `paper` (rows of the paper's own setting) the
+    published accuracy stands beside ours. The paper's CT-SFT column takes the better arm on test, so it has no
+    counterpart here and stays out.
     """
-    groups = rows.groupby(GROUP, dropna=False, sort=False)
-    table = groups.agg(
-        accuracy=("accuracy", "mean"),
-        sd=("accuracy", "std"),
-        macro_f1=("macro_f1", "mean"),
-        source_before=("source_accuracy_before", "mean"),
-        source_after=("source_accuracy", "mean"),
-        trainable_share=("trainable_share", "mean"),
-        seeds=("seed", "nunique"),
-    ).reset_index()
-    order = {name: number for number, name in enumerate(dict.fromkeys(rows["target"]))}
-    table = table.sort_values(
-        ["target", "n_target"], key=lambda c: c.map(order) if c.name == "target" else c, kind="stable"
+    rows = add_ct_sft(at_validated_rate(rows))
+    table = (
+        rows.groupby(GROUP, dropna=False, sort=False)
+        .agg(
+            accuracy=("accuracy", "mean"),
+            sd=("accuracy", "std"),
+            macro_f1=("macro_f1", "mean"),
+            source_before=("source_accuracy_before", "mean"),
+            source_after=("source_accuracy", "mean"),
+            trainable_share=("trainable_share", "mean"),
+            seeds=("seed", "nunique"),
+        )
+        .reset_index()
     )
-    if paper:
-        table = table.merge(paper_values(), how="left", on=GROUP)
-    return table.reset_index(drop=True)
+    for column, names in {"target": list(dict.fromkeys(rows["target"])), "arm": [*ARMS, "ct_sft"]}.items():
+        table[column] = pd.Categorical(table[column], categories=names, ordered=True)
+    table = table.sort_values(["target", "n_target", "arm", "depth"], kind="stable")
+    table = table.astype({"target": str, "arm": str}).reset_index(drop=True)
+    return table.merge(paper_values(), how="left", on=GROUP) if paper else table
 
 
 def render(table: pd.DataFrame) -> str:

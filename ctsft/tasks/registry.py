@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ctsft.errors import UserError
+from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.nusax import NUSAX
 from ctsft.tasks.task import Task
 
-TASKS = {task.name: task for task in (NUSAX,)}
+TASKS = {task.name: task for task in (NUSAX, DEMO)}
 
 
 def get_task(name: str) -> Task:

@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself.
+PYTHON ?= python3
+PY := .venv/bin/python
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test tables figures lint model
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q -r requirements.txt
+	$(PY) -m pip install -q --no-deps -e .
+	touch $@
+
+demo: .venv/ready            ## the main job on the embedded default: CSV, table and figures
+	$(PY) experiments/01_nusax_transfer.py --preset demo
+	$(PY) -m ctsft.report results/demo
+
+test: .venv/ready
+	$(PY) -m pytest
+
+tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
+	$(PY) -m ctsft.report results/demo results/small
+
+figures: tables              ## and the notebooks, executed on the same rows
+	mkdir -p build
+	$(PY) -m jupyter nbconvert --to html --execute --output-dir build notebooks/*.ipynb
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+model: .venv/ready           ## the demo's micro model again, from nothing
+	$(PY) -m ctsft.tasks.demo.pretrain ctsft/tasks/demo/model

@@ -1,0 +1,151 @@
+"""The label-balanced mean, a planted circuit that every scorer must find, and relevance maps on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rows, tiny
+
+from ctsft.discovery.circuits import circuit, select
+from ctsft.discovery.mean import MIN_ROWS, label_balanced_mean
+from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.scorers import SCORERS, Problem, get_scorer
+from ctsft.discovery.totals import record
+from ctsft.errors import UserError
+from ctsft.heads import Head
+from ctsft.tasks.prompts import Encoded, pad_left
+
+PLANTED = Head(1, 2)
+
+
+def planted(model_type: str, kv_heads: int):
+    """Two layers without MLP effect; head 1.2 alone moves the label from the class token to the answer.
+
+    Dimensions 0-2 hold the class of the class token, 3-5 the answer, 8-15 noise that the other heads pass around.
+    """
+    loaded = tiny(model_type, num_hidden_layers=2, hidden_size=16, intermediate_size=8, num_key_value_heads=kv_heads)
+    weights = dict(loaded.model.named_parameters())
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.fill_(1.0 if "norm" in name else 0.0)
+        embedding = weights["model.embed_tokens.weight"]
+        embedding[7:, 8:] = noise(54, 8)
+        for label in range(3):
+            embedding[4 + label, label] = 3.0
+        size = 4
+        for layer in range(2):
+            prefix = f"model.layers.{layer}.self_attn"
+            weights[f"{prefix}.v_proj.weight"][:, 8:] = 0.3 * noise(kv_heads * size, 8)
+            weights[f"{prefix}.o_proj.weight"][8:] = 0.3 * noise(8, 16)
+        group = PLANTED.index // (4 // kv_heads)
+        value = weights["model.layers.1.self_attn.v_proj.weight"][group * size : (group + 1) * size]
+        value.zero_()
+        value[:3, :3] = torch.eye(3)
+        output = weights["model.layers.1.self_attn.o_proj.weight"]
+        output[3:6, PLANTED.index * size : PLANTED.index * size + 3] = torch.eye(3)
+        unembedding = weights["lm_head.weight"]
+        unembedding[1:4, 3:6] = 4 * torch.eye(3)
+        unembedding[:, 8:] = 0.02 * noise(61, 8)
+    return loaded
+
+
+def planted_rows(n: int, seed: int) -> Encoded:
+    rows = random_rows(n, seed)
+    prompts = tuple((4 + label, *prompt) for prompt, label in zip(rows.prompts, rows.labels, strict=True))
+    return Encoded(prompts, rows.labels, rows.ids)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("model_type", ["llama-4kv", "qwen2-4kv"])
+def test_every_scorer_ranks_the_planted_head_first(model_type, kv_heads, scorer):
+    loaded = planted(model_type, kv_heads)
+    rows = planted_rows(12, 0)
+    batch = pad_left(rows.prompts, 0, "cpu")
+    answers = loaded.model(**batch).logits[:, -1, 1:4].argmax(-1)
+    assert answers.tolist() == list(rows.labels)
+    mean = label_balanced_mean(loaded, planted_rows(18, 9), 3, 8)
+    relevance = get_scorer(scorer)(Problem(loaded, rows, [1, 2, 3], mean), None, [])
+    assert circuit(relevance, 0, 0.02) == [[PLANTED]]
+    others = np.delete(relevance.logits.ravel(), PLANTED.layer * 4 + PLANTED.index)
+    assert relevance.logits[PLANTED] > 5 * np.abs(others).max()
+
+
+def test_unknown_scorers_are_named():
+    with pytest.raises(UserError, match=r"'cdtt'.*cdt, cdt_linear"):
+        get_scorer("cdtt")
+
+
+def test_duplicating_a_class_leaves_the_mean_as_it_is():
+    loaded = tiny("qwen2-2kv")
+    rows = random_rows(18)
+    ones = [i for i, label in enumerate(rows.labels) if label == 1]
+    more = rows.subset([*range(18), *ones, *ones])
+    a, b = label_balanced_mean(loaded, rows, 3, 5), label_balanced_mean(loaded, more, 3, 7)
+    torch.testing.assert_close(a.pooled, b.pooled)
+    shortest = min(len(prompt) for prompt in rows.prompts)  # offsets that every row reaches
+    torch.testing.assert_close(a.aligned[:, :shortest], b.aligned[:, :shortest])
+
+
+def test_the_mean_is_that_of_z_by_label_and_offset():
+    loaded = tiny("llama-2kv")
+    rows = random_rows(18)
+    mean = label_balanced_mean(loaded, rows, 3, 4)
+    z = [[layer.z[0] for layer in record(loaded, pad_left([prompt], 0, "cpu")).layers] for prompt in rows.prompts]
+    for offset in (0, 3):
+        by_label = [
+            torch.stack([z[i][1][-1 - offset] for i in range(18) if rows.labels[i] == label]).mean(0)
+            for label in range(3)
+        ]
+        torch.testing.assert_close(mean.aligned[1, offset], torch.stack(by_label).mean(0), rtol=1e-4, atol=1e-6)
+    pooled = [torch.cat([z[i][2] for i in range(18) if rows.labels[i] == label]).mean(0) for label in range(3)]
+    torch.testing.assert_close(mean.pooled[2], torch.stack(pooled).mean(0), rtol=1e-4, atol=1e-6)
+    longest = max(len(prompt) for prompt in rows.prompts)
+    rare = [o for o in range(longest) if sum(len(p) > o for p in rows.prompts) < MIN_ROWS]
+    assert rare, "the rows should have an offset that few of them reach"
+    assert torch.equal(mean.aligned[:, rare[0]], mean.pooled)
+    wide = mean.at(0, longest + 5)
+    assert torch.equal(wide[0], mean.pooled[0])
+    assert torch.equal(wide[-1], mean.aligned[0, 0])
+
+
+def test_relevance_survives_the_disk(tmp_path):
+    rng = np.random.default_rng(0)
+    relevance = Relevance(rng.normal(size=(3, 4)), {Head(1, 2): rng.normal(size=(3, 4))}, {"scorer": "cdt"})
+    relevance.save(tmp_path / "map.v1")
+    again = Relevance.load(tmp_path / "map.v1")
+    np.testing.assert_allclose(again.logits, relevance.logits, atol=1e-8)
+    np.testing.assert_array_equal(again.columns[Head(1, 2)], relevance.columns[Head(1, 2)])
+    assert again.about == {"scorer": "cdt"}
+
+
+def test_near_zero_and_bottom_rank_as_they_say():
+    scores = np.array([[0.5, -0.01, 2.0, -3.0], [0.02, 1.0, -0.3, 0.4]])
+    relevance = Relevance(scores)
+    like = {"depth": 0, "share": 0.25, "per_group": 1, "seed": 0}
+    assert select("circuit", relevance, **like) == [Head(0, 2), Head(1, 1)]
+    assert select("near_zero", relevance, **like) == [Head(0, 1), Head(1, 0)]
+    assert select("bottom", relevance, **like) == [Head(0, 3), Head(1, 2)]
+    draws = {tuple(select("random", relevance, **{**like, "seed": seed})) for seed in range(10)}
+    assert len(draws) > 3
+
+
+def test_the_sources_of_a_longer_prompt_do_not_reach_a_shorter_row():
+    """Rows of one batch do not mix: a row's share of the score is the same beside any other row."""
+    loaded = tiny("llama-1kv")
+    rows = random_rows(6)
+    mean = label_balanced_mean(loaded, random_rows(18, 5), 3, 4)
+    problem = Problem(loaded, rows, [5, 6, 7], mean, rows_per_pass=6)
+    whole = get_scorer("cdt")(problem, None, []).logits
+    parts = [
+        get_scorer("cdt")(replace(problem, rows=rows.subset(part)), None, []).logits for part in ([0, 3], [1, 2, 4, 5])
+    ]
+    np.testing.assert_allclose(whole, (2 * parts[0] + 4 * parts[1]) / 6, rtol=1e-4, atol=1e-6)

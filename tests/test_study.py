@@ -1,0 +1,359 @@
+"""The study on the embedded demo: rows, resuming, failures, bad settings, and what a results file says."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from ctsft.errors import CellFailed, UserError
+from ctsft.models.load import load_model, weight_hash
+from ctsft.report.tables import add_ct_sft, at_validated_rate, load_results, paper_values, render, transfer_table
+from ctsft.study.config import StudyConfig
+from ctsft.study.grid import Cell, cells
+from ctsft.study.record import COLUMNS, append_row, read_rows
+from ctsft.study.run import main, parse, run_study
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.registry import get_task
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "experiments" / "01_nusax_transfer.py"
+PRESETS = runpy.run_path(str(SCRIPT))["PRESETS"]
+TIMES = {"train_seconds", "eval_seconds", "peak_memory_mb", "created", "git_commit"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> StudyConfig:
+    """Every arm once, on one target, after a short competence stage."""
+    return replace(
+        PRESETS["demo"],
+        targets=("d30",),
+        n_targets=(20,),
+        seeds=(31,),
+        lrs=(1e-3,),
+        depths=(1,),
+        arms=("zero_shot", "full", "direct", "circuit", "near_zero", "bottom", "random", "norm_only"),
+        n_source=60,
+        epochs=1,
+        mean_rows=24,
+        score_rows=12,
+        output=tmp_path_factory.mktemp("results"),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(config) -> list[dict]:
+    assert run_study(config) == 0
+    return read_rows(config.folder / "01_nusax_transfer.csv")
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def test_there_is_one_whole_row_per_cell(config, rows):
+    assert [row["arm"] for row in rows] == list(config.arms)
+    assert list(rows[0]) == COLUMNS
+    assert len({row["cell"] for row in rows}) == len(rows)
+
+
+def test_accuracies_follow_from_the_predictions(config, rows):
+    task = get_task("demo")
+    gold = {language: [e.label for e in task.load(language, "test").examples] for language in ("d00", "d30")}
+    for row in rows:
+        for column, accuracy, language in (
+            ("predictions", "accuracy", "d30"),
+            ("source_predictions", "source_accuracy", "d00"),
+        ):
+            assert row[column][0] == "p"
+            digits = [int(digit) for digit in row[column][1:]]
+            assert len(digits) == 400
+            share = sum(a == b for a, b in zip(digits, gold[language], strict=True)) / 400
+            assert float(row[accuracy]) == pytest.approx(share, abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_rows(config, rows, tmp_path):
+    assert run_study(replace(config, output=tmp_path)) == 0
+    assert without_times(read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")) == without_times(rows)
+
+
+def test_batch_sizes_do_not_change_a_prediction(config, rows, tmp_path):
+    arms = ("zero_shot", "circuit")
+    assert run_study(replace(config, output=tmp_path, eval_batch=3, micro_batch=1, arms=arms)) == 0
+    again = {row["arm"]: row["predictions"] for row in read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")}
+    assert again == {row["arm"]: row["predictions"] for row in rows if row["arm"] in arms}
+
+
+def test_finished_cells_are_not_run_again(config, rows, monkeypatch):
+    monkeypatch.setattr(Workbench, "run", lambda *a: pytest.fail("a finished cell was run again"))
+    assert run_study(config) == 0
+
+
+def test_theta1_and_scores_are_stored_with_where_they_came_from(config, rows):
+    [theta1] = (config.folder / "theta1").glob("*.json")
+    about = json.loads(theta1.read_text())
+    assert about["weight_hash"]
+    assert about["versions"]["torch"] == torch.__version__
+    [relevance] = (config.folder / "relevance").glob("*.json")
+    about = json.loads(relevance.read_text())
+    assert len(about["logits"]) == 4
+    assert len(about["logits"][0]) == 8
+    assert about["rules"] == {"attention": "strict", "gate": "inclusive", "clean_up": True, "bias": "split"}
+    assert not set(about["mean_row_ids"]) & set(about["score_row_ids"])
+    assert relevance.with_suffix(".safetensors").is_file()
+    assert len(list((config.folder / "circuits").glob("*.json"))) == 4
+    settings = json.loads((config.folder / "01_nusax_transfer.config.json").read_text())
+    assert settings["effective_dtype"] == "float32"
+    assert settings["data_sha256"]
+
+
+def test_discovery_never_sees_target_rows(config, rows):
+    bench = Workbench(config)
+    [relevance] = (config.folder / "relevance").glob("*.json")
+    about = json.loads(relevance.read_text())
+    assert {*about["mean_row_ids"], *about["score_row_ids"]} <= set(bench.pool_a)
+    assert not set(bench.pool_a) & set(bench.pool_b)
+
+
+def test_theta1_is_back_bit_for_bit_after_every_arm(config, rows):
+    bench = Workbench(config)
+    bench.theta1_of(31)
+    before = weight_hash(bench.model)
+    for arm in ("full", "direct", "circuit", "norm_only"):
+        cell = Cell("d30", 20, arm, 1 if arm == "circuit" else None, 1e-3, 31)
+        with bench.tuned(cell, bench.heads_of(cell)):
+            assert weight_hash(bench.model) != before
+        assert weight_hash(bench.model) == before
+
+
+def test_damaged_theta1_weights_are_named_and_not_used(config, rows, tmp_path):
+    shutil.copytree(config.folder, tmp_path / "demo")
+    [weights] = (tmp_path / "demo" / "cache" / "theta1").glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="does not hold the weights"):
+        Workbench(replace(config, output=tmp_path)).theta1_of(31)
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(config, rows, tmp_path, monkeypatch, capsys):
+    honest = Workbench.run
+
+    def run(self, cell, key):
+        if cell.arm == "full":
+            raise CellFailed("the loss became nan at step 1 of 10")
+        return honest(self, cell, key)
+
+    monkeypatch.setattr(Workbench, "run", run)
+    short = replace(config, output=tmp_path, arms=("zero_shot", "full", "norm_only"))
+    assert run_study(short) == 1
+    assert [row["arm"] for row in read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")] == ["zero_shot", "norm_only"]
+    [note] = (tmp_path / "demo" / "failed").glob("*.json")
+    assert "loss became nan" in json.loads(note.read_text())["reason"]
+    assert "failed: d30-n20-full" in capsys.readouterr().err
+    monkeypatch.setattr(Workbench, "run", honest)
+    assert run_study(short) == 0
+    assert not list((tmp_path / "demo" / "failed").glob("*.json"))
+
+
+def test_a_rate_that_explodes_fails_its_cell(config, rows, tmp_path):
+    shutil.copytree(config.folder, tmp_path / "demo")
+    assert run_study(replace(config, output=tmp_path, lrs=(1e30,), arms=("full",))) == 1
+
+
+def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tmp_path):
+    flags = [
+        "--targets",
+        "d30",
+        "--n-targets",
+        "20",
+        "--seeds",
+        "31",
+        "--lrs",
+        "1e-3",
+        "--depths",
+        "1",
+        "--n-source",
+        "60",
+    ]
+    flags += [
+        "--epochs",
+        "1",
+        "--mean-rows",
+        "24",
+        "--score-rows",
+        "12",
+        "--output",
+        str(tmp_path),
+        "--arms",
+        *config.arms,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = tmp_path / "demo" / "01_nusax_transfer.csv"
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *flags], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(read_rows(path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = read_rows(path)
+    assert 2 <= len(kept) < len(rows)
+    assert subprocess.run([sys.executable, str(SCRIPT), *flags], env=environment, capture_output=True).returncode == 0
+    again = read_rows(path)
+    assert again[: len(kept)] == kept
+    assert without_times(again) == without_times(rows)
+    assert not list((tmp_path / "demo").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ("klingon",)}, r"'klingon'.*Valid: d00"),
+        ({"targets": ("d00",)}, "also a target"),
+        ({"arms": ("circuitt",)}, r"'circuitt'.*zero_shot"),
+        ({"arms": ("full:2",)}, "has no depth"),
+        ({"arms": ("circuit:x",)}, "whole numbers"),
+        ({"scorer": "magic"}, r"'magic'.*cdt"),
+        ({"n_targets": (101,)}, "between 1 and 100"),
+        ({"n_source": 0}, "--n-source is 0"),
+        ({"seeds": (1, 1)}, "each only once"),
+        ({"share": 0.0}, r"--share is 0\.0"),
+        ({"lrs": (-1.0,)}, "above zero"),
+        ({"label_words": (" a",)}, "one word for each"),
+    ],
+)
+def test_bad_settings_are_refused_with_the_valid_ones(config, changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(config, **changes)
+
+
+def test_unknown_flags_and_presets_are_refused(capsys):
+    with pytest.raises(UserError, match=r"'tiny'.*demo, small, paper"):
+        parse(PRESETS, "", ["--preset", "tiny"])
+    with pytest.raises(SystemExit) as stop:
+        parse(PRESETS, "", ["--targetz", "d10"])
+    assert stop.value.code == 2
+    assert "--targetz" in capsys.readouterr().err
+
+
+def test_flags_replace_the_presets_values():
+    config = parse(PRESETS, "", ["--preset", "small", "--targets", "javanese", "--seeds", "31", "--lrs", "1e-4"])
+    assert (config.preset, config.targets, config.seeds, config.lrs) == ("small", ("javanese",), (31,), (1e-4,))
+    assert config.n_source == 400
+
+
+def test_the_paper_preset_is_the_papers_protocol():
+    paper = PRESETS["paper"]
+    assert paper.model == "Qwen/Qwen2.5-0.5B"
+    assert paper.n_source == 50
+    assert paper.n_targets == (25, 50, 75, 100)
+    assert paper.seeds == (31, 777, 2025, 12345)
+    assert (paper.epochs, paper.batch_size, paper.max_tokens, paper.lrs) == (5, 16, 128, (5e-5,))
+    assert len(cells(paper)) == 4 * 4 * (1 + 4 * (2 + 4 * 3 + 1))
+
+
+def test_more_source_rows_than_pool_a_are_refused(config):
+    with pytest.raises(UserError, match="pool A has 400"):
+        Workbench(replace(config, n_source=401))
+
+
+def test_errors_end_with_one_sentence_and_status_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(PRESETS, "", ["--targets", "klingon"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: unknown language 'klingon'")
+    assert "Traceback" not in err
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_training(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        run_study(replace(config, output=tmp_path / "file"))
+
+
+def test_dry_run_runs_nothing(config, tmp_path, capsys):
+    assert run_study(replace(config, output=tmp_path, dry_run=True)) == 0
+    out = capsys.readouterr().out
+    assert "8 cells, 0 done, 8 to run" in out
+    assert "to run  d30-n20-full" in out
+    assert "minutes" in out
+    assert not (tmp_path / "demo" / "01_nusax_transfer.csv").exists()
+
+
+def test_a_torn_results_file_is_named(rows, tmp_path):
+    path = tmp_path / "rows.csv"
+    append_row(path, rows[0])
+    append_row(path, rows[1])
+    text = path.read_text()
+    path.write_text(text[: len(text) - 40])
+    with pytest.raises(UserError, match="line 3: the row is not whole"):
+        read_rows(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="other columns"):
+        append_row(path, rows[0])
+
+
+def test_models_that_cannot_be_used_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"(?s)cannot load the model.*--model.*--data-dir"):
+        load_model(str(tmp_path / "nothing-here"))
+    with pytest.raises(UserError, match="no model file"):
+        load_model(str(tmp_path / "absent.gguf"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(UserError, match=r"'mamba' is not supported\. Supported: Llama.*Qwen2.*GPT-2"):
+        load_model(str(tmp_path))
+
+
+def test_tables_show_gaps_and_the_papers_values(config, rows):
+    frame = load_results(config.folder / "01_nusax_transfer.csv")
+    table = transfer_table(frame)
+    assert list(table["arm"]) == [*config.arms, "ct_sft"]
+    assert (table["seeds"] == 1).all()
+    text = render(table)
+    assert "–" in text.splitlines()[2]  # one seed has no spread
+    assert len(transfer_table(frame[frame["arm"] != "circuit"])) == len(table) - 2
+    renamed = frame.assign(source="indonesian", target="javanese", n_target=frame["n_target"] + 80)
+    paper = transfer_table(renamed, paper=True).set_index("arm")["paper"]
+    assert paper["full"] == 0.475
+    assert paper["circuit"] == 0.64
+    assert paper[["bottom", "random", "norm_only", "ct_sft"]].isna().all()
+    assert not paper_values().duplicated(["target", "n_target", "arm", "depth"]).any()
+
+
+def test_ct_sft_is_chosen_on_validation_and_never_on_test(config, rows):
+    frame = load_results(config.folder / "01_nusax_transfer.csv")
+    for better in ("circuit", "near_zero"):
+        valid = frame["arm"].eq(better).astype(float)
+        test = 1 - valid
+        chosen = add_ct_sft(frame.assign(valid_accuracy=valid, accuracy=test)).query("arm == 'ct_sft'")
+        assert len(chosen) == 1
+        assert chosen["cell"].iloc[0] == frame.loc[frame["arm"] == better, "cell"].iloc[0]
+
+
+def test_the_validated_rate_is_chosen_on_validation(config, rows):
+    frame = load_results(config.folder / "01_nusax_transfer.csv").query("arm == 'full'")
+    two = pd.concat(
+        [frame.assign(lr=1e-3, valid_accuracy=0.5, accuracy=0.9), frame.assign(lr=1e-4, valid_accuracy=0.6)]
+    )
+    assert at_validated_rate(two)["lr"].tolist() == [1e-4]
+    tie = two.assign(valid_accuracy=0.5)
+    assert at_validated_rate(tie)["lr"].tolist() == [1e-4]
+
+
+def test_a_results_file_that_is_not_one_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no results file"):
+        load_results(tmp_path / "absent.csv")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="is missing"):
+        load_results(tmp_path / "x.csv")

@@ -1,0 +1,193 @@
+"""Rows, pools and prompts: what is checked, what is refused, and what is never cut."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from ctsft.errors import UserError
+from ctsft.models.load import load_model
+from ctsft.tasks import nusax
+from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
+from ctsft.tasks.demo.task import DEMO
+from ctsft.tasks.nusax import NUSAX, parse_csv
+from ctsft.tasks.prompts import encode, label_tokens, pad_left
+from ctsft.tasks.registry import get_task
+from ctsft.tasks.task import Example, Rows, check_aligned, draw, draw_balanced, split_pools
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_model("demo").tokenizer
+
+
+def test_pools_are_split_by_id_once_for_all_languages():
+    first = split_pools(DEMO.load("d00", "train"), 100, 3)
+    for language in DISTANCES:
+        assert split_pools(DEMO.load(language, "train"), 100, 3) == first
+    pool_a, pool_b = first
+    assert len(pool_a) == 400
+    assert len(pool_b) == 100
+    assert not set(pool_a) & set(pool_b)
+
+
+def test_pools_do_not_depend_on_the_order_of_the_file():
+    rows = DEMO.load("d00", "train")
+    turned = Rows(rows.language, rows.split, rows.examples[::-1], rows.sha256)
+    assert {*split_pools(rows, 100, 3)[1]} == {*split_pools(turned, 100, 3)[1]}
+
+
+def test_pool_b_has_every_labels_share():
+    rows = DEMO.load("d00", "train")
+    chosen = rows.by_id(split_pools(rows, 100, 3)[1])
+    assert [sum(e.label == label for e in chosen) for label in range(3)] == [38, 24, 38]
+
+
+def test_draws_of_one_seed_are_nested_and_seeds_differ():
+    ids = [str(i) for i in range(100)]
+    assert draw(ids, 25, 31) == draw(ids, 50, 31)[:25] == draw(ids, 100, 31)[:25]
+    assert draw(ids, 25, 31) != draw(ids, 25, 777)
+    with pytest.raises(UserError, match="pool has 100"):
+        draw(ids, 101, 31)
+
+
+def test_a_balanced_draw_has_as_many_of_each_label():
+    examples = DEMO.load("d00", "train").examples
+    drawn = draw_balanced(examples, 16, 3, 1)
+    assert [sum(e.label == label for e in drawn) for label in range(3)] == [16, 16, 16]
+    scarce = [e for e in examples if e.label != 1] + [e for e in examples if e.label == 1][:4]
+    assert len(draw_balanced(scarce, 16, 3, 1)) == 12
+
+
+def test_languages_are_parallel_and_distance_is_nested():
+    for split in ("train", "valid", "test"):
+        for language in DISTANCES:
+            check_aligned(DEMO.load("d00", split), DEMO.load(language, split))
+    meanings = [(kind, n) for kind, size in KINDS.items() for n in range(size)]
+    own = {lang: {m for m in meanings if word(lang, *m) != word("d00", *m)} for lang in DISTANCES}
+    languages = list(DISTANCES)
+    for near, far in pairwise(languages):
+        assert own[near] < own[far]
+    for language, distance in DISTANCES.items():
+        assert abs(len(own[language]) / len(meanings) - distance) < 0.1
+    assert len(set(vocabulary())) == len(vocabulary())
+
+
+def test_misaligned_languages_are_refused():
+    rows = DEMO.load("d00", "test")
+    shifted = Rows("d10", "test", rows.examples[1:] + rows.examples[:1], "")
+    with pytest.raises(UserError, match="same ids and labels"):
+        check_aligned(rows, shifted)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,text\n1,hello\n", "column 'label' is missing"),
+        ("id,text,label\n1,hello,positive\n2,  ,negative\n", "line 3: the text is empty"),
+        ("id,text,label\n1,hello,happy\n", "line 2: unknown label 'happy'. Valid: negative, neutral, positive"),
+        ("id,text,label\n1,hello\n", "line 2: unknown label 'None'"),
+    ],
+)
+def test_faulty_csv_files_are_named_by_line(content, message):
+    with pytest.raises(UserError, match=message):
+        parse_csv(content, "file.csv", NUSAX.labels)
+
+
+def test_unknown_names_list_the_valid_ones():
+    with pytest.raises(UserError, match=r"'klingon'.*acehnese"):
+        NUSAX.load("klingon", "train")
+    with pytest.raises(UserError, match=r"'nusaxx'.*nusax, demo"):
+        get_task("nusaxx")
+
+
+def test_a_folder_without_the_files_says_which_and_where_from(tmp_path):
+    with pytest.raises(UserError, match=r"javanese/train\.csv.*github\.com/IndoNLP/nusax"):
+        NUSAX.load("javanese", "train", tmp_path)
+
+
+def test_repeated_ids_and_missing_labels_are_refused():
+    def read(language, split, data_dir):
+        return Rows(language, split, tuple(Example(i, "x", 0) for i in ids), "")
+
+    task = replace(NUSAX, read=read)
+    ids = ("a", "a")
+    with pytest.raises(UserError, match="'a' occurs more than once"):
+        task.load("javanese", "train")
+    ids = ("a", "b")
+    with pytest.raises(UserError, match="no row has the label 'neutral'"):
+        task.load("javanese", "train")
+
+
+def test_a_download_that_fails_names_both_flags(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(nusax, "URL", (tmp_path / "absent").as_uri())
+    with pytest.raises(UserError, match=r"(?s)--data-dir.*--model"):
+        NUSAX.load("javanese", "train")
+
+
+def test_downloads_are_checked_against_the_published_hash(monkeypatch, tmp_path, real_data):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    site = tmp_path / "site"
+    shutil.copytree(real_data / "nusax_senti" / "javanese", site / "javanese")
+    monkeypatch.setattr(nusax, "URL", site.as_uri())
+    assert len(NUSAX.load("javanese", "train").examples) == 500
+    (site / "javanese" / "valid.csv").chmod(0o644)
+    (site / "javanese" / "valid.csv").write_text("id,text,label\n1,x,positive\n")
+    with pytest.raises(UserError, match="not the published"):
+        NUSAX.load("javanese", "valid")
+
+
+def test_real_nusax_has_the_published_rows(real_data):
+    english = {split: NUSAX.load("english", split, real_data) for split in ("train", "valid", "test")}
+    assert [len(rows.examples) for rows in english.values()] == [500, 100, 400]
+    for language in NUSAX.languages:
+        for split, rows in english.items():
+            check_aligned(rows, NUSAX.load(language, split, real_data))
+    counts = [sum(e.label == label for e in english["test"].examples) for label in range(3)]
+    assert counts == [153, 96, 151]
+
+
+def test_too_few_rows_are_refused(tmp_path, real_data):
+    folder = tmp_path / "nusax_senti" / "javanese"
+    folder.mkdir(parents=True)
+    with (real_data / "nusax_senti" / "javanese" / "train.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    with (folder / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows[:-1])
+    with pytest.raises(UserError, match="499 rows, but NusaX has 500"):
+        NUSAX.load("javanese", "train", tmp_path)
+
+
+def test_long_prompts_lose_text_and_keep_the_label_field(tokenizer):
+    text = " ".join(vocabulary()[:50])
+    encoded = encode(tokenizer, DEMO, [Example("1", text, 0)], 20)
+    words = tokenizer.convert_ids_to_tokens(list(encoded.prompts[0]))
+    assert len(words) == 20
+    assert words[-2:] == ["|", "sentiment:"]
+    assert words[:18] == text.split()[:18]
+
+
+def test_no_room_for_the_text_is_refused(tokenizer):
+    with pytest.raises(UserError, match="no room for the text of row '1'"):
+        encode(tokenizer, DEMO, [Example("1", "banebing suyu kipan", 0)], 2)
+
+
+def test_a_label_word_of_several_tokens_is_refused_with_its_pieces(tokenizer):
+    with pytest.raises(UserError, match=r"' very good' is not a single token.*\["):
+        label_tokens(tokenizer, replace(DEMO, label_words=(" very good", " neutral", " bad")))
+    with pytest.raises(UserError, match="share one token"):
+        label_tokens(tokenizer, replace(DEMO, label_words=(" neutral", " neutral", " positive")))
+    with pytest.raises(UserError, match="unknown to this tokenizer"):
+        label_tokens(tokenizer, replace(DEMO, label_words=(" zzz", " neutral", " positive")))
+
+
+def test_padding_goes_left_and_positions_start_at_the_first_real_token():
+    batch = pad_left([[4, 5, 6], [7]], 0, "cpu")
+    assert batch["input_ids"].tolist() == [[4, 5, 6], [0, 0, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
