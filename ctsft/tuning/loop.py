@@ -50,7 +50,7 @@ def train(
     step. Raises CellFailed when a loss is not finite.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     torch.manual_seed(order_seed)  # dropout, in the models that have it
     generator = torch.Generator().manual_seed(order_seed)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
