@@ -50,6 +50,15 @@ def _load_tokenizer(source: str, options: dict):
     return loader.from_pretrained(source, trust_remote_code=False, **options)
 
 
+def _unembed_as_a_matrix(unembedding: nn.Module) -> None:
+    """Let the label position's states [B, 1, hidden] meet the unembedding as [B, hidden].
+
+    On a CPU the three-dimensional product reads the whole vocabulary's weights once per row, the matrix product once.
+    """
+    unembedding.register_forward_pre_hook(lambda module, args: (args[0].squeeze(1),) if args[0].shape[1] == 1 else None)
+    unembedding.register_forward_hook(lambda module, args, out: out.unsqueeze(1) if out.ndim == 2 else None)
+
+
 def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
     """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
 
@@ -88,4 +97,5 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
+    _unembed_as_a_matrix(model.get_output_embeddings())
     return Loaded(model, tokenizer, anatomy(model), weight_hash(model), getattr(model.config, "_commit_hash", None))
