@@ -268,6 +268,50 @@ def test_more_source_rows_than_pool_a_are_refused(config):
         Workbench(replace(config, n_source=401))
 
 
+def test_prompts_longer_than_the_models_positions_are_refused(config):
+    with pytest.raises(UserError, match="positions end at 128"):
+        Workbench(replace(config, max_tokens=129))
+
+
+def test_a_hub_model_is_found_by_its_id_and_its_commit_is_recorded(tmp_path):
+    """The hub's own layout in a local cache: the path that a download takes, without the download."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--micro"
+    shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    code = (
+        "from ctsft.models.load import load_model; m = load_model('someone/micro', {!r}); print(m.commit, m.weights)\n"
+        "try: load_model('someone/absent')\nexcept Exception as e: print(type(e).__name__, '--model' in str(e))"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    for revision in (None, commit):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(revision)], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines() == [f"{commit} {load_model('demo').weights}", "UserError True"]
+
+
+def test_a_model_that_asks_for_remote_code_is_refused(tmp_path):
+    shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", tmp_path / "m")
+    settings = json.loads((tmp_path / "m" / "config.json").read_text())
+    settings |= {
+        "model_type": "made_up",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
+    }
+    (tmp_path / "m" / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "m" / "code.py").write_text("raise SystemExit('remote code ran')")
+    with pytest.raises(UserError, match="cannot load the model"):
+        load_model(str(tmp_path / "m"))
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot load the model"):
+        load_model(str(tmp_path / "m"))
+
+
 def test_errors_end_with_one_sentence_and_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(PRESETS, "", ["--targets", "klingon"])
@@ -357,3 +401,22 @@ def test_a_results_file_that_is_not_one_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="is missing"):
         load_results(tmp_path / "x.csv")
+
+
+def test_the_readme_shows_the_committed_demo_table():
+    table = render(transfer_table(load_results(ROOT / "results" / "demo" / "01_nusax_transfer.csv")))
+    assert table in (ROOT / "README.md").read_text()
+
+
+def test_committed_rows_rescore_from_their_predictions(real_data):
+    """Every committed accuracy follows from its predictions and the real labels."""
+    for path in sorted((ROOT / "results").glob("*/01_nusax_transfer.csv")):
+        for row in read_rows(path):
+            task = get_task(row["task"])
+            for language, digits, accuracy in (
+                (row["target"], row["predictions"], row["accuracy"]),
+                (row["source"], row["source_predictions"], row["source_accuracy"]),
+            ):
+                gold = [e.label for e in task.load(language, "test", real_data).examples]
+                hits = sum(int(digit) == label for digit, label in zip(digits[1:], gold, strict=True))
+                assert float(accuracy) == pytest.approx(hits / len(gold), abs=1e-6), row["cell"]

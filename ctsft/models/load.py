@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ctsft.errors import UserError
 from ctsft.models.families import Anatomy, anatomy, family_of
@@ -48,6 +49,13 @@ def _load_tokenizer(source: str, options: dict):
     generic = declared.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
     loader = PreTrainedTokenizerFast if generic else AutoTokenizer
     return loader.from_pretrained(source, trust_remote_code=False, **options)
+
+
+def _hub_commit(source: str, revision: str | None) -> str | None:
+    """The commit that a hub id resolved to, read off the cache that it was loaded from; None for local files."""
+    if Path(source).is_dir():
+        return None
+    return extract_commit_hash(cached_file(source, "config.json", revision=revision, local_files_only=True), None)
 
 
 def _unembed_as_a_matrix(unembedding: nn.Module) -> None:
@@ -98,4 +106,4 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
     _unembed_as_a_matrix(model.get_output_embeddings())
-    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), getattr(model.config, "_commit_hash", None))
+    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), _hub_commit(source, revision))

@@ -78,7 +78,7 @@ def run_study(config: StudyConfig) -> int:
         },
     )
     failed = _run_cells(bench, path, keys, left)
-    _print_results(config, path, set(keys.values()))
+    _print_results(bench, path, set(keys.values()))
     for key, reason in failed.items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -151,11 +151,15 @@ def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -
     )
 
 
-def _print_results(config: StudyConfig, path: Path, wanted: set[str]) -> None:
+def _print_results(bench: Workbench, path: Path, wanted: set[str]) -> None:
+    config = bench.config
     if not path.is_file():
         return
     frame = load_results(path)
     frame = frame[frame["cell"].isin(wanted)]
-    print()
-    print(render(transfer_table(frame, paper=config.preset == "paper")))
+    print(f"\n{render(transfer_table(frame, paper=config.preset == 'paper'))}\n")
+    for target in config.targets:
+        labels = [example.label for example in bench.split(target, "test").examples]
+        share = max(labels.count(label) for label in set(labels)) / len(labels)
+        print(f"majority class on the test rows of {target}: {share:.4f}")
     print(f"rows: {path}\nsettings: {path.with_suffix('.config.json')}")

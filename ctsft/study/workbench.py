@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
 
 from ctsft.discovery.circuits import circuit, next_frontier, select
 from ctsft.discovery.mean import label_balanced_mean
@@ -55,6 +57,9 @@ class Workbench:
                 check_aligned(self.split(config.source, name), self.split(target, name))
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
+        longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
+        if config.max_tokens > longest:
+            raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
         self.label_tokens = label_tokens(self.loaded.tokenizer, self.task)
         self.encoded: dict[tuple[str, str], Encoded] = {}
         self.theta1_seed: int | None = None
@@ -172,6 +177,7 @@ class Workbench:
 
     def _make_competent(self, seed: int, settings: dict) -> dict:
         config = self.config
+        tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
         self._restore(self.base)
         ids = draw(self.pool_a, config.n_source, seed)
         rows = self._encode(self.split(config.source, "train").by_id(ids))
@@ -208,6 +214,7 @@ class Workbench:
         if len(frontiers) > depth:
             return relevance
         problem, about = self._problem(seed, settings)
+        tqdm.write(f"scores of seed {seed}: {config.scorer} on {len(problem.rows)} rows of {config.source}")
         started = time.perf_counter()
         scorer = get_scorer(config.scorer)
         relevance = scorer(problem, relevance, [])
@@ -273,6 +280,11 @@ class Workbench:
         write_json(self.circuits / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
         return chosen
 
+    def _model_name(self) -> str:
+        """The hub id with the commit it resolved to, or the name of the local folder or file."""
+        name, commit = self.config.model, self.loaded.commit
+        return f"{name}@{commit[:12]}" if commit else Path(name).name
+
     def run(self, cell: Cell, key: str) -> dict[str, object]:
         """Run one cell and return its row."""
         config = self.config
@@ -296,7 +308,7 @@ class Workbench:
             "cell": key,
             "experiment": config.experiment,
             "preset": config.preset,
-            "model": config.model.rsplit("/", 1)[-1] if config.model.endswith(".gguf") else config.model,
+            "model": self._model_name(),
             "model_hash": self.loaded.weights,
             "task": config.task,
             "source": config.source,
