@@ -12,7 +12,8 @@ from conftest import LABEL_TOKENS, random_rows, tiny
 
 from ctsft.discovery.decompose import LINEAR, Rules
 from ctsft.discovery.mean import label_balanced_mean
-from ctsft.discovery.scorers import Batch, Problem, cdt, cdt_linear
+from ctsft.discovery.problem import Batch, Problem
+from ctsft.discovery.scorers import cdt, cdt_linear
 from ctsft.discovery.totals import record
 from ctsft.heads import Head
 from ctsft.models.families import head_outputs

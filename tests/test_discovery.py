@@ -9,12 +9,15 @@ import pytest
 import torch
 from conftest import random_rows, tiny
 
+from ctsft.discovery import scorers
 from ctsft.discovery.circuits import circuit, select
 from ctsft.discovery.mean import MIN_ROWS, label_balanced_mean
+from ctsft.discovery.patching import editing_z
+from ctsft.discovery.problem import Batch, Problem
 from ctsft.discovery.relevance import Relevance
-from ctsft.discovery.scorers import SCORERS, Problem, get_scorer
+from ctsft.discovery.scorers import SCORERS, get_scorer
 from ctsft.discovery.totals import record
-from ctsft.errors import UserError
+from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
 from ctsft.tasks.prompts import Encoded, pad_left
 
@@ -24,7 +27,7 @@ PLANTED = Head(1, 2)
 def planted(model_type: str, kv_heads: int):
     """Two layers without MLP effect; head 1.2 alone moves the label from the class token to the answer.
 
-    Dimensions 0-2 hold the class of the class token, 3-5 the answer, 8-15 noise that the other heads pass around.
+    Dimensions 0-2 hold the class of the class token, 3-5 the answer, 7 a constant, 8-15 noise of the other heads.
     """
     loaded = tiny(model_type, num_hidden_layers=2, hidden_size=16, intermediate_size=8, num_key_value_heads=kv_heads)
     weights = dict(loaded.model.named_parameters())
@@ -38,6 +41,7 @@ def planted(model_type: str, kv_heads: int):
             weight.fill_(1.0 if "norm" in name else 0.0)
         embedding = weights["model.embed_tokens.weight"]
         embedding[7:, 8:] = noise(54, 8)
+        embedding[:, 7] = 8.0  # carries the norms, so that the answer's own size does not saturate them
         for label in range(3):
             embedding[4 + label, label] = 3.0
         size = 4
@@ -80,7 +84,7 @@ def test_every_scorer_ranks_the_planted_head_first(model_type, kv_heads, scorer)
 
 
 def test_unknown_scorers_are_named():
-    with pytest.raises(UserError, match=r"'cdtt'.*cdt, cdt_linear"):
+    with pytest.raises(UserError, match=r"'cdtt'.*cdt, cdt_linear, attribution, ablation"):
         get_scorer("cdtt")
 
 
@@ -149,3 +153,76 @@ def test_the_sources_of_a_longer_prompt_do_not_reach_a_shorter_row():
         get_scorer("cdt")(replace(problem, rows=rows.subset(part)), None, []).logits for part in ([0, 3], [1, 2, 4, 5])
     ]
     np.testing.assert_allclose(whole, (2 * parts[0] + 4 * parts[1]) / 6, rtol=1e-4, atol=1e-6)
+
+
+def small_problem(name="qwen2-2kv") -> Problem:
+    loaded = tiny(name)
+    mean = label_balanced_mean(loaded, random_rows(18, 5), 3, 4)
+    return Problem(loaded, random_rows(6), [5, 6, 7], mean)
+
+
+def margin_with(problem: Problem, changes: dict[int, torch.Tensor]) -> float:
+    """Mean margin of the model's own forward pass with `changes[layer]` added to z."""
+    batch = Batch(problem, range(len(problem.rows)), problem.rules)
+    edits = {layer: (lambda z, change=change: z + change) for layer, change in changes.items()}
+    with editing_z(problem, edits), torch.no_grad():
+        return float(batch.margin(problem.loaded.model(**batch.tokens).logits[:, -1]).mean())
+
+
+def test_ablation_is_the_margin_lost_without_the_head():
+    problem = small_problem()
+    beta = Batch(problem, range(6), problem.rules).beta
+    scores = get_scorer("ablation")(problem, None, []).logits
+    for head in (Head(0, 1), Head(2, 3)):
+        change = torch.zeros_like(beta[head.layer])
+        change[..., head.index * 8 : (head.index + 1) * 8] = -beta[head.layer][
+            ..., head.index * 8 : (head.index + 1) * 8
+        ]
+        lost = margin_with(problem, {}) - margin_with(problem, {head.layer: change})
+        assert scores[head] == pytest.approx(lost, rel=1e-3, abs=1e-5)
+
+
+def test_attribution_is_the_slope_towards_the_mean():
+    problem = small_problem()
+    beta = Batch(problem, range(6), problem.rules).beta
+    scores = get_scorer("attribution")(problem, None, []).logits
+    step = 2e-3
+    for layer in range(3):
+        for index in (0, 2):
+            change = torch.zeros_like(beta[layer])
+            change[..., index * 8 : (index + 1) * 8] = step * beta[layer][..., index * 8 : (index + 1) * 8]
+            slope = (margin_with(problem, {layer: change}) - margin_with(problem, {layer: -change})) / (2 * step)
+            assert scores[layer, index] == pytest.approx(slope, rel=0.03, abs=3e-3)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_inner_columns_stop_before_their_target(scorer):
+    problem = small_problem("llama-2kv")
+    targets = [Head(2, 1), Head(0, 3)]
+    relevance = get_scorer(scorer)(problem, get_scorer(scorer)(problem, None, []), targets)
+    assert relevance.columns[targets[0]][:2].all()
+    assert not relevance.columns[targets[0]][2].any()
+    assert not relevance.columns[targets[1]].any()
+
+
+def test_out_of_memory_halves_the_sources_and_changes_no_score(monkeypatch):
+    problem = small_problem()
+    expected = get_scorer("cdt")(problem, None, [])
+    honest = scorers._propagate
+
+    def greedy(batch, layer, chunk):
+        if len(chunk) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return honest(batch, layer, chunk)
+
+    monkeypatch.setattr(scorers, "_propagate", greedy)
+    with pytest.warns(UserWarning, match="out of memory: going on with"):
+        actual = get_scorer("cdt")(problem, None, [])
+    np.testing.assert_allclose(actual.logits, expected.logits, rtol=1e-5, atol=1e-7)
+
+    def full(batch, layer, chunk):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(scorers, "_propagate", full)
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(CellFailed, match="fewer or shorter rows"):
+        get_scorer("cdt")(problem, None, [])

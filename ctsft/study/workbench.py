@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from ctsft.discovery.circuits import circuit, next_frontier, select
 from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
-from ctsft.discovery.scorers import Problem, get_scorer
+from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.heads import Head

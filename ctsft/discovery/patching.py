@@ -1,0 +1,118 @@
+"""Scorers that run the model itself: attribution patching (a gradient) and ablation (the causal yardstick)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctsft.discovery.decompose import LINEAR
+from ctsft.discovery.problem import Batch, Problem, batches, checked, from_gradient
+from ctsft.discovery.relevance import Relevance
+from ctsft.heads import Head
+
+
+@contextmanager
+def editing_z(problem: Problem, edits: dict[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Let `edits[layer]` change z [B, T, heads * d] on its way into the output projection of that layer."""
+    hooks = [
+        problem.loaded.anatomy.layers[layer].o.module.register_forward_pre_hook(
+            lambda module, args, edit=edit: (edit(args[0]), *args[1:])
+        )
+        for layer, edit in edits.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def attribution(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
+    """R(s) = <d margin / d z_s, z_s - mu_s>: the first-order effect of putting head s to its mean, all else following.
+
+    One forward and one backward pass of the model, and one more backward pass for each inner target.
+    """
+    anatomy = problem.loaded.anatomy
+    n_layers, n_rows = len(anatomy.layers), len(problem.rows)
+    wanted = [target for target in targets if relevance is None or target not in relevance.columns]
+    logits = np.zeros((n_layers, anatomy.heads))
+    columns = {target: np.zeros((n_layers, anatomy.heads)) for target in wanted}
+    for batch in batches(problem, LINEAR):
+        leaves = [torch.zeros_like(beta, requires_grad=True) for beta in batch.beta]
+        z: dict[int, Tensor] = {}
+
+        edits = {number: _adding(leaf, z, number) for number, leaf in enumerate(leaves)}
+        with torch.enable_grad(), editing_z(problem, edits):
+            out = problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1]
+            if relevance is None:
+                logits += from_gradient(batch, batch.margin(out).sum(), leaves, anatomy.head_dim, bool(wanted))
+            for target in (t for t in wanted if t.layer > 0):
+                value = batch.to_heads(z[target.layer][None], target.layer)[..., target.index].sum()
+                part = from_gradient(batch, value, leaves[: target.layer], anatomy.head_dim, True)
+                columns[target][: target.layer] += part
+    known = Relevance(checked(logits, "the score to the logits") / n_rows) if relevance is None else relevance
+    known.columns |= {t: checked(column, "the score to an inner head") / n_rows for t, column in columns.items()}
+    return known
+
+
+def _adding(leaf: Tensor, seen: dict[int, Tensor], number: int) -> Callable[[Tensor], Tensor]:
+    """An edit that adds `leaf` to z and keeps z itself in `seen`."""
+
+    def edit(z: Tensor) -> Tensor:
+        seen[number] = z
+        return z + leaf
+
+    return edit
+
+
+@torch.no_grad()
+def ablation(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
+    """R(s) = margin of the model - margin with head s at its mean: what the head does, by taking it away.
+
+    One forward pass per head; each gives the effect on every later head too.
+    """
+    if relevance is not None:
+        return relevance
+    anatomy, n_rows = problem.loaded.anatomy, len(problem.rows)
+    n_layers, heads, size = len(anatomy.layers), anatomy.heads, anatomy.head_dim
+    logits = np.zeros((n_layers, heads))
+    inner = np.zeros((n_layers, heads, n_layers, heads))
+    for batch in batches(problem, LINEAR):
+        whole = batch.margin(batch.totals.logits)
+        read_whole = [batch.to_heads(layer.z[None], number) for number, layer in enumerate(batch.totals.layers)]
+        for layer in range(n_layers):
+            for head in range(heads):
+                read, without = _without(problem, batch, layer, slice(head * size, (head + 1) * size))
+                logits[layer, head] += float((whole - without).double().sum())
+                for number in range(layer + 1, n_layers):
+                    effect = (read_whole[number] - read[number]).double().sum((0, 1))
+                    inner[layer, head, number] += effect.cpu().numpy()
+    checked(logits, "the score to the logits")
+    columns = {Head(t, h): inner[:, :, t, h] / n_rows for t in range(n_layers) for h in range(heads)}
+    return Relevance(logits / n_rows, columns)
+
+
+def _without(problem: Problem, batch: Batch, layer: int, part: slice) -> tuple[dict[int, Tensor], Tensor]:
+    """What the later heads write towards the answer, and the margin [B], with one head at its mean."""
+    read: dict[int, Tensor] = {}
+
+    def reading(number: int) -> Callable[[Tensor], Tensor]:
+        def edit(z: Tensor) -> Tensor:
+            read[number] = batch.to_heads(z[None], number)
+            return z
+
+        return edit
+
+    def at_mean(z: Tensor) -> Tensor:
+        z = z.clone()
+        z[..., part] -= batch.beta[layer][..., part]
+        return z
+
+    edits = {number: reading(number) for number in range(layer + 1, len(batch.beta))} | {layer: at_mean}
+    with editing_z(problem, edits):
+        out = problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1]
+    return read, batch.margin(out)

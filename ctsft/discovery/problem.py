@@ -1,0 +1,110 @@
+"""What is scored, and one batch of it: totals, deviations from the mean, and the direction of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ctsft.discovery.decompose import PAPER_RULES, Propagation, Rules, prop_norm
+from ctsft.discovery.mean import LabelBalancedMean
+from ctsft.discovery.totals import record
+from ctsft.errors import CellFailed
+from ctsft.models.load import Loaded
+from ctsft.tasks.prompts import Encoded, by_length, pad_left
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is scored: rows whose answers the model gets right, and the mean that stands for "no information".
+
+    label_tokens [C]: the token of each label word. `rows_per_pass` rows and `sources_per_pass` heads (None: as many of
+    a layer as memory allows) go through the propagation side by side; neither changes a score.
+    """
+
+    loaded: Loaded
+    rows: Encoded
+    label_tokens: Sequence[int]
+    mean: LabelBalancedMean
+    rules: Rules = PAPER_RULES
+    rows_per_pass: int = 8
+    sources_per_pass: int | None = None
+
+
+class Batch:
+    """One batch of a Problem: its totals, beta of every layer, and the direction of the answer."""
+
+    def __init__(self, problem: Problem, group: Sequence[int], rules: Rules):
+        loaded, rows = problem.loaded, problem.rows
+        device = next(loaded.model.parameters()).device
+        self.tokens = pad_left([rows.prompts[i] for i in group], loaded.tokenizer.pad_token_id, device)
+        self.anatomy, self.rules = loaded.anatomy, rules
+        self.totals = record(loaded, self.tokens)
+        self.propagation = Propagation(loaded.anatomy, self.totals, rules)
+        real, width = self.totals.mask[..., None], self.totals.mask.shape[1]
+        # beta = z - mu at real positions [B, T, heads * d]; a pad has no source.
+        self.beta = [
+            torch.where(real, layer.z - problem.mean.at(number, width), 0)
+            for number, layer in enumerate(self.totals.layers)
+        ]
+        unembedding = loaded.anatomy.unembedding.weight[list(problem.label_tokens)]
+        gold = torch.tensor([rows.labels[i] for i in group], device=device)
+        others = (unembedding.sum(0) - unembedding[gold]) / (len(problem.label_tokens) - 1)
+        self.answer = unembedding[gold] - others
+        self.gold, self.label_tokens = gold, list(problem.label_tokens)
+        self.direction = self._through_final_norm()
+
+    def _through_final_norm(self) -> Tensor:
+        """v [B, hidden] with <rel, v> = the answer's share of the final norm of rel, its bias left out."""
+        norm, total = self.anatomy.final_norm, self.totals.final[:, -1]
+        v = self.answer * norm.weight
+        if isinstance(norm, nn.LayerNorm):
+            v = v - v.mean(-1, keepdim=True)
+            return v * torch.rsqrt(total.var(-1, keepdim=True, unbiased=False) + norm.eps)
+        return v * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+
+    def to_logits(self, stream: Tensor) -> Tensor:
+        """R(s) = rel logit of gold - mean rel logit of the others, [S, B], from the last stream [S, B, T, hidden]."""
+        normed = prop_norm(stream[:, :, -1], self.totals.final[:, -1], self.anatomy.final_norm, self.rules)
+        return (normed * self.answer).sum(-1)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Logit of the gold label word - mean logit of the others, [B], from the model's logits [B, vocabulary]."""
+        words = logits[:, self.label_tokens]
+        right = words.gather(1, self.gold[:, None])[:, 0]
+        return right - (words.sum(1) - right) / (len(self.label_tokens) - 1)
+
+    def to_heads(self, rel_z: Tensor, number: int) -> Tensor:
+        """R(s, t) = <W_O^t rel_z(t), v> / |v| at the label position, [S, B, heads], for all heads t of a layer."""
+        v = self.direction / self.direction.norm(dim=-1, keepdim=True)
+        readers = (v @ self.anatomy.layers[number].o.weight).unflatten(-1, (-1, self.anatomy.head_dim))
+        return torch.einsum("sbhd,bhd->sbh", rel_z[:, :, -1].unflatten(-1, (-1, self.anatomy.head_dim)), readers)
+
+
+def batches(problem: Problem, rules: Rules) -> Iterator[Batch]:
+    for group in by_length(problem.rows.prompts, problem.rows_per_pass):
+        yield Batch(problem, group, rules)
+
+
+def checked(scores: np.ndarray, what: str) -> np.ndarray:
+    """The scores, or CellFailed naming the first layer where one is not finite."""
+    bad = np.argwhere(~np.isfinite(scores))
+    if len(bad):
+        raise CellFailed(
+            f"{what} is not finite from layer {bad[0][0]} on. The inclusive gate needs the clean-up; otherwise use "
+            "the linear gate (scorer cdt_linear)."
+        )
+    return scores
+
+
+def from_gradient(batch: Batch, value: Tensor, leaves: list[Tensor], size: int, keep: bool) -> np.ndarray:
+    """<d value / d z_s, beta_s> summed over rows and positions, [layers, heads]."""
+    gradients = torch.autograd.grad(value, leaves, retain_graph=keep)
+    scores = [
+        (gradient[0] * beta).unflatten(-1, (-1, size)).double().sum((0, 1, 3)).cpu().numpy()
+        for gradient, beta in zip(gradients, batch.beta, strict=False)
+    ]
+    return np.stack(scores)
