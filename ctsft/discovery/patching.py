@@ -42,7 +42,7 @@ def attribution(problem: Problem, relevance: Relevance | None, targets: Sequence
     logits = np.zeros((n_layers, anatomy.heads))
     columns = {target: np.zeros((n_layers, anatomy.heads)) for target in wanted}
     for batch in batches(problem, LINEAR):
-        leaves = [torch.zeros_like(beta, requires_grad=True) for beta in batch.beta]
+        leaves = [torch.zeros_like(beta)[None].requires_grad_() for beta in batch.beta]
         z: dict[int, Tensor] = {}
 
         edits = {number: _adding(leaf, z, number) for number, leaf in enumerate(leaves)}
@@ -60,11 +60,11 @@ def attribution(problem: Problem, relevance: Relevance | None, targets: Sequence
 
 
 def _adding(leaf: Tensor, seen: dict[int, Tensor], number: int) -> Callable[[Tensor], Tensor]:
-    """An edit that adds `leaf` to z and keeps z itself in `seen`."""
+    """An edit that adds `leaf` [1, B, T, heads * d] to z and keeps z itself in `seen`."""
 
     def edit(z: Tensor) -> Tensor:
         seen[number] = z
-        return z + leaf
+        return z + leaf[0]
 
     return edit
 
