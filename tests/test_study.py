@@ -95,6 +95,13 @@ def test_batch_sizes_do_not_change_a_prediction(config, rows, tmp_path):
     assert again == {row["arm"]: row["predictions"] for row in rows if row["arm"] in arms}
 
 
+def test_checkpointing_does_not_change_a_row(config, rows, tmp_path):
+    arms = ("full", "circuit", "norm_only")
+    assert run_study(replace(config, output=tmp_path, checkpointing=True, arms=arms)) == 0
+    again = {row["arm"]: row["predictions"] for row in read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")}
+    assert again == {row["arm"]: row["predictions"] for row in rows if row["arm"] in arms}
+
+
 def test_finished_cells_are_not_run_again(config, rows, monkeypatch):
     monkeypatch.setattr(Workbench, "run", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(config) == 0

@@ -73,9 +73,10 @@ def prop_norm(rel: Tensor, total: Tensor, norm: nn.Module, rules: Rules) -> Tens
 def clean_up(rel: Tensor, total: Tensor, rules: Rules) -> Tensor:
     """Where rel and irrel have opposite signs the larger takes the total and the other becomes zero.
 
-    With irrel = total - rel that is a clamp: rel is kept between 0 and total, and cut to the nearer end outside.
+    With irrel = total - rel that is a clamp: rel is kept between 0 and total, and cut to the nearer end outside. In
+    place: rel is always the caller's own.
     """
-    return rel.clamp(total.clamp(max=0), total.clamp(min=0)) if rules.clean_up else rel
+    return rel.clamp_(total.clamp(max=0), total.clamp(min=0)) if rules.clean_up else rel
 
 
 def slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -104,8 +105,8 @@ def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Te
                 slope(layer.activation, totals.gate) * totals.up * rel_gate + layer.activation(totals.gate) * rel_up
             )
         else:
-            hidden = layer.activation(totals.gate) * totals.up
-            hidden = hidden - layer.activation(totals.gate - rel_gate) * (totals.up - rel_up)
+            whole = layer.activation(totals.gate) * totals.up
+            hidden = whole - layer.activation(totals.gate - rel_gate).mul_(totals.up - rel_up)
     return clean_up(prop_linear(hidden, layer.down, totals.mlp_out, rules), totals.mlp_out, rules)
 
 

@@ -21,8 +21,9 @@ from ctsft.tasks.prompts import Encoded, by_length, pad_left
 class Problem:
     """What is scored: rows whose answers the model gets right, and the mean that stands for "no information".
 
-    label_tokens [C]: the token of each label word. `rows_per_pass` rows and `sources_per_pass` heads (None: as many of
-    a layer as memory allows) go through the propagation side by side; neither changes a score.
+    label_tokens [C]: the token of each label word. `rows_per_pass` rows (None: 4 on a CPU, whose caches hold no more,
+    else 16) and `sources_per_pass` heads (None: as many of a layer as memory allows) go through the propagation side
+    by side; neither changes a score.
     """
 
     loaded: Loaded
@@ -30,7 +31,7 @@ class Problem:
     label_tokens: Sequence[int]
     mean: LabelBalancedMean
     rules: Rules = PAPER_RULES
-    rows_per_pass: int = 8
+    rows_per_pass: int | None = None
     sources_per_pass: int | None = None
 
 
@@ -85,7 +86,8 @@ class Batch:
 
 
 def batches(problem: Problem, rules: Rules) -> Iterator[Batch]:
-    for group in by_length(problem.rows.prompts, problem.rows_per_pass):
+    on_cpu = next(problem.loaded.model.parameters()).device.type == "cpu"
+    for group in by_length(problem.rows.prompts, problem.rows_per_pass or (4 if on_cpu else 16)):
         yield Batch(problem, group, rules)
 
 

@@ -58,7 +58,7 @@ def _hub_commit(source: str, revision: str | None) -> str | None:
     return extract_commit_hash(cached_file(source, "config.json", revision=revision, local_files_only=True), None)
 
 
-def _unembed_as_a_matrix(unembedding: nn.Module) -> None:
+def unembed_as_a_matrix(unembedding: nn.Module) -> None:
     """Let the label position's states [B, 1, hidden] meet the unembedding as [B, hidden].
 
     On a CPU the three-dimensional product reads the whole vocabulary's weights once per row, the matrix product once.
@@ -105,5 +105,5 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
-    _unembed_as_a_matrix(model.get_output_embeddings())
+    unembed_as_a_matrix(model.get_output_embeddings())
     return Loaded(model, tokenizer, anatomy(model), weight_hash(model), _hub_commit(source, revision))

@@ -56,6 +56,8 @@ class StudyConfig:
     """Rows per forward pass in evaluation; does not change a prediction."""
     micro_batch: int = 4
     """Rows per forward and backward pass in training; does not change the gradient."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time, the same gradient."""
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
     scorer: str = "cdt"

@@ -134,7 +134,10 @@ class Workbench:
         with trainable(self.model, self.anatomy, arm, heads, config.kv_policy) as (parameters, compact):
             pad = self.loaded.tokenizer.pad_token_id
             write_back = compact.write_back
+            if config.checkpointing:
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
             train(self.model, parameters, rows, self.label_tokens, pad, recipe, order_seed, self.autocast, write_back)
+        self.model.gradient_checkpointing_disable()
 
     # ---- stages -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,81 @@
+"""What the benchmarks share: models of a given shape with random weights, rows, and a CSV beside its machine."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from ctsft.models.families import anatomy
+from ctsft.models.load import Loaded, unembed_as_a_matrix
+from ctsft.storage import write_atomic, write_json
+from ctsft.study.record import git_commit, now, versions
+from ctsft.tasks.prompts import Encoded
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = {
+    "smollm2-135m": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    ),
+    "qwen2.5-0.5b": Qwen2Config(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    ),
+}
+
+
+def random_model(shape: str, device: str) -> Loaded:
+    """A model of this shape; for speed, random weights do."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(SHAPES[shape]).to(device).eval().requires_grad_(False)
+    unembed_as_a_matrix(model.get_output_embeddings())
+    return Loaded(model, SimpleNamespace(pad_token_id=0), anatomy(model), "random", None)
+
+
+def random_rows(rows: int, tokens: int) -> Encoded:
+    """Prompts of equal length with labels in turn."""
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.randint(10, 40000, (rows, tokens), generator=generator).tolist()
+    return Encoded(tuple(map(tuple, prompts)), tuple(i % 3 for i in range(rows)), tuple(map(str, range(rows))))
+
+
+def write(name: str, rows: list[dict]) -> pd.DataFrame:
+    """Write the table and, beside it, the command and the machine that it was measured on; print it."""
+    frame = pd.DataFrame(rows)
+    write_atomic(RESULTS / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    machine = {
+        "command": " ".join(["python", *sys.argv]),
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": git_commit(),
+        "created": now(),
+        **versions(),
+    }
+    write_json(RESULTS / f"{name}.machine.json", machine)
+    print(frame.to_string(index=False))
+    return frame
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []

@@ -1,0 +1,178 @@
+"""What it costs to score every head: seconds, forward passes, and the difference to a plain two-stream reference.
+
+    python benchmarks/discovery.py
+
+The reference carries rel and irrel through every module, one source at a time (the oracle of the tests); it is timed
+on every `--reference-step`-th head and scaled to all. `forwards` is in forward passes of the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from common import RESULTS, random_model, random_rows, write
+
+from ctsft.discovery.decompose import LINEAR, Rules
+from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.problem import Batch, Problem
+from ctsft.discovery.scorers import SCORERS, get_scorer
+from ctsft.models.load import load_model
+from ctsft.report.figures import save
+from ctsft.tasks.prompts import pad_left
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import oracle
+
+LABELS = [11, 12, 13]
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def reference(problem: Problem, rules: Rules, heads: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
+    """R to the logits of some heads, by the two-stream oracle."""
+    batch = Batch(problem, range(len(problem.rows)), rules)
+    size = batch.anatomy.head_dim
+    out = {}
+    for layer, head in heads:
+        kept = batch.totals.layers[layer]
+        source = torch.zeros_like(kept.z)
+        part = slice(head * size, (head + 1) * size)
+        source[..., part] = batch.beta[layer][..., part]
+        rel, _, _ = oracle.two_streams(
+            problem.loaded, batch.tokens, kept.x, kept.z, layer, source, rules, batch.totals.rotary
+        )
+        out[layer, head] = float(batch.margin(rel).mean())
+    return out
+
+
+def exponent(sizes: list[int], times: list[float]) -> float:
+    """b of time = a size^b."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder, .gguf or hub id; without it, random weights of --shape")
+    parser.add_argument("--shape", default="smollm2-135m", help="smollm2-135m or qwen2.5-0.5b")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rows", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--reference-step", type=int, default=15)
+    options = parser.parse_args()
+    loaded = (
+        load_model(options.model, device=options.device)
+        if options.model
+        else random_model(options.shape, options.device)
+    )
+    anatomy = loaded.anatomy
+
+    def problem_of(rows: int, tokens: int) -> Problem:
+        mean = label_balanced_mean(loaded, random_rows(12, tokens), 3, 6)
+        return Problem(loaded, random_rows(rows, tokens), LABELS, mean)
+
+    problem = problem_of(options.rows, options.tokens)
+    batch = pad_left(problem.rows.prompts, 0, options.device)
+    everything = [(layer, head) for layer in range(len(anatomy.layers)) for head in range(anatomy.heads)]
+    some = everything[:: options.reference_step]
+    scores: dict[str, object] = {}
+
+    @torch.no_grad()
+    def forward() -> None:
+        loaded.model(**batch, logits_to_keep=1, use_cache=False)
+
+    def keep(name: str, run: Callable[[], object]) -> Callable[[], None]:
+        def kept() -> None:
+            scores[name] = run()
+
+        return kept
+
+    runs = {name: keep(name, lambda name=name: get_scorer(name)(problem, None, [])) for name in SCORERS}
+    runs["reference"] = keep("reference", lambda: reference(problem, Rules(), some))
+    forward()
+    times: dict[str, list[float]] = {name: [] for name in (*runs, "forward")}
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            times["forward"].append(seconds(forward, options.device))
+            times[name].append(seconds(run, options.device))
+            print(name, round(times[name][-1], 2), flush=True)
+    unit = float(np.median(times["forward"]))
+    scale = dict.fromkeys(runs, 1.0) | {"reference": len(everything) / len(some)}
+    exact = {"cdt": scores["reference"], "cdt_linear": reference(problem, LINEAR, some)}
+
+    def difference(name: str) -> float | None:
+        if name not in exact:
+            return None
+        expected = np.array(list(exact[name].values()))
+        actual = np.array([scores[name].logits[head] for head in exact[name]])
+        return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+    slow = float(np.median(times["reference"])) * scale["reference"]
+    rows = [
+        {
+            "scorer": name,
+            "heads": len(everything),
+            "rows": options.rows,
+            "tokens": options.tokens,
+            "device": options.device,
+            "repeats": options.repeats,
+            "seconds": float(np.median(times[name])) * scale[name],
+            "forwards": float(np.median(times[name])) * scale[name] / unit,
+            "times_faster_than_reference": slow / (float(np.median(times[name])) * scale[name]),
+            "largest_difference_to_reference": difference(name),
+        }
+        for name in runs
+    ]
+    name = f"discovery-{Path(options.model).stem if options.model else options.shape}-{options.device}"
+    frame = write(name, rows)
+
+    def cost(scorer: str, row_count: int, tokens: int) -> float:
+        smaller = problem_of(row_count, tokens)
+        return seconds(lambda: get_scorer(scorer)(smaller, None, []), options.device)
+
+    def sources(count: int) -> float:
+        one = Batch(problem, range(options.rows), problem.rules)
+        from ctsft.discovery.scorers import _propagate
+
+        return seconds(lambda: [_propagate(one, layer, range(count)) for layer in (0, 10, 20)], options.device)
+
+    growth = []
+    for what, sizes, measure in (
+        ("heads (cdt)", [1, 3, 9], sources),
+        ("rows (cdt_linear)", [6, 12, 24], lambda n: cost("cdt_linear", n, options.tokens)),
+        ("tokens (cdt_linear)", [24, 48, 96], lambda n: cost("cdt_linear", options.rows, n)),
+    ):
+        medians = [float(np.median([measure(size) for _ in range(3)])) for size in sizes]
+        shown = {"sizes": "/".join(map(str, sizes)), "seconds": "/".join(f"{t:.3g}" for t in medians)}
+        growth.append({"grows_with": what, **shown, "exponent": exponent(sizes, medians)})
+    write(f"{name}-growth", growth)
+    figure, axis = plt.subplots(figsize=(5, 2.6))
+    axis.barh(frame["scorer"], frame["forwards"], color="#0173b2")
+    axis.set_xscale("log")
+    axis.set_xlabel(f"forward passes for {len(everything)} heads (log scale)")
+    axis.invert_yaxis()
+    for number, value in enumerate(frame["forwards"]):
+        axis.text(value, number, f" {value:.1f}", va="center", fontsize=8)
+    axis.margins(x=0.2)
+    figure.tight_layout()
+    save(figure, RESULTS / name)
+
+
+if __name__ == "__main__":
+    main()
