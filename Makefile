@@ -11,9 +11,9 @@ export OMP_NUM_THREADS ?= 2
 	$(PY) -m pip install -q --no-deps -e .
 	touch $@
 
-demo: .venv/ready            ## the main job on the embedded default: CSV, table and figures
-	$(PY) experiments/01_nusax_transfer.py --preset demo
-	$(PY) -m ctsft.report results/demo
+demo: .venv/ready            ## the main job on the embedded default: CSV, table and figures, in build/
+	$(PY) experiments/01_nusax_transfer.py --preset demo --output build
+	$(PY) -m ctsft.report build/demo --tables build --figures build
 
 test: .venv/ready
 	$(PY) -m pytest

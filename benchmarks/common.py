@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.problem import Problem
 from ctsft.models.families import anatomy
 from ctsft.models.load import Loaded, unembed_as_a_matrix
 from ctsft.storage import write_atomic, write_json
@@ -18,6 +22,7 @@ from ctsft.study.record import git_commit, now, versions
 from ctsft.tasks.prompts import Encoded
 
 RESULTS = Path(__file__).parent / "results"
+LABELS = [11, 12, 13]
 SHAPES = {
     "smollm2-135m": LlamaConfig(
         vocab_size=49152,
@@ -55,6 +60,23 @@ def random_rows(rows: int, tokens: int) -> Encoded:
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(10, 40000, (rows, tokens), generator=generator).tolist()
     return Encoded(tuple(map(tuple, prompts)), tuple(i % 3 for i in range(rows)), tuple(map(str, range(rows))))
+
+
+def problem_of(loaded: Loaded, rows: int, tokens: int) -> Problem:
+    """Random rows to score, and the mean of others."""
+    mean = label_balanced_mean(loaded, random_rows(12, tokens), 3, 6)
+    return Problem(loaded, random_rows(rows, tokens), LABELS, mean)
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    """Wall-clock seconds of one call, with the device's queue empty before and after."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def write(name: str, rows: list[dict]) -> pd.DataFrame:

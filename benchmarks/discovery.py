@@ -2,25 +2,24 @@
 
     python benchmarks/discovery.py
 
-The reference carries rel and irrel through every module, one source at a time (the oracle of the tests); it is timed
-on every `--reference-step`-th head and scaled to all. `forwards` is in forward passes of the same rows.
+The reference carries rel and irrel through the whole model, one source at a time (the oracle of the tests); it is timed
+on every `--reference-step`-th head and scaled to all. `forwards` is in forward passes of the same rows; differences are
+relative to the largest score.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import RESULTS, random_model, random_rows, write
+from common import RESULTS, problem_of, random_model, seconds, write
 
 from ctsft.discovery.decompose import LINEAR, Rules
-from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Batch, Problem
 from ctsft.discovery.scorers import SCORERS, get_scorer
 from ctsft.models.load import load_model
@@ -29,18 +28,6 @@ from ctsft.tasks.prompts import pad_left
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracle
-
-LABELS = [11, 12, 13]
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 @torch.no_grad()
@@ -54,16 +41,12 @@ def reference(problem: Problem, rules: Rules, heads: list[tuple[int, int]]) -> d
         source = torch.zeros_like(kept.z)
         part = slice(head * size, (head + 1) * size)
         source[..., part] = batch.beta[layer][..., part]
+        embedded = batch.totals.layers[0].x
         rel, _, _ = oracle.two_streams(
-            problem.loaded, batch.tokens, kept.x, kept.z, layer, source, rules, batch.totals.rotary
+            problem.loaded, batch.tokens, embedded, layer, source, rules, batch.totals.rotary
         )
         out[layer, head] = float(batch.margin(rel).mean())
     return out
-
-
-def exponent(sizes: list[int], times: list[float]) -> float:
-    """b of time = a size^b."""
-    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
 def main() -> None:
@@ -83,11 +66,7 @@ def main() -> None:
     )
     anatomy = loaded.anatomy
 
-    def problem_of(rows: int, tokens: int) -> Problem:
-        mean = label_balanced_mean(loaded, random_rows(12, tokens), 3, 6)
-        return Problem(loaded, random_rows(rows, tokens), LABELS, mean)
-
-    problem = problem_of(options.rows, options.tokens)
+    problem = problem_of(loaded, options.rows, options.tokens)
     batch = pad_left(problem.rows.prompts, 0, options.device)
     everything = [(layer, head) for layer in range(len(anatomy.layers)) for head in range(anatomy.heads)]
     some = everything[:: options.reference_step]
@@ -121,7 +100,7 @@ def main() -> None:
             return None
         expected = np.array(list(exact[name].values()))
         actual = np.array([scores[name].logits[head] for head in exact[name]])
-        return float(np.abs(actual - expected).max() / np.abs(expected).max())
+        return float(np.abs(actual - expected).max() / np.abs(scores[name].logits).max())
 
     slow = float(np.median(times["reference"])) * scale["reference"]
     rows = [
@@ -142,26 +121,6 @@ def main() -> None:
     name = f"discovery-{Path(options.model).stem if options.model else options.shape}-{options.device}"
     frame = write(name, rows)
 
-    def cost(scorer: str, row_count: int, tokens: int) -> float:
-        smaller = problem_of(row_count, tokens)
-        return seconds(lambda: get_scorer(scorer)(smaller, None, []), options.device)
-
-    def sources(count: int) -> float:
-        one = Batch(problem, range(options.rows), problem.rules)
-        from ctsft.discovery.scorers import _propagate
-
-        return seconds(lambda: [_propagate(one, layer, range(count)) for layer in (0, 10, 20)], options.device)
-
-    growth = []
-    for what, sizes, measure in (
-        ("heads (cdt)", [1, 3, 9], sources),
-        ("rows (cdt_linear)", [6, 12, 24], lambda n: cost("cdt_linear", n, options.tokens)),
-        ("tokens (cdt_linear)", [24, 48, 96], lambda n: cost("cdt_linear", options.rows, n)),
-    ):
-        medians = [float(np.median([measure(size) for _ in range(3)])) for size in sizes]
-        shown = {"sizes": "/".join(map(str, sizes)), "seconds": "/".join(f"{t:.3g}" for t in medians)}
-        growth.append({"grows_with": what, **shown, "exponent": exponent(sizes, medians)})
-    write(f"{name}-growth", growth)
     figure, axis = plt.subplots(figsize=(5, 2.6))
     axis.barh(frame["scorer"], frame["forwards"], color="#0173b2")
     axis.set_xscale("log")

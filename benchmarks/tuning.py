@@ -18,7 +18,7 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import RESULTS, random_model, random_rows, write
+from common import LABELS, RESULTS, random_model, random_rows, write
 
 from ctsft.heads import Head
 from ctsft.report.figures import save
@@ -27,7 +27,6 @@ from ctsft.tasks.prompts import pad_left
 from ctsft.tuning.arms import get_arm, trainable
 from ctsft.tuning.loop import Recipe, train
 
-LABELS = [11, 12, 13]
 SHARES = {"circuit 2 %": 0.02, "circuit 6 %": 0.06, "circuit 20 %": 0.20}
 VARIANTS = ["Trainer, all weights", "full", "LoRA r = 8", *reversed(SHARES), "norm_only", "floor", "forward"]
 

@@ -1,8 +1,10 @@
 """NusaX-Senti transfer (the paper's tables 1, 2 and 4): does tuning only the circuit's heads reach the target?
 
-    python experiments/01_nusax_transfer.py                    # demo: constructed languages, minutes on two cores
+    python experiments/01_nusax_transfer.py --output build     # demo: constructed languages, minutes on two cores
     python experiments/01_nusax_transfer.py --preset small     # SmolLM2-135M on real NusaX
     python experiments/01_nusax_transfer.py --preset paper     # Qwen2.5-0.5B, the paper's protocol, one GPU
+
+Finished cells in the output folder (results/, where ours are committed) are kept and not run again.
 
 For your own language pair, copy this file and change task, source, targets, n_source and data_dir below.
 """

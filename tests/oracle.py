@@ -105,23 +105,22 @@ def mlp(rel, irrel, layer, rules):
 
 
 @torch.no_grad()
-def two_streams(loaded, batch, x, z, start, source, rules, rotary):
-    """Propagate `source` [B, T, H d], injected as rel_z of layer `start`.
+def two_streams(loaded, batch, embedded, start, source, rules, rotary):
+    """Propagate `source` [B, T, H d], injected as rel_z of layer `start`, through the whole model.
 
-    x, z: the model's stream before that layer and its z. Returns (rel logits, irrel logits) at the label position,
-    and rel_z of the later layers.
+    embedded: the stream before layer 0, all of it irrelevant. Returns (rel logits, irrel logits) at the label position,
+    and rel_z of the layers from `start` on.
     """
     anatomy, mask = loaded.anatomy, batch["attention_mask"]
-    rel, irrel = torch.zeros_like(x), x
+    rel, irrel = torch.zeros_like(embedded), embedded
     rel_zs = {}
-    for number in range(start, len(anatomy.layers)):
-        layer = anatomy.layers[number]
+    for number, layer in enumerate(anatomy.layers):
+        normed = norm(rel, irrel, layer.attention_norm, rules)
+        rel_z, irrel_z = attention(*normed, anatomy, layer, rotary, mask, rules)
         if number == start:
-            rel_z, irrel_z = source, z - source
-        else:
-            normed = norm(rel, irrel, layer.attention_norm, rules)
-            rel_z, irrel_z = attention(*normed, anatomy, layer, rotary, mask, rules)
-        rel_zs[number] = rel_z
+            rel_z, irrel_z = source, rel_z + irrel_z - source
+        if number >= start:
+            rel_zs[number] = rel_z
         rel_o, irrel_o = linear(rel_z, irrel_z, layer.o, rules)
         rel, irrel = rel + rel_o, irrel + irrel_o
         rel_m, irrel_m = mlp(*norm(rel, irrel, layer.mlp_norm, rules), layer, rules)

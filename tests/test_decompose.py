@@ -50,7 +50,7 @@ def oracle_scores(problem: Problem, rules: Rules):
         for head in range(heads):
             source = torch.zeros_like(beta)
             source[..., head * d : (head + 1) * d] = beta[..., head * d : (head + 1) * d]
-            rel, _, rel_zs = oracle.two_streams(loaded, batch, kept.x, kept.z, layer, source, rules, totals.rotary)
+            rel, _, rel_zs = oracle.two_streams(loaded, batch, totals.layers[0].x, layer, source, rules, totals.rotary)
             words = rel[:, LABEL_TOKENS]
             right = rel.gather(1, gold[:, None])[:, 0]
             logits[layer, head] = (right - (words.sum(1) - right) / 2).mean()
@@ -74,7 +74,7 @@ def test_rel_and_irrel_add_up_to_the_models_logits(loaded, rules):
     for layer, kept in enumerate(totals.layers):
         source = torch.randn(kept.z.shape, generator=torch.Generator().manual_seed(layer)) * kept.z.std()
         source = source * batch["attention_mask"][..., None]
-        rel, irrel, _ = oracle.two_streams(loaded, batch, kept.x, kept.z, layer, source, rules, totals.rotary)
+        rel, irrel, _ = oracle.two_streams(loaded, batch, totals.layers[0].x, layer, source, rules, totals.rotary)
         assert rel.abs().max() > 0
         torch.testing.assert_close(rel + irrel, totals.logits, rtol=1e-4, atol=1e-4 * float(totals.logits.abs().max()))
 

@@ -208,14 +208,14 @@ def test_inner_columns_stop_before_their_target(scorer):
 def test_out_of_memory_halves_the_sources_and_changes_no_score(monkeypatch):
     problem = small_problem()
     expected = get_scorer("cdt")(problem, None, [])
-    honest = scorers._propagate
+    honest = scorers.propagate
 
     def greedy(batch, layer, chunk):
         if len(chunk) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return honest(batch, layer, chunk)
 
-    monkeypatch.setattr(scorers, "_propagate", greedy)
+    monkeypatch.setattr(scorers, "propagate", greedy)
     with pytest.warns(UserWarning, match="out of memory: going on with"):
         actual = get_scorer("cdt")(problem, None, [])
     np.testing.assert_allclose(actual.logits, expected.logits, rtol=1e-5, atol=1e-7)
@@ -223,6 +223,6 @@ def test_out_of_memory_halves_the_sources_and_changes_no_score(monkeypatch):
     def full(batch, layer, chunk):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(scorers, "_propagate", full)
+    monkeypatch.setattr(scorers, "propagate", full)
     with pytest.warns(UserWarning, match="out of memory"), pytest.raises(CellFailed, match="fewer or shorter rows"):
         get_scorer("cdt")(problem, None, [])

@@ -25,6 +25,7 @@ from ctsft.study.grid import Cell, cells
 from ctsft.study.record import COLUMNS, append_row, read_rows
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
+from ctsft.tasks.prompts import pad_left
 from ctsft.tasks.registry import get_task
 
 ROOT = Path(__file__).parents[1]
@@ -317,6 +318,17 @@ def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot load the model"):
         load_model(str(tmp_path / "m"))
+
+
+def test_the_label_position_alone_gives_the_models_own_logits():
+    """The shortcut through the unembedding against the plain forward pass over all positions."""
+    loaded = load_model("demo")
+    rows = [[10, 11, 12, 13], [20, 21], [30]]
+    for size in (3, 1):
+        batch = pad_left(rows[:size], loaded.tokenizer.pad_token_id, "cpu")
+        short = loaded.model(**batch, logits_to_keep=1).logits
+        assert short.shape[:2] == (size, 1)
+        torch.testing.assert_close(short[:, 0], loaded.model(**batch).logits[:, -1], rtol=1e-5, atol=1e-5)
 
 
 def test_errors_end_with_one_sentence_and_status_2(capsys):

@@ -53,7 +53,7 @@ def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) 
             while first < heads:
                 chunk = range(first, min(first + at_once, heads))
                 try:
-                    to_logits, to_heads = _propagate(batch, layer, chunk)
+                    to_logits, to_heads = propagate(batch, layer, chunk)
                 except RuntimeError as error:
                     if not _is_out_of_memory(error):
                         raise
@@ -73,7 +73,7 @@ def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) 
     return Relevance(logits / n_rows, columns)
 
 
-def _propagate(batch: Batch, layer: int, chunk: range) -> tuple[np.ndarray, np.ndarray]:
+def propagate(batch: Batch, layer: int, chunk: range) -> tuple[np.ndarray, np.ndarray]:
     """R of the heads `chunk` of a layer to the logits [S] and to all heads [S, layers, heads], summed over rows."""
     size, beta = batch.anatomy.head_dim, batch.beta[layer]
     source = torch.zeros(len(chunk), *beta.shape, device=beta.device)

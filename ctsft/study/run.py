@@ -62,6 +62,8 @@ def run_study(config: StudyConfig) -> int:
     finished = {row["cell"] for row in read_rows(path)}
     left = [cell for cell, key in keys.items() if key not in finished]
     print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {bench.dtype}")
+    if not left:
+        print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
         _print_estimate(bench, keys, left)
         return 0
