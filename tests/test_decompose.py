@@ -166,3 +166,8 @@ def test_scores_that_are_not_finite_name_the_layer():
         loaded.model.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(torch.inf)
     with pytest.raises(CellFailed, match="layer 0"):
         cdt(problem_for(loaded), None, [])
+
+
+@pytest.mark.parametrize(("scorer", "rules"), [(cdt, Rules()), (cdt_linear, LINEAR)])
+def test_a_map_records_the_rules_that_made_it(scorer, rules):
+    assert scorer(problem_for(tiny("llama-2kv")), None, []).about["rules"] == rules.to_dict()

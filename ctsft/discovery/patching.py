@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ctsft.discovery.decompose import LINEAR
-from ctsft.discovery.problem import Batch, Problem, batches, checked, from_gradient
+from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
+from ctsft.discovery.problem import Batch, Problem, batches, checked
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
 
@@ -36,34 +37,21 @@ def attribution(problem: Problem, relevance: Relevance | None, targets: Sequence
 
     One forward and one backward pass of the model, and one more backward pass for each inner target.
     """
-    anatomy = problem.loaded.anatomy
-    n_layers, n_rows = len(anatomy.layers), len(problem.rows)
-    wanted = [target for target in targets if relevance is None or target not in relevance.columns]
-    logits = np.zeros((n_layers, anatomy.heads))
-    columns = {target: np.zeros((n_layers, anatomy.heads)) for target in wanted}
-    for batch in batches(problem, LINEAR):
-        leaves = [torch.zeros_like(beta)[None].requires_grad_() for beta in batch.beta]
-        z: dict[int, Tensor] = {}
 
-        edits = {number: _adding(leaf, z, number) for number, leaf in enumerate(leaves)}
-        with torch.enable_grad(), editing_z(problem, edits):
+    def respond(batch: Batch) -> Response:
+        leaves, z = empty_leaves(batch), {}
+        with editing_z(problem, {number: _adding(leaf, z, number) for number, leaf in enumerate(leaves)}):
             out = problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1]
-            if relevance is None:
-                logits += from_gradient(batch, batch.margin(out).sum(), leaves, anatomy.head_dim, bool(wanted))
-            for target in (t for t in wanted if t.layer > 0):
-                value = batch.to_heads(z[target.layer][None], target.layer)[..., target.index].sum()
-                part = from_gradient(batch, value, leaves[: target.layer], anatomy.head_dim, True)
-                columns[target][: target.layer] += part
-    known = Relevance(checked(logits, "the score to the logits") / n_rows) if relevance is None else relevance
-    known.columns |= {t: checked(column, "the score to an inner head") / n_rows for t, column in columns.items()}
-    return known
+        return Response(leaves, batch.margin(out).sum(), z)
+
+    return scores_by_gradient(problem, relevance, targets, respond)
 
 
 def _adding(leaf: Tensor, seen: dict[int, Tensor], number: int) -> Callable[[Tensor], Tensor]:
-    """An edit that adds `leaf` [1, B, T, heads * d] to z and keeps z itself in `seen`."""
+    """An edit that adds `leaf` [1, B, T, heads * d] to z and keeps z itself in `seen`, in the leaf's shape."""
 
     def edit(z: Tensor) -> Tensor:
-        seen[number] = z
+        seen[number] = z[None]
         return z + leaf[0]
 
     return edit

@@ -100,13 +100,3 @@ def checked(scores: np.ndarray, what: str) -> np.ndarray:
             "the linear gate (scorer cdt_linear)."
         )
     return scores
-
-
-def from_gradient(batch: Batch, value: Tensor, leaves: list[Tensor], size: int, keep: bool) -> np.ndarray:
-    """<d value / d z_s, beta_s> summed over rows and positions, [layers, heads]; leaves are [1, B, T, heads * d]."""
-    gradients = torch.autograd.grad(value, leaves, retain_graph=keep)
-    scores = [
-        (gradient[0] * beta).unflatten(-1, (-1, size)).double().sum((0, 1, 3)).cpu().numpy()
-        for gradient, beta in zip(gradients, batch.beta, strict=False)
-    ]
-    return np.stack(scores)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
 
 from ctsft.discovery.decompose import LINEAR
+from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
 from ctsft.discovery.patching import ablation, attribution
-from ctsft.discovery.problem import Batch, Problem, batches, checked, from_gradient
+from ctsft.discovery.problem import Batch, Problem, batches, checked
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
@@ -70,7 +70,7 @@ def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) 
     checked(logits, "the score to the logits")
     checked(inner, "the score to an inner head")
     columns = {Head(t, h): inner[:, :, t, h] / n_rows for t in range(n_layers) for h in range(heads)}
-    return Relevance(logits / n_rows, columns)
+    return Relevance(logits / n_rows, columns, {"rules": problem.rules.to_dict()})
 
 
 def propagate(batch: Batch, layer: int, chunk: range) -> tuple[np.ndarray, np.ndarray]:
@@ -93,36 +93,19 @@ def cdt_linear(problem: Problem, relevance: Relevance | None, targets: Sequence[
 
     One backward pass gives every head's relevance to the logits, and one more its relevance to each inner target.
     """
-    anatomy = problem.loaded.anatomy
-    n_layers, n_rows = len(anatomy.layers), len(problem.rows)
-    wanted = [target for target in targets if relevance is None or target not in relevance.columns]
-    logits = np.zeros((n_layers, anatomy.heads))
-    columns = {target: np.zeros((n_layers, anatomy.heads)) for target in wanted}
-    for batch in batches(problem, LINEAR):
-        with torch.enable_grad():
-            leaves, rel_zs, stream = _linear_response(batch)
-            if relevance is None:
-                logits += from_gradient(batch, batch.to_logits(stream).sum(), leaves, anatomy.head_dim, bool(wanted))
-            for target in wanted:
-                if target.layer > 0:
-                    value = batch.to_heads(rel_zs[target.layer], target.layer)[..., target.index].sum()
-                    before = leaves[: target.layer]
-                    columns[target][: target.layer] += from_gradient(batch, value, before, anatomy.head_dim, True)
-    known = Relevance(checked(logits, "the score to the logits") / n_rows) if relevance is None else relevance
-    known.columns |= {t: checked(column, "the score to an inner head") / n_rows for t, column in columns.items()}
+
+    def respond(batch: Batch) -> Response:
+        leaves, propagation = empty_leaves(batch), batch.propagation
+        z = {0: leaves[0]}
+        stream = propagation.after_z(None, propagation.reach(leaves[0], 0), 0)
+        for number in range(1, len(leaves)):
+            z[number] = propagation.to_z(stream, number)
+            stream = propagation.after_z(stream, z[number] + propagation.reach(leaves[number], number), number)
+        return Response(leaves, batch.to_logits(stream).sum(), z)
+
+    known = scores_by_gradient(problem, relevance, targets, respond)
+    known.about["rules"] = LINEAR.to_dict()
     return known
-
-
-def _linear_response(batch: Batch) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Propagate an empty source of every layer, so that autograd knows how each would reach the answer."""
-    leaves = [torch.zeros_like(beta)[None].requires_grad_() for beta in batch.beta]
-    rel_zs = [leaves[0]]
-    stream = batch.propagation.after_z(None, batch.propagation.reach(leaves[0], 0), 0)
-    for number in range(1, len(leaves)):
-        rel_zs.append(batch.propagation.to_z(stream, number))
-        leaf = batch.propagation.reach(leaves[number], number)
-        stream = batch.propagation.after_z(stream, rel_zs[-1] + leaf, number)
-    return leaves, rel_zs, stream
 
 
 Scorer = Callable[[Problem, Relevance | None, Sequence[Head]], Relevance]

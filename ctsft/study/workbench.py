@@ -229,7 +229,7 @@ class Workbench:
             if len(frontiers) <= depth:
                 relevance = scorer(problem, relevance, frontiers[-1])
         seconds = time.perf_counter() - started
-        relevance.about = about | {"seconds": round(seconds, 1), "created": now(), **self.provenance}
+        relevance.about |= about | {"seconds": round(seconds, 1), "created": now(), **self.provenance}
         relevance.save(path)
         return relevance
 
@@ -262,7 +262,6 @@ class Workbench:
             "seed": seed,
             **settings,
             "theta1_hash": self.theta1_scores["weight_hash"],
-            "rules": problem.rules.to_dict(),
             "mean_row_ids": [example.id for example in mean_rows],
             "score_row_ids": [example.id for example in scored],
             "only_correct_rows": only_right,
