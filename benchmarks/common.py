@@ -85,7 +85,7 @@ def write(name: str, rows: list[dict]) -> pd.DataFrame:
     write_atomic(RESULTS / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     machine = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(Path(part).name if Path(part).is_file() else part for part in sys.argv)]),
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -19,6 +19,8 @@ import torch
 from common import RESULTS, write
 
 from ctsft.report.figures import save
+from ctsft.study.cell import run_cell
+from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
 from ctsft.study.workbench import Workbench
 
@@ -75,13 +77,13 @@ def main() -> None:
         bench = Workbench(config)
         target, n_target = config.targets[0], max(config.n_targets)
         first = Cell(target, n_target, "circuit", 2, config.lrs[0], config.seeds[0])
-        bench.heads_of(first)
+        heads_of(bench, first)
         for arm in options.arms:
             cell = replace(first, arm=arm, depth=2 if arm == "circuit" else None)
             clock = Clock()
             with clock.watching(bench.model):
                 started = time.perf_counter()
-                bench.run(cell, "benchmark")
+                run_cell(bench, cell, "benchmark")
                 total = time.perf_counter() - started
             rest = total - sum(clock.seconds.values())
             shares = {f"{what}_share": value / total for what, value in clock.seconds.items()}

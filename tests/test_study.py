@@ -20,6 +20,8 @@ import torch
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.tables import add_ct_sft, at_validated_rate, load_results, paper_values, render, transfer_table
+from ctsft.study import run as study_run
+from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cells
 from ctsft.study.record import COLUMNS, append_row, read_rows
@@ -104,7 +106,7 @@ def test_checkpointing_does_not_change_a_row(config, rows, tmp_path):
 
 
 def test_finished_cells_are_not_run_again(config, rows, monkeypatch):
-    monkeypatch.setattr(Workbench, "run", lambda *a: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(study_run, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(config) == 0
 
 
@@ -134,13 +136,25 @@ def test_discovery_never_sees_target_rows(config, rows):
     assert not set(bench.pool_a) & set(bench.pool_b)
 
 
+def test_scores_are_made_on_theta1_whoever_asks_first(config, rows, tmp_path):
+    """Scores that were made on other weights than theta1's are not used: they are made again, and are the same."""
+    [stored] = (config.folder / "relevance").glob("*.json")
+    shutil.copytree(config.folder / "theta1", tmp_path / "demo" / "theta1")
+    shutil.copytree(config.folder / "cache", tmp_path / "demo" / "cache")
+    shutil.copytree(config.folder / "relevance", tmp_path / "demo" / "relevance")
+    stale = json.loads(stored.read_text()) | {"theta1_hash": "other", "logits": [[0.0] * 8] * 4}
+    (tmp_path / "demo" / "relevance" / stored.name).write_text(json.dumps(stale))
+    heads = heads_of(Workbench(replace(config, output=tmp_path)), Cell("d30", 20, "circuit", 1, 1e-3, 31))
+    assert heads == heads_of(Workbench(config), Cell("d30", 20, "circuit", 1, 1e-3, 31))
+
+
 def test_theta1_is_back_bit_for_bit_after_every_arm(config, rows):
     bench = Workbench(config)
     bench.theta1_of(31)
     before = weight_hash(bench.model)
     for arm in ("full", "direct", "circuit", "norm_only"):
         cell = Cell("d30", 20, arm, 1 if arm == "circuit" else None, 1e-3, 31)
-        with bench.tuned(cell, bench.heads_of(cell)):
+        with bench.tuned(cell, heads_of(bench, cell)):
             assert weight_hash(bench.model) != before
         assert weight_hash(bench.model) == before
 
@@ -156,21 +170,21 @@ def test_damaged_theta1_weights_are_named_and_not_used(config, rows, tmp_path):
 
 
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(config, rows, tmp_path, monkeypatch, capsys):
-    honest = Workbench.run
+    honest = study_run.run_cell
 
-    def run(self, cell, key):
+    def run(bench, cell, key):
         if cell.arm == "full":
             raise CellFailed("the loss became nan at step 1 of 10")
-        return honest(self, cell, key)
+        return honest(bench, cell, key)
 
-    monkeypatch.setattr(Workbench, "run", run)
+    monkeypatch.setattr(study_run, "run_cell", run)
     short = replace(config, output=tmp_path, arms=("zero_shot", "full", "norm_only"))
     assert run_study(short) == 1
     assert [row["arm"] for row in read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")] == ["zero_shot", "norm_only"]
     [note] = (tmp_path / "demo" / "failed").glob("*.json")
     assert "loss became nan" in json.loads(note.read_text())["reason"]
     assert "failed: d30-n20-full" in capsys.readouterr().err
-    monkeypatch.setattr(Workbench, "run", honest)
+    monkeypatch.setattr(study_run, "run_cell", honest)
     assert run_study(short) == 0
     assert not list((tmp_path / "demo" / "failed").glob("*.json"))
 

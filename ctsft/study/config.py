@@ -152,4 +152,5 @@ class StudyConfig:
         return self.output / self.preset
 
     def to_dict(self) -> dict:
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        """For the record: folders by their last name, because the rest belongs to one machine."""
+        return {key: value.name if isinstance(value, Path) else value for key, value in asdict(self).items()}

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from ctsft.errors import CellFailed, UserError
 from ctsft.report.tables import load_results, render, transfer_table
 from ctsft.storage import write_atomic, write_json
+from ctsft.study.cell import run_cell
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.record import append_row, git_commit, now, read_rows, versions
@@ -71,6 +72,7 @@ def run_study(config: StudyConfig) -> int:
         config.folder / f"{config.experiment}.config.json",
         {
             **config.to_dict(),
+            "label_words": config.effective_task.label_words,
             "effective_device": str(bench.device),
             "effective_dtype": bench.dtype,
             "threads": torch.get_num_threads(),
@@ -103,7 +105,7 @@ def _run_cells(bench: Workbench, path: Path, keys: dict[Cell, str], left: list[C
             note = bench.config.folder / "failed" / f"{key}.json"
             started = time.perf_counter()
             try:
-                row = bench.run(cell, key)
+                row = run_cell(bench, cell, key)
             except CellFailed as error:
                 failed[key] = str(error)
                 write_json(

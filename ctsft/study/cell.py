@@ -1,0 +1,70 @@
+"""One cell from theta1 to its row."""
+
+from __future__ import annotations
+
+import time
+
+from ctsft.study.circuit_stage import heads_of
+from ctsft.study.grid import Cell
+from ctsft.study.record import now, peak_memory_mb
+from ctsft.study.workbench import Workbench
+from ctsft.tuning.arms import get_arm
+
+
+def run_cell(bench: Workbench, cell: Cell, key: str) -> dict[str, object]:
+    """Run one cell and return its row."""
+    config = bench.config
+    theta1 = bench.theta1_of(cell.seed)
+    heads = heads_of(bench, cell)
+    rows = bench.prompts(cell.target, "test")
+    with bench.tuned(cell, heads) as (trainable_weights, train_seconds):
+        started = time.perf_counter()
+        predictions, test = bench.accuracy(cell.target, "test")
+        _, valid = bench.accuracy(cell.target, "valid")
+        if cell.arm == "zero_shot":
+            source_digits, source_accuracy = theta1["test_predictions"], theta1["test_accuracy"]
+        else:
+            source, source_scores = bench.accuracy(config.source, "test")
+            source_digits, source_accuracy = source.digits, source_scores["accuracy"]
+        eval_seconds = time.perf_counter() - started
+    gold = [bench.label_tokens[label] for label in rows.labels]
+    total = sum(parameter.numel() for parameter in bench.model.parameters())
+    arm = get_arm(cell.arm)
+    return {
+        "cell": key,
+        "experiment": config.experiment,
+        "preset": config.preset,
+        "model": bench.model_name,
+        "model_hash": bench.loaded.weights,
+        "task": config.task,
+        "source": config.source,
+        "target": cell.target,
+        "n_source": config.n_source if arm.start == "theta1" else 0,
+        "n_target": cell.n_target,
+        "arm": cell.arm,
+        "depth": cell.depth,
+        "draw": cell.draw,
+        "scorer": config.scorer if arm.needs_heads else None,
+        "lr": None if arm.moves == "nothing" else cell.lr,
+        "seed": cell.seed,
+        "draw_seed": cell.seed,
+        "order_seed": cell.seed,
+        "accuracy": round(test["accuracy"], 6),
+        "macro_f1": round(test["macro_f1"], 6),
+        "full_vocab_accuracy": round(float((predictions.vocabulary == gold).mean()), 6),
+        "valid_accuracy": round(valid["accuracy"], 6),
+        "source_accuracy": round(source_accuracy, 6),
+        "source_accuracy_before": round(theta1["test_accuracy"], 6),
+        "heads": len(heads),
+        "trainable": trainable_weights,
+        "trainable_share": round(trainable_weights / total, 8),
+        "predictions": predictions.digits,
+        "source_predictions": source_digits,
+        "dtype": bench.dtype,
+        "device": str(bench.device),
+        "train_seconds": round(train_seconds, 2),
+        "eval_seconds": round(eval_seconds, 2),
+        "peak_memory_mb": peak_memory_mb(bench.device),
+        "git_commit": bench.provenance["git_commit"],
+        "created": now(),
+    }

@@ -1,0 +1,102 @@
+"""Stages 2 and 3 of a cell: score the heads of theta1 on source rows, and choose those that the arm tunes."""
+
+from __future__ import annotations
+
+import time
+
+from tqdm import tqdm
+
+from ctsft.discovery.circuits import heads_per_depth, next_frontier, select
+from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.problem import Problem
+from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.scorers import get_scorer
+from ctsft.heads import Head
+from ctsft.storage import write_json
+from ctsft.study.grid import Cell, relevance_settings, short_hash
+from ctsft.study.record import now
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.task import draw_balanced
+from ctsft.tuning.arms import get_arm
+
+
+def relevance_of(bench: Workbench, seed: int, depth: int) -> Relevance:
+    """Scores of every head on theta1 of `seed`, with the inner columns that circuits up to `depth` need."""
+    config, theta1 = bench.config, bench.theta1_of(seed)
+    settings = relevance_settings(config, bench.loaded.weights)
+    name = f"{config.source}-{config.scorer}-s{seed}-{short_hash(settings)}"
+    path = config.folder / "relevance" / name
+    k = heads_per_depth(bench.anatomy.n_heads, config.share)
+    relevance = None
+    if path.with_suffix(".json").is_file() and path.with_suffix(".safetensors").is_file():
+        stored = Relevance.load(path)
+        # theta1 of another machine has other last bits; scores of its weights are not scores of ours.
+        relevance = stored if stored.about["theta1_hash"] == theta1["weight_hash"] else None
+    frontiers = [] if relevance is None else _known_frontiers(relevance, depth, k)
+    if len(frontiers) > depth:
+        return relevance
+    problem, about = _problem(bench, seed, settings)
+    tqdm.write(f"scores of seed {seed}: {config.scorer} on {len(problem.rows)} rows of {config.source}")
+    started = time.perf_counter()
+    scorer = get_scorer(config.scorer)
+    relevance = scorer(problem, relevance, [])
+    frontiers = []
+    for _ in range(depth + 1):
+        frontiers.append(next_frontier(relevance, frontiers, k))
+        if len(frontiers) <= depth:
+            relevance = scorer(problem, relevance, frontiers[-1])
+    seconds = time.perf_counter() - started
+    relevance.about |= about | {"seconds": round(seconds, 1), "created": now(), **bench.provenance}
+    relevance.save(path)
+    return relevance
+
+
+def _known_frontiers(relevance: Relevance, depth: int, k: int) -> list[list[Head]]:
+    """As many depths of the circuit as the stored columns allow."""
+    frontiers: list[list[Head]] = []
+    while len(frontiers) <= depth and (not frontiers or set(frontiers[-1]) <= relevance.columns.keys()):
+        frontiers.append(next_frontier(relevance, frontiers, k))
+    return frontiers
+
+
+def _problem(bench: Workbench, seed: int, settings: dict) -> tuple[Problem, dict]:
+    """The rows of the mean, and other rows of pool A that theta1 gets right, both balanced over the labels."""
+    config, n_labels = bench.config, len(bench.task.labels)
+    pool = bench.split(config.source, "train").by_id(bench.pool_a)
+    mean_rows = draw_balanced(pool, config.mean_rows // n_labels, n_labels, seed)
+    used = {example.id for example in mean_rows}
+    rest = [example for example in pool if example.id not in used]
+    answers = bench.predict(bench.encode(rest)).labels
+    right = [example for example, answer in zip(rest, answers, strict=True) if example.label == answer]
+    scored = draw_balanced(right, config.score_rows // n_labels, n_labels, seed)
+    only_right = bool(scored)
+    if not only_right:
+        # A start so weak that it never gives some label (the paper's case of 50 XNLI rows) is scored all the same.
+        scored = draw_balanced(rest, config.score_rows // n_labels, n_labels, seed)
+    mean = label_balanced_mean(bench.loaded, bench.encode(mean_rows), n_labels, config.eval_batch)
+    problem = Problem(bench.loaded, bench.encode(scored), bench.label_tokens, mean)
+    about = {
+        "seed": seed,
+        **settings,
+        "theta1_hash": bench.theta1_of(seed)["weight_hash"],
+        "mean_row_ids": [example.id for example in mean_rows],
+        "score_row_ids": [example.id for example in scored],
+        "only_correct_rows": only_right,
+    }
+    return problem, about
+
+
+def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
+    """The heads that the cell tunes, written down as a circuit file; none for arms that choose no heads."""
+    if not get_arm(cell.arm).needs_heads:
+        return []
+    config = bench.config
+    relevance = relevance_of(bench, cell.seed, cell.depth)
+    per_group = bench.anatomy.heads // bench.anatomy.kv_heads
+    chosen = select(cell.arm, relevance, cell.depth, config.share, per_group, cell.seed + cell.draw)
+    settings = relevance_settings(config, bench.loaded.weights) | {"share": config.share}
+    draw_name = f"-draw{cell.draw}" if cell.draw else ""
+    name = f"{config.source}-{cell.arm}-d{cell.depth}{draw_name}-s{cell.seed}-{short_hash(settings)}"
+    content = {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed, "draw": cell.draw, **settings}
+    write_json(config.folder / "circuits" / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
+    return chosen
