@@ -18,6 +18,9 @@ from ctsft.tuning.arms import ARMS
 MARKERS = dict(zip(ARMS, ["o", "s", "D", "P", "X", "v", "^", "*"], strict=True))
 COLOURS = dict(zip(ARMS, sns.color_palette("colorblind", len(ARMS)), strict=True))
 
+# A narrower axis would blow up differences that 400 test rows cannot tell from chance.
+MIN_SPAN = 0.2
+
 
 def arm_label(arm: str, depth: object) -> str:
     """An arm in words, with its depth where it has one."""
@@ -52,6 +55,10 @@ def transfer_figure(rows: pd.DataFrame, n_target: int, title: str) -> plt.Figure
             left.set_yticks(range(len(arms)), [arm_label(*pair) for pair in arms])
             right.set_yticks(range(len(arms)), [""] * len(arms))
             left.set_title(target, loc="left", fontweight="bold", fontsize=9)
+        for axis in axes[-1]:
+            low, high = axis.get_xlim()
+            spare = max(0.0, MIN_SPAN - (high - low)) / 2
+            axis.set_xlim(low - spare, high + spare)
         axes[-1][0].set_xlabel("accuracy on the target\n(dashed: no target rows)")
         axes[-1][1].set_xlabel(f"accuracy on {rows['source'].iloc[0]} afterwards\n(dashed: before)")
         figure.suptitle(title, fontsize=10)
