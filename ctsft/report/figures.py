@@ -79,7 +79,7 @@ def _spans(axis: plt.Axes, rows: pd.DataFrame, arms: list, column: str) -> None:
 def save(figure: plt.Figure, path: Path) -> list[Path]:
     """Write `path`.png (200 dpi) and `path`.pdf, without a date inside, so that equal rows give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    out = [path.with_suffix(".png"), path.with_suffix(".pdf")]
+    out = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "pdf")]
     figure.savefig(out[0], dpi=200, metadata={"Software": None})
     figure.savefig(out[1], metadata={"CreationDate": None})
     plt.close(figure)
