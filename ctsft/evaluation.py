@@ -66,8 +66,3 @@ class LabelScores(evaluate.Metric):
 def scores(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """{"accuracy", "macro_f1"}, both fractions."""
     return LabelScores(keep_in_memory=True).compute(predictions=list(predictions), references=list(references))
-
-
-def retention(after: float, before: float) -> float:
-    """Source accuracy kept: after / before (1 means nothing was forgotten)."""
-    return after / before
