@@ -15,6 +15,11 @@ from torch import nn
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
 
 
+def digits(labels: Sequence[int]) -> str:
+    """`p` and one digit a row. The letter keeps spreadsheets from reading a number of 400 digits."""
+    return "p" + "".join(str(label) for label in labels)
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Per row, in the order of the rows given: the best label word, the logits of all [N, C], the vocabulary's best."""
@@ -25,8 +30,7 @@ class Predictions:
 
     @property
     def digits(self) -> str:
-        """`p` and one digit a row. The letter keeps spreadsheets from reading a number of 400 digits."""
-        return "p" + "".join(str(label) for label in self.labels)
+        return digits(self.labels)
 
 
 @torch.no_grad()

@@ -6,18 +6,20 @@ import time
 
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
+from ctsft.study.probes import Watch
 from ctsft.study.record import now, peak_memory_mb
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
 
-def run_cell(bench: Workbench, cell: Cell, key: str) -> dict[str, object]:
-    """Run one cell and return its row."""
+def run_cell(bench: Workbench, cell: Cell, key: str) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """Run one cell; returns its row, and the lines of its probes where the configuration has any."""
     config = bench.config
     theta1 = bench.theta1_of(cell.seed)
     heads = heads_of(bench, cell)
     rows = bench.prompts(cell.target, "test")
-    with bench.tuned(cell, heads) as (trainable_weights, train_seconds):
+    watch = Watch(bench, cell, key) if config.probes else None
+    with bench.tuned(cell, heads, watch and watch.after_epoch) as (trainable_weights, train_seconds):
         started = time.perf_counter()
         predictions, test = bench.accuracy(cell.target, "test")
         _, valid = bench.accuracy(cell.target, "valid")
@@ -27,15 +29,18 @@ def run_cell(bench: Workbench, cell: Cell, key: str) -> dict[str, object]:
             source, source_scores = bench.accuracy(config.source, "test")
             source_digits, source_accuracy = source.digits, source_scores["accuracy"]
         eval_seconds = time.perf_counter() - started
+        if watch is not None:
+            watch.at_the_end(predictions.digits, source_digits)
     gold = [bench.label_tokens[label] for label in rows.labels]
     total = sum(parameter.numel() for parameter in bench.model.parameters())
     arm = get_arm(cell.arm)
-    return {
+    row = {
         "cell": key,
         "experiment": config.experiment,
         "preset": config.preset,
         "model": bench.model_name,
         "model_hash": bench.loaded.weights,
+        "theta1": theta1["weight_hash"] if arm.start == "theta1" else None,
         "task": config.task,
         "source": config.source,
         "target": cell.target,
@@ -43,8 +48,10 @@ def run_cell(bench: Workbench, cell: Cell, key: str) -> dict[str, object]:
         "n_target": cell.n_target,
         "arm": cell.arm,
         "depth": cell.depth,
+        "share": cell.share if arm.needs_heads else None,
         "draw": cell.draw,
         "scorer": config.scorer if arm.needs_heads else None,
+        "kv_policy": config.kv_policy if arm.needs_heads else None,
         "lr": None if arm.moves == "nothing" else cell.lr,
         "seed": cell.seed,
         "draw_seed": cell.seed,
@@ -62,9 +69,10 @@ def run_cell(bench: Workbench, cell: Cell, key: str) -> dict[str, object]:
         "source_predictions": source_digits,
         "dtype": bench.dtype,
         "device": str(bench.device),
-        "train_seconds": round(train_seconds, 2),
+        "train_seconds": round(train_seconds - (watch.seconds if watch else 0), 2),
         "eval_seconds": round(eval_seconds, 2),
         "peak_memory_mb": peak_memory_mb(bench.device),
         "git_commit": bench.provenance["git_commit"],
         "created": now(),
     }
+    return row, watch.lines if watch else []

@@ -20,13 +20,13 @@ from ctsft.tasks.task import draw_balanced
 from ctsft.tuning.arms import get_arm
 
 
-def relevance_of(bench: Workbench, seed: int, depth: int) -> Relevance:
-    """Scores of every head on theta1 of `seed`, with the inner columns that circuits up to `depth` need."""
+def relevance_of(bench: Workbench, seed: int, depth: int, share: float) -> Relevance:
+    """Scores of every head on theta1 of `seed`, with the inner columns that circuits of `share` up to `depth` need."""
     config, theta1 = bench.config, bench.theta1_of(seed)
     settings = relevance_settings(config, bench.loaded.weights)
     name = f"{config.source}-{config.scorer}-s{seed}-{short_hash(settings)}"
     path = config.folder / "relevance" / name
-    k = heads_per_depth(bench.anatomy.n_heads, config.share)
+    k = heads_per_depth(bench.anatomy.n_heads, share)
     relevance = None
     if path.with_suffix(".json").is_file() and path.with_suffix(".safetensors").is_file():
         stored = Relevance.load(path)
@@ -91,10 +91,10 @@ def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
     if not get_arm(cell.arm).needs_heads:
         return []
     config = bench.config
-    relevance = relevance_of(bench, cell.seed, cell.depth)
+    relevance = relevance_of(bench, cell.seed, cell.depth, cell.share)
     per_group = bench.anatomy.heads // bench.anatomy.kv_heads
-    chosen = select(cell.arm, relevance, cell.depth, config.share, per_group, cell.seed + cell.draw)
-    settings = relevance_settings(config, bench.loaded.weights) | {"share": config.share}
+    chosen = select(cell.arm, relevance, cell.depth, cell.share, per_group, cell.seed + cell.draw)
+    settings = relevance_settings(config, bench.loaded.weights) | {"share": cell.share}
     draw_name = f"-draw{cell.draw}" if cell.draw else ""
     name = f"{config.source}-{cell.arm}-d{cell.depth}{draw_name}-s{cell.seed}-{short_hash(settings)}"
     content = {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed, "draw": cell.draw, **settings}

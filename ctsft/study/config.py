@@ -62,8 +62,8 @@ class StudyConfig:
     """Longest prompt; the text is cut, never the label field."""
     scorer: str = "cdt"
     """How heads are scored: cdt (the paper) or cdt_linear (one backward pass)."""
-    share: float = 0.02
-    """Share of all heads in one depth of the circuit."""
+    shares: tuple[float, ...] = (0.02,)
+    """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
     """Source rows of the label-balanced mean."""
     score_rows: int = 48
@@ -80,6 +80,10 @@ class StudyConfig:
     """Folder with the data; without it (and without CTSFT_DATA_DIR) the data are downloaded."""
     output: Path = Path("results")
     """Results folder."""
+    probes: tuple[str, ...] = ()
+    """Related tests that every cell answers before and after tuning, each as task/language (smsa/indonesian)."""
+    by_epoch: bool = False
+    """With --probes: answer the target's and the source's test rows after every epoch too."""
     dry_run: bool = False
     """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
 
@@ -106,7 +110,7 @@ class StudyConfig:
         }.items():
             if getattr(self, name) < low:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}.")
-        for name in ("targets", "n_targets", "arms", "depths", "seeds", "lrs"):
+        for name in ("targets", "n_targets", "arms", "depths", "seeds", "lrs", "shares"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UserError(f"--{name.replace('_', '-')} needs at least one value, and each only once.")
@@ -116,8 +120,16 @@ class StudyConfig:
             raise UserError("--depths and --seeds must not be negative.")
         if min(*self.lrs, self.source_lr) <= 0:
             raise UserError("learning rates must be above zero.")
-        if not 0 < self.share <= 1:
-            raise UserError(f"--share is {self.share}; it must lie in (0, 1].")
+        if not all(0 < share <= 1 for share in self.shares):
+            raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
+        for probe in self.probes:
+            name, _, language = probe.partition("/")
+            if language not in get_task(name).languages:
+                raise UserError(
+                    f"unknown probe '{probe}'. Give task/language; {name} has: {', '.join(get_task(name).languages)}."
+                )
+        if self.by_epoch and not self.probes:
+            raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
         self.arm_depths()
 
     def arm_depths(self) -> list[tuple[str, int | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import product
 
 from ctsft.study.config import StudyConfig
 from ctsft.tuning.arms import get_arm
@@ -26,6 +27,7 @@ class Cell:
     lr: float
     seed: int
     draw: int = 0
+    share: float = 0.02
 
     def key(self, fingerprint: str) -> str:
         """Readable and stable, for instance javanese-n100-circuit-d2-lr5e-05-s31-1a2b3c."""
@@ -64,7 +66,7 @@ def cell_fingerprint(config: StudyConfig, cell: Cell, weights: str) -> str:
     """The digits at the end of a key: all that the cell depends on and the key does not spell out."""
     if not get_arm(cell.arm).needs_heads:
         return short_hash(theta1_settings(config, weights))
-    extra = {"share": config.share, "kv_policy": config.kv_policy}
+    extra = {"share": cell.share, "kv_policy": config.kv_policy}
     return short_hash(relevance_settings(config, weights) | extra)
 
 
@@ -80,6 +82,10 @@ def cells(config: StudyConfig) -> list[Cell]:
                             # No target row is used, so one cell stands for every n and learning rate.
                             todo[Cell(target, 0, arm, None, 0.0, seed)] = None
                             continue
-                        for draw in range(config.random_draws if arm == "random" else 1):
-                            todo[Cell(target, n_target, arm, depth, lr, seed, draw)] = None
+                        if not get_arm(arm).needs_heads:
+                            todo[Cell(target, n_target, arm, None, lr, seed)] = None
+                            continue
+                        draws = range(config.random_draws if arm == "random" else 1)
+                        for share, draw in product(config.shares, draws):
+                            todo[Cell(target, n_target, arm, depth, lr, seed, draw, share)] = None
     return list(todo)

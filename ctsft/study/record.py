@@ -5,33 +5,42 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import json
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from ctsft.errors import UserError
-from ctsft.storage import locked, write_atomic
+from ctsft.evaluation import digits
+from ctsft.storage import locked, write_atomic, write_json
+from ctsft.tasks.task import Rows
 
 COLUMNS = (
-    "cell experiment preset model model_hash task source target n_source n_target arm depth draw scorer lr seed "
-    "draw_seed order_seed accuracy macro_f1 full_vocab_accuracy valid_accuracy source_accuracy source_accuracy_before "
-    "heads trainable trainable_share predictions source_predictions dtype device train_seconds eval_seconds "
-    "peak_memory_mb git_commit created"
+    "cell experiment preset model model_hash theta1 task source target n_source n_target arm depth share draw scorer "
+    "kv_policy lr seed draw_seed order_seed accuracy macro_f1 full_vocab_accuracy valid_accuracy source_accuracy "
+    "source_accuracy_before heads trainable trainable_share predictions source_predictions dtype device train_seconds "
+    "eval_seconds peak_memory_mb git_commit created"
 ).split()
+PROBE_COLUMNS = (
+    "cell epoch test role accuracy_before accuracy predictions_before predictions distance relative_distance same_row "
+    "git_commit created"
+).split()
+PROBES = ".probes.csv"
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     """All rows of a results file as text; none where there is no file yet."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != list(COLUMNS):
+        if reader.fieldnames != list(columns):
             raise UserError(
                 f"{path} has other columns than this version writes. Move it away, or use another --output."
             )
@@ -42,15 +51,37 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def append_row(path: Path, row: dict[str, object]) -> None:
-    """Add one row; a reader, a crash or another process never sees a part of it."""
+def append_rows(path: Path, new: Sequence[dict[str, object]], columns: Sequence[str] = COLUMNS) -> None:
+    """Add rows, all or none; a reader, a crash or another process never sees a part of them."""
     with locked(path):
-        rows = read_rows(path)
+        rows = read_rows(path, columns)
         out = io.StringIO()
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*rows, {name: "" if row[name] is None else row[name] for name in COLUMNS}])
+        writer.writerows([*rows, *({name: "" if row[name] is None else row[name] for name in columns} for row in new)])
         write_atomic(path, out.getvalue())
+
+
+def read_cells(folder: Path) -> dict[str, dict[str, str]]:
+    """The rows of all experiments in a results folder, by cell: what one script ran, the others need not run again."""
+    files = [path for path in sorted(folder.glob("*.csv")) if not path.name.endswith(PROBES)]
+    return {row["cell"]: row for path in files for row in read_rows(path)}
+
+
+def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
+    """Write the labels of the test rows beside the results (`task/language` -> `p` and a digit per row).
+
+    With them every accuracy, interval and paired test follows from the committed files alone.
+    """
+    path = folder / "gold.json"
+    with locked(path):
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        new = {
+            name: {"labels": digits([example.label for example in rows.examples]), "sha256": rows.sha256}
+            for name, rows in tests.items()
+        }
+        if known != known | new:
+            write_json(path, dict(sorted((known | new).items())))
 
 
 def git_commit() -> str:

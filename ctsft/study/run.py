@@ -6,7 +6,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,22 +15,41 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ctsft.errors import CellFailed, UserError
-from ctsft.report.tables import load_results, render, transfer_table
+from ctsft.report.rows import Results
+from ctsft.report.transfer import transfer
 from ctsft.storage import write_atomic, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells
-from ctsft.study.record import append_row, git_commit, now, read_rows, versions
+from ctsft.study.record import (
+    PROBE_COLUMNS,
+    PROBES,
+    append_rows,
+    git_commit,
+    keep_gold,
+    now,
+    read_cells,
+    read_rows,
+    versions,
+)
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
 
-def main(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[str] | None = None) -> None:
-    """Entry point of the scripts: `--preset NAME`, then any field of StudyConfig as a flag. Exits with a status."""
+def main(
+    presets: Mapping[str, StudyConfig],
+    description: str,
+    table: Callable[[Results], str] = transfer,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Entry point of the scripts: `--preset NAME`, then any field of StudyConfig as a flag. Exits with a status.
+
+    `table` makes what is printed at the end out of the rows of the results folder.
+    """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        sys.exit(run_study(parse(presets, description, argv)))
+        sys.exit(run_study(parse(presets, description, argv), table))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -54,20 +73,25 @@ def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[s
     return tyro.cli(StudyConfig, default=presets[known.preset], args=rest, description=about)
 
 
-def run_study(config: StudyConfig) -> int:
-    """Run every cell that has no row yet. Returns the exit status: 1 when a cell failed, else 0."""
+def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -> int:
+    """Run every cell that no experiment has run yet. Returns the exit status: 1 when a cell failed, else 0."""
     path = config.folder / f"{config.experiment}.csv"
     _check_writable(config.folder)
     bench = Workbench(config)
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
-    finished = {row["cell"] for row in read_rows(path)}
-    left = [cell for cell, key in keys.items() if key not in finished]
+    finished = read_cells(config.folder)
+    probed = (
+        {line["cell"] for line in read_rows(path.with_suffix(PROBES), PROBE_COLUMNS)} if config.probes else finished
+    )
+    left = [cell for cell, key in keys.items() if key not in finished or key not in probed]
     print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {bench.dtype}")
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
         _print_estimate(bench, keys, left)
         return 0
+    tests = (*(f"{config.task}/{language}" for language in (config.source, *config.targets)), *config.probes)
+    keep_gold(config.folder, {test: bench.test_rows(test) for test in tests})
     write_json(
         config.folder / f"{config.experiment}.config.json",
         {
@@ -81,8 +105,8 @@ def run_study(config: StudyConfig) -> int:
             **bench.provenance,
         },
     )
-    failed = _run_cells(bench, path, keys, left)
-    _print_results(bench, path, set(keys.values()))
+    failed = _run_cells(bench, path, keys, left, finished)
+    _print_results(bench, path, table)
     for key, reason in failed.items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -97,7 +121,9 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another folder with --output.") from error
 
 
-def _run_cells(bench: Workbench, path: Path, keys: dict[Cell, str], left: list[Cell]) -> dict[str, str]:
+def _run_cells(
+    bench: Workbench, path: Path, keys: dict[Cell, str], left: list[Cell], finished: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
     failed: dict[str, str] = {}
     with tqdm(left, unit="cell", disable=None) as bar:
         for cell in bar:
@@ -105,7 +131,7 @@ def _run_cells(bench: Workbench, path: Path, keys: dict[Cell, str], left: list[C
             note = bench.config.folder / "failed" / f"{key}.json"
             started = time.perf_counter()
             try:
-                row = run_cell(bench, cell, key)
+                row, lines = run_cell(bench, cell, key)
             except CellFailed as error:
                 failed[key] = str(error)
                 write_json(
@@ -114,7 +140,12 @@ def _run_cells(bench: Workbench, path: Path, keys: dict[Cell, str], left: list[C
                 )
                 tqdm.write(f"{key}  FAILED: {error}")
                 continue
-            append_row(path, row)
+            # The row first: a run that is killed between the two finds it, and measures the probes again.
+            if key not in finished:
+                append_rows(path, [row])
+            if lines:
+                same = finished.get(key, row)["predictions"] == row["predictions"]
+                append_rows(path.with_suffix(PROBES), [line | {"same_row": same} for line in lines], PROBE_COLUMNS)
             note.unlink(missing_ok=True)
             seconds = time.perf_counter() - started
             tqdm.write(
@@ -155,13 +186,11 @@ def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -
     )
 
 
-def _print_results(bench: Workbench, path: Path, wanted: set[str]) -> None:
+def _print_results(bench: Workbench, path: Path, table: Callable[[Results], str]) -> None:
     config = bench.config
-    if not path.is_file():
+    if not read_cells(config.folder):
         return
-    frame = load_results(path)
-    frame = frame[frame["cell"].isin(wanted)]
-    print(f"\n{render(transfer_table(frame, paper=config.preset == 'paper'))}\n")
+    print(f"\n{table(Results.read(config.folder))}\n")
     for target in config.targets:
         labels = [example.label for example in bench.split(target, "test").examples]
         share = max(labels.count(label) for label in set(labels)) / len(labels)

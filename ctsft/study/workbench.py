@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, short_hash, theta1_settings
 from ctsft.study.record import git_commit, now, peak_memory_mb, versions
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
+from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Example, Rows, check_aligned, draw, split_pools
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
 from ctsft.tuning.loop import Recipe, train
@@ -58,6 +59,9 @@ class Workbench:
             raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
         self.label_tokens = label_tokens(self.loaded.tokenizer, self.task)
         self.encoded: dict[tuple[str, str], Encoded] = {}
+        self.related: dict[str, Rows] = {}
+        self.related_prompts: dict[str, tuple[Encoded, list[int]]] = {}
+        self.before: dict[tuple[int | None, str], str] = {}
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
         self.base = self._snapshot()
@@ -88,6 +92,40 @@ class Workbench:
         predictions = self.predict(rows)
         return predictions, scores(predictions.labels, rows.labels)
 
+    # ---- tests, each named task/language -----------------------------------------------------------------------
+
+    def test_rows(self, test: str) -> Rows:
+        """The test rows of the study's own task, or of a related one."""
+        name, _, language = test.partition("/")
+        if name == self.config.task:
+            return self.split(language, "test")
+        if test not in self.related:
+            self.related[test] = get_task(name).load(language, "test", self.config.data_folder)
+        return self.related[test]
+
+    def answers(self, test: str) -> str:
+        """The model's answers now, as digits; a related task has its own prompt and label words."""
+        name, _, language = test.partition("/")
+        if name == self.config.task:
+            return self.predict(self.prompts(language, "test")).digits
+        if test not in self.related_prompts:
+            task, tokenizer = get_task(name), self.loaded.tokenizer
+            rows = encode(tokenizer, task, self.test_rows(test).examples, self.config.max_tokens)
+            self.related_prompts[test] = rows, label_tokens(tokenizer, task)
+        rows, words = self.related_prompts[test]
+        pad = self.loaded.tokenizer.pad_token_id
+        return predict(self.model, rows, words, pad, self.config.eval_batch, self.autocast).digits
+
+    def answers_of_theta1(self, test: str) -> str:
+        """The answers of theta1, which the model must be in; asked once for each seed."""
+        if (self.theta1_seed, test) not in self.before:
+            self.before[self.theta1_seed, test] = self.answers(test)
+        return self.before[self.theta1_seed, test]
+
+    def share_right(self, test: str, answers: str) -> float:
+        gold = [example.label for example in self.test_rows(test).examples]
+        return sum(int(digit) == label for digit, label in zip(answers[1:], gold, strict=True)) / len(gold)
+
     # ---- weights ----------------------------------------------------------------------------------------------
 
     def _snapshot(self) -> dict[str, Tensor]:
@@ -99,7 +137,9 @@ class Workbench:
             parameter.copy_(weights[name])
 
     @contextmanager
-    def tuned(self, cell: Cell, heads: list[Head]) -> Iterator[tuple[int, float]]:
+    def tuned(
+        self, cell: Cell, heads: list[Head], after_epoch: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[int, float]]:
         """Tune the cell's arm on its target rows; at the end theta1 is back, bit for bit.
 
         Yields (number of trainable weights, seconds of training).
@@ -115,7 +155,7 @@ class Workbench:
             if arm.moves != "nothing":
                 ids = draw(self.pool_b, cell.n_target, cell.seed)
                 rows = self.encode(self.split(cell.target, "train").by_id(ids))
-                self._train(arm, heads, rows, cell.lr, cell.seed)
+                self._train(arm, heads, rows, cell.lr, cell.seed, after_epoch)
             yield count(self.model, moving), time.perf_counter() - started
         finally:
             if arm.moves == "all":
@@ -123,16 +163,36 @@ class Workbench:
             else:
                 write_slices(self.model, before)
 
-    def _train(self, arm: Arm, heads: list[Head], rows: Encoded, lr: float, order_seed: int) -> None:
+    def _train(
+        self,
+        arm: Arm,
+        heads: list[Head],
+        rows: Encoded,
+        lr: float,
+        order_seed: int,
+        after_epoch: Callable[[int], None] | None = None,
+    ) -> None:
         config = self.config
         recipe = Recipe(lr, config.epochs, config.batch_size, micro_batch=config.micro_batch)
         with trainable(self.model, self.anatomy, arm, heads, config.kv_policy) as (parameters, compact):
             pad = self.loaded.tokenizer.pad_token_id
             write_back = compact.write_back
             if config.checkpointing:
-                self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            train(self.model, parameters, rows, self.label_tokens, pad, recipe, order_seed, self.autocast, write_back)
-        self.model.gradient_checkpointing_disable()
+                self.model.activation_checkpointing_enable({"use_reentrant": False})
+            train(
+                self.model,
+                parameters,
+                rows,
+                self.label_tokens,
+                pad,
+                recipe,
+                order_seed,
+                self.autocast,
+                write_back,
+                after_epoch,
+            )
+        if config.checkpointing:
+            self.model.activation_checkpointing_disable()
 
     # ---- stages -----------------------------------------------------------------------------------------------
 
@@ -140,6 +200,7 @@ class Workbench:
     def provenance(self) -> dict:
         """What every JSON file beside the results says of where it came from."""
         data = {f"{language}/{name}": rows.sha256[:16] for (language, name), rows in sorted(self.rows.items())}
+        data |= {test: rows.sha256[:16] for test, rows in sorted(self.related.items())}
         return {
             "model": self.model_name,
             "model_commit": self.loaded.commit,

@@ -6,14 +6,11 @@ import csv
 import hashlib
 import io
 import json
-import os
-import urllib.error
-import urllib.request
 from importlib.resources import files
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.storage import write_atomic
+from ctsft.tasks.download import fetch
 from ctsft.tasks.task import Example, Rows, Task
 
 COMMIT = "75b0be5d982348332509f296e10d9bf9cb66d60f"
@@ -59,25 +56,8 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
 
 
 def _download(language: str, split: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ctsft" / "nusax" / COMMIT[:7]
-    path = cache / language / f"{split}.csv"
-    expected = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())[f"{language}/{split}.csv"]
-    if not path.is_file():
-        try:
-            with urllib.request.urlopen(f"{URL}/{language}/{split}.csv", timeout=60) as response:
-                write_atomic(path, response.read())
-        except (urllib.error.URLError, TimeoutError) as error:
-            raise UserError(
-                f"cannot download NusaX ({language}/{split}.csv): {error}. Give a folder that holds nusax_senti/ with "
-                "--data-dir (or CTSFT_DATA_DIR), and a local model with --model."
-            ) from error
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if actual != expected:
-        path.unlink()
-        raise UserError(
-            f"{language}/{split}.csv has sha256 {actual}, not the published {expected}. It was removed; try again."
-        )
-    return path
+    published = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())
+    return fetch(f"{URL}/{language}/{split}.csv", published[f"{language}/{split}.csv"])
 
 
 NUSAX = Task(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ctsft.errors import UserError
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.nusax import NUSAX
+from ctsft.tasks.smsa import SMSA
 from ctsft.tasks.task import Task
 
-TASKS = {task.name: task for task in (NUSAX, DEMO)}
+TASKS = {task.name: task for task in (NUSAX, SMSA, DEMO)}
 
 
 def get_task(name: str) -> Task:

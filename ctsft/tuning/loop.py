@@ -42,12 +42,14 @@ def train(
     order_seed: int,
     autocast: torch.autocast,
     after_step: Callable[[], None],
+    after_epoch: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Minimise the cross-entropy of the label token (over the whole vocabulary) at the label position.
 
     A batch is cut into micro-batches of rows of similar length; the losses are summed and divided by the size of the
-    batch, so the gradient is that of the whole batch while little of the work is padding. Returns the loss of every
-    step. Raises CellFailed when a loss is not finite.
+    batch, so the gradient is that of the whole batch while little of the work is padding. `after_epoch` is called with
+    1, 2, ... and the model in evaluation mode. Returns the loss of every step. Raises CellFailed when a loss is not
+    finite.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
@@ -61,7 +63,7 @@ def train(
     losses: list[float] = []
     model.train()
     try:
-        for _ in range(recipe.epochs):
+        for epoch in range(1, recipe.epochs + 1):
             order = torch.randperm(len(rows), generator=generator).tolist()
             for start in range(0, len(rows), recipe.batch_size):
                 batch = rows.subset(order[start : start + recipe.batch_size])
@@ -74,6 +76,10 @@ def train(
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 losses.append(loss)
+            if after_epoch is not None:
+                model.eval()
+                after_epoch(epoch)
+                model.train()
     finally:
         model.eval()
     return losses

@@ -1,0 +1,179 @@
+"""What tuning on a target costs the source and related tasks, by arm, epoch and number of rows (script 04)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.compare import SOURCE, paired, right, stack
+from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, p_value
+from ctsft.report.rows import Results, at_validated_rate
+from ctsft.report.stats import Difference, holm, mean_interval, paired_difference, ratio_interval
+from ctsft.report.transfer import KEYS, about, lines_of, pick
+
+BEFORE = ("answers_before", "gold")
+
+
+def before_and_after(rows: pd.DataFrame, zero_shot: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
+    """Whether each source test row was right under theta1 and after tuning, both [seeds, N], on the seeds of both."""
+    before, after = right(zero_shot, SOURCE), right(rows, SOURCE)
+    seeds = sorted(before.keys() & after.keys())
+    return (stack(before, seeds), stack(after, seeds)) if seeds else None
+
+
+def forgetting_cells(results: Results) -> pd.DataFrame:
+    """One line per target, n, arm and depth: gain on the target, loss on the source, retention; against `full`."""
+    rows = at_validated_rate(results.rows)
+    rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
+    seeds = rows["seed"].nunique()
+    probes = results.probes[results.probes["role"] == "source"]
+    table, p_values = [], []
+    for line in lines_of(rows):
+        if line["arm"] == "zero_shot":
+            continue
+        here = pick(rows, **line)
+        zero = rows[(rows["arm"] == "zero_shot") & (rows["target"] == line["target"])]
+        full = pick(
+            rows, **(line | {"arm": "full", "depth": None, "n_source": line["n_source"] or rows["n_source"].max()})
+        )
+        both = before_and_after(here, zero) if len(here) else None
+        against = paired(here, full, SOURCE) if len(here) and line["arm"] != "full" else None
+        moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
+        p_values.append(against and against.p)
+        table.append(
+            {
+                "target": line["target"],
+                "n": line["n_target"],
+                "arm": line["arm"],
+                "depth": GAP if pd.isna(line["depth"]) else line["depth"],
+                "target gain": change(paired(here, zero) if len(here) else None),
+                "source change": change(paired_difference(both[1], both[0]) if both else None),
+                "retention": interval(ratio_interval(both[1], both[0]) if both else None),
+                "source, against full": change(against),
+                "distance moved": f"{moved.mean():.2%}" if len(moved) else GAP,
+                "seeds": f"{here['seed'].nunique()}/{seeds}",
+            }
+        )
+    _insert_holm(table, p_values, "source, against full")
+    return pd.DataFrame(table)
+
+
+def _insert_holm(table: list[dict], p_values: list[float | None], after: str) -> None:
+    """Put the Holm-corrected p values of the table's comparisons behind the column `after`."""
+    known = [i for i, p in enumerate(p_values) if p is not None]
+    corrected = dict(zip(known, holm([p_values[i] for i in known]), strict=True))
+    for i, line in enumerate(table):
+        items = list(line.items())
+        items.insert(list(line).index(after) + 1, ("p (Holm)", p_value(corrected.get(i))))
+        line.clear()
+        line.update(items)
+
+
+def last_lines(results: Results) -> pd.DataFrame:
+    """The probe lines after the last epoch, every arm at its validated learning rate and the paper's share of heads."""
+    rows = at_validated_rate(results.rows[results.rows["cell"].isin(results.probes["cell"])])
+    rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
+    lines = results.probes[results.probes["cell"].isin(rows["cell"])]
+    return lines[lines["epoch"] == lines.groupby("cell")["epoch"].transform("max")]
+
+
+def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Difference | None:
+    """Accuracy after minus before on related tests, averaged over tests and targets; or minus another arm's."""
+    sides = []
+    for (target, test), group in lines.groupby(["target", "test"]):
+        after = right(group)
+        if other is None:
+            than = right(group, BEFORE)
+        else:
+            than = right(other[(other["target"] == target) & (other["test"] == test)])
+        seeds = sorted(after.keys() & than.keys())
+        if seeds:
+            sides.append((seeds, stack(after, seeds), stack(than, seeds)))
+    if not sides or len({(tuple(seeds), first.shape) for seeds, first, _ in sides}) > 1:
+        return None
+    return paired_difference(*(np.mean([side[i] for side in sides], axis=0) for i in (1, 2)))
+
+
+def related_cells(results: Results) -> pd.DataFrame:
+    """Related tests by arm: accuracy before and after, and the change, over all targets."""
+    lines = last_lines(results)
+    table = []
+    for (n, arm, depth, test), here in lines[lines["role"] == "related"].groupby(
+        ["n_target", "arm", "depth", "test"], dropna=False
+    ):
+        table.append(
+            {
+                "n": n,
+                "arm": arm,
+                "depth": GAP if pd.isna(depth) else depth,
+                "related test": test,
+                "before": fraction(here["accuracy_before"].mean()),
+                "after": interval(
+                    mean_interval(np.mean([stack(right(g)) for _, g in here.groupby("target")], axis=0))
+                    if here.groupby("target")["seed"].nunique().nunique() == 1
+                    else None
+                ),
+                "change": change(related_change(here)),
+                "targets": here["target"].nunique(),
+                "seeds": here["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def by_epoch(results: Results) -> pd.DataFrame:
+    """Change on target and source after every epoch, by target, n, arm and depth: mean over seeds."""
+    rows = at_validated_rate(results.rows[results.rows["cell"].isin(results.probes["cell"])])
+    lines = results.probes[results.probes["cell"].isin(rows["cell"]) & (results.probes["role"] != "related")]
+    lines = lines.assign(change=lines["accuracy"] - lines["accuracy_before"])
+    keys = ["target", "n_target", "arm", "depth", "role", "epoch"]
+    return lines.groupby(keys, dropna=False)["change"].mean().reset_index()
+
+
+def plane(results: Results) -> pd.DataFrame:
+    """Target gain and source change of every arm (means over seeds that both have), and whether it is on the front."""
+    rows = at_validated_rate(results.rows)
+    rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
+    zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
+    tuned = rows[rows["arm"] != "zero_shot"].join(zero.rename("zero"), on=["target", "seed"])
+    tuned = tuned.assign(
+        gain=tuned["accuracy"] - tuned["zero"], kept=tuned["source_accuracy"] - tuned["source_accuracy_before"]
+    )
+    points = tuned.groupby(KEYS, dropna=False)[["gain", "kept"]].mean().dropna().reset_index()
+    points["front"] = False
+    for _, group in points.groupby(["target", "n_target"]):
+        for index, point in group.iterrows():
+            better = (group["gain"] >= point["gain"]) & (group["kept"] >= point["kept"])
+            strictly = (group["gain"] > point["gain"]) | (group["kept"] > point["kept"])
+            points.loc[index, "front"] = not (better & strictly).any()
+    return points
+
+
+def forgetting_tables(results: Results) -> list[Table]:
+    tables = [
+        Table(
+            f"{results.preset}_04_forgetting",
+            f"What is kept of the source, preset {results.preset}",
+            f"{about(results, results.rows)} Changes are paired on test rows, with 95 % intervals. `retention` is "
+            "accuracy on the source after over before. Against full: the source's accuracy after this arm minus after "
+            "tuning all weights; p is a paired permutation of rows, Holm-corrected over the table. `distance moved` is "
+            "that of all weights, relative to their norm.",
+            forgetting_cells(results),
+        )
+    ]
+    if len(results.probes):
+        tables.append(
+            Table(
+                f"{results.preset}_04_related_tasks",
+                f"Related tests before and after, preset {results.preset}",
+                f"{about(results, results.rows)} Averaged over the targets that were tuned on; `before` is theta1. "
+                "Intervals are 95 %, paired on test rows.",
+                related_cells(results),
+            )
+        )
+    return tables
+
+
+def forgetting(results: Results) -> str:
+    """What script 04 prints at the end."""
+    return f"{markdown(forgetting_cells(results))}\n\n{markdown(related_cells(results))}"

@@ -1,0 +1,67 @@
+"""How tables look: fractions with three digits and their interval, shares in percent, gaps as a dash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ctsft.report.stats import Difference, Interval
+from ctsft.storage import write_atomic
+
+GAP = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named table: a title, a caption that says where its numbers come from, and cells that are text already."""
+
+    name: str
+    title: str
+    caption: str
+    cells: pd.DataFrame
+
+    def markdown(self) -> str:
+        return f"# {self.title}\n\n{self.caption}\n\n{markdown(self.cells)}\n"
+
+    def latex(self) -> str:
+        body = self.cells.to_latex(index=False, escape=True, caption=f"{self.title}. {self.caption}", label=self.name)
+        # Text from the tables, in a font that LaTeX has: its minus and dash signs.
+        return body.replace("−", "$-$").replace(GAP, "--").replace("±", "$\\pm$")
+
+    def write(self, folder: Path) -> list[Path]:
+        """NAME.md and NAME.tex."""
+        paths = [folder / f"{self.name}.md", folder / f"{self.name}.tex"]
+        write_atomic(paths[0], self.markdown())
+        write_atomic(paths[1], self.latex())
+        return paths
+
+
+def fraction(value: float | None) -> str:
+    return GAP if value is None or pd.isna(value) else f"{value:.3f}"
+
+
+def interval(value: Interval | None) -> str:
+    """0.585 [0.54, 0.63]"""
+    return GAP if value is None else f"{value.value:.3f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def change(value: Interval | Difference | None) -> str:
+    """A signed difference with its interval: +0.012 [-0.01, +0.03]"""
+    return GAP if value is None else f"{value.value:+.3f} [{value.low:+.2f}, {value.high:+.2f}]".replace("-", "−")
+
+
+def p_value(value: float | None) -> str:
+    return GAP if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def markdown(cells: pd.DataFrame) -> str:
+    """A Markdown table of text cells, aligned so that it also reads well as text."""
+    cells = cells.astype(str)
+    widths = {name: max([len(name), *(len(value) for value in cells[name])]) for name in cells}
+    lines = ["| " + " | ".join(name.ljust(widths[name]) for name in cells) + " |"]
+    lines.append("|" + "|".join("-" * (widths[name] + 2) for name in cells) + "|")
+    for _, row in cells.iterrows():
+        lines.append("| " + " | ".join(row[name].ljust(widths[name]) for name in cells) + " |")
+    return "\n".join(lines)

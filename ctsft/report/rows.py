@@ -1,0 +1,148 @@
+"""Read a results folder. Every accuracy is counted again from the predictions and the labels that lie beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.discovery.relevance import Relevance
+from ctsft.errors import UserError
+from ctsft.evaluation import scores
+from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
+
+# What makes two rows answers to the same question, but for the seed (and the learning rate, which validation chooses).
+SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
+NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
+FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a results folder holds.
+
+    `rows`: one line per cell, with the label arrays `answers`, `gold`, `source_answers` and `source_gold` [N], and the
+    metrics counted from them. `probes`: one line per cell, epoch and test, likewise. `maps` and `circuits`: the stored
+    scores and the JSON files of the circuits.
+    """
+
+    folder: Path
+    rows: pd.DataFrame
+    probes: pd.DataFrame
+    maps: list[Relevance]
+    circuits: list[dict]
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Everything in `folder`; a faulty file is named."""
+        cells = list(read_cells(folder).values())
+        if not cells:
+            raise UserError(
+                f"no result rows in {folder}. Run an experiment script with --output {folder.parent} first."
+            )
+        gold = _gold(folder)
+        rows = pd.DataFrame(cells).replace("", None)
+        for name in NUMBERS:
+            rows[name] = rows[name].astype(int)
+        for name in FRACTIONS:
+            rows[name] = rows[name].astype(float)
+        rows["depth"] = rows["depth"].astype("Int64")
+        for answers, labels, of in (("predictions", "gold", "target"), ("source_predictions", "source_gold", "source")):
+            tests = rows["task"] + "/" + rows[of]
+            rows[labels] = [_labels(gold, test, folder) for test in tests]
+            name = answers.replace("predictions", "answers")
+            rows[name] = [
+                _counted(text, right, folder) for text, right in zip(rows[answers], rows[labels], strict=True)
+            ]
+        counted = [scores(a, g) for a, g in zip(rows["answers"], rows["gold"], strict=True)]
+        rows["accuracy"] = [score["accuracy"] for score in counted]
+        rows["macro_f1"] = [score["macro_f1"] for score in counted]
+        rows["source_accuracy"] = [
+            _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
+        ]
+        circuits = [json.loads(path.read_text()) for path in sorted((folder / "circuits").glob("*.json"))]
+        maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
+        return cls(folder, rows, _probes(folder, gold, rows), maps, circuits)
+
+    @property
+    def preset(self) -> str:
+        return str(self.rows["preset"].iloc[0])
+
+    @property
+    def model(self) -> str:
+        return str(self.rows["model"].iloc[0])
+
+
+def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
+    """The lines of all probe files, joined with what their cells were."""
+    lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
+    probes = pd.DataFrame(lines, columns=PROBE_COLUMNS).drop_duplicates(["cell", "epoch", "test"])
+    probes["epoch"] = probes["epoch"].astype(int)
+    for name in ("distance", "relative_distance"):
+        probes[name] = probes[name].astype(float)
+    probes["gold"] = [_labels(gold, test, folder) for test in probes["test"]]
+    for column in ("predictions", "predictions_before"):
+        pairs = zip(probes[column], probes["gold"], strict=True)
+        probes[column.replace("predictions", "answers")] = [_counted(text, right, folder) for text, right in pairs]
+    for column in ("accuracy", "accuracy_before"):
+        answers = probes[column.replace("accuracy", "answers")]
+        probes[column] = [_share(a, g) for a, g in zip(answers, probes["gold"], strict=True)]
+    about = rows[["cell", "seed", "draw", "lr", "valid_accuracy", *SETTING]]
+    return probes.merge(about, on="cell", how="inner", validate="many_to_one")
+
+
+def _gold(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / "gold.json"
+    if not path.is_file():
+        raise UserError(f"no {path}, which holds the labels of the test rows. The experiment script writes it.")
+    return {test: _digits(entry["labels"]) for test, entry in json.loads(path.read_text()).items()}
+
+
+def _labels(gold: dict[str, np.ndarray], test: str, folder: Path) -> np.ndarray:
+    if test not in gold:
+        raise UserError(f"{folder / 'gold.json'} lacks the labels of {test}. Run the script again: it writes them.")
+    return gold[test]
+
+
+def _digits(text: str) -> np.ndarray:
+    return np.frombuffer(text[1:].encode("ascii"), np.uint8) - ord("0")
+
+
+def _counted(text: str, gold: np.ndarray, folder: Path) -> np.ndarray:
+    if text[:1] != "p" or not text[1:].isdecimal() or len(text) != len(gold) + 1:
+        raise UserError(f"{folder}: predictions must be p and {len(gold)} digits, but one row has '{text[:12]}...'.")
+    return _digits(text)
+
+
+def _share(answers: np.ndarray, gold: np.ndarray) -> float:
+    return float((answers == gold).mean())
+
+
+def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
+
+    Nothing changes where there is one rate. One rate for all weights and for one weight in a hundred is no fair
+    comparison, so rows at several rates are always compared this way.
+    """
+    ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
+    return ordered.groupby([*SETTING, "draw", "seed"], dropna=False, sort=False).head(1).sort_index()
+
+
+def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows and, per setting, the arm `ct_sft`: circuit or near_zero, whichever the target's validation prefers.
+
+    The choice is made for each seed and depth by `valid_accuracy` (a tie goes to the circuit), never by
+    the test split. Settings that lack one of the two give no row.
+    """
+    chosen = better_of_two(rows, "valid_accuracy")
+    return pd.concat([rows, chosen.assign(arm="ct_sft")], ignore_index=True)
+
+
+def better_of_two(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Of circuit and near_zero the one with the higher `by`, per setting and seed; a tie goes to the circuit."""
+    pair = rows[rows["arm"].isin(["circuit", "near_zero"])].sort_values([by, "arm"], ascending=[False, True])
+    setting = pair.groupby([name for name in SETTING if name != "arm"] + ["seed"], sort=False, dropna=False)
+    return pair[setting["arm"].transform("nunique") == 2].groupby(setting.keys, sort=False, dropna=False).head(1)

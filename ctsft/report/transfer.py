@@ -1,0 +1,97 @@
+"""Accuracy on the target and on the source afterwards, by target, number of rows, arm and depth (script 01)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import pandas as pd
+
+from ctsft.report.compare import SOURCE, accuracy, macro_f1
+from ctsft.report.render import GAP, Table, fraction, interval, markdown
+from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
+from ctsft.tuning.arms import ARMS
+
+EXPERIMENT = "01_nusax_transfer"
+KEYS = ["n_source", "target", "n_target", "arm", "depth"]
+
+
+def pick(rows: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """The rows whose columns have these values; None or NA stands for an empty field."""
+    keep = pd.Series(True, index=rows.index)
+    for name, value in wanted.items():
+        keep &= rows[name].isna() if pd.isna(value) else rows[name] == value
+    return rows[keep]
+
+
+def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
+    """Every line that the table should have: each arm and depth for each target and number of rows, run or not."""
+    order = [*ARMS, "ct_sft"]
+    arms = sorted(
+        rows[["arm", "depth"]].drop_duplicates().itertuples(index=False),
+        key=lambda pair: (order.index(pair.arm), -1 if pd.isna(pair.depth) else pair.depth),
+    )
+    sizes = sorted(set(rows["n_target"]))
+    targets = list(dict.fromkeys(rows["target"]))
+    for n_source, target, n_target, (arm, depth) in product(sorted(set(rows["n_source"]) - {0}), targets, sizes, arms):
+        if (arm == "zero_shot") == (n_target == 0):
+            yield {
+                "n_source": 0 if arm == "direct" else n_source,
+                "target": target,
+                "n_target": n_target,
+                "arm": arm,
+                "depth": depth,
+            }
+
+
+def transfer_cells(results: Results) -> pd.DataFrame:
+    """The table as text. Of several learning rates every arm takes its validated one; gaps stay gaps."""
+    own = results.rows[results.rows["experiment"] == EXPERIMENT]
+    rows = add_ct_sft(at_validated_rate(own))
+    seeds = rows["seed"].nunique()
+    table = []
+    for line in lines_of(rows):
+        here = pick(rows, **line)
+        table.append(
+            {
+                "target": line["target"],
+                "n": line["n_target"],
+                "arm": line["arm"],
+                "depth": GAP if pd.isna(line["depth"]) else line["depth"],
+                "accuracy": interval(accuracy(here)),
+                "macro-F1": interval(macro_f1(here)),
+                "source before": fraction(here["source_accuracy_before"].mean()),
+                "source after": interval(accuracy(here, SOURCE)),
+                "weights moved": f"{here['trainable_share'].mean():.2%}" if len(here) else GAP,
+                "seeds": f"{here['seed'].nunique()}/{seeds}",
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def about(results: Results, rows: pd.DataFrame) -> str:
+    """The part of a caption that says what the rows are."""
+    rates = sorted(rows["lr"].dropna().unique())
+    chosen = ", for every arm and seed the one that the target's validation split prefers" if len(rates) > 1 else ""
+    seeds = ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))
+    return (
+        f"Preset `{results.preset}`, model `{results.model}`, source {rows['source'].iloc[0]}, "
+        f"{len(rows['gold'].iloc[0])} test rows, seeds {seeds}; learning rates "
+        f"{', '.join(f'{rate:g}' for rate in rates)}{chosen}."
+    )
+
+
+def transfer_table(results: Results) -> Table:
+    own = results.rows[results.rows["experiment"] == EXPERIMENT]
+    return Table(
+        f"{results.preset}_{EXPERIMENT}",
+        f"Transfer from {own['source'].iloc[0]}, preset {results.preset}",
+        f"{about(results, own)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` counts those "
+        "that a line has. `ct_sft` is circuit or near_zero, whichever the target's validation split prefers.",
+        transfer_cells(results),
+    )
+
+
+def transfer(results: Results) -> str:
+    """What script 01 prints at the end."""
+    return markdown(transfer_cells(results))

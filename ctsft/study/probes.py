@@ -1,0 +1,73 @@
+"""What a cell does beside its row: the answers to related tests before and after tuning, epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.linalg import vector_norm as norm
+
+from ctsft.study.grid import Cell
+from ctsft.study.record import now
+from ctsft.study.workbench import Workbench
+from ctsft.tuning.arms import get_arm
+
+
+class Watch:
+    """Collects the lines of one cell while it is tuned.
+
+    `distance` is the Euclidean distance of all weights from where the arm started, `relative_distance` that by the
+    norm of those weights; `seconds` is the time spent measuring between epochs. "Before" is always theta1, also for
+    an arm that starts from the base model.
+    """
+
+    def __init__(self, bench: Workbench, cell: Cell, key: str):
+        self.bench, self.cell, self.key = bench, cell, key
+        self.config = config = bench.config
+        self.lines: list[dict[str, object]] = []
+        self.seconds = 0.0
+        self.roles = {f"{config.task}/{cell.target}": "target", f"{config.task}/{config.source}": "source"}
+        self.roles |= {probe: "related" for probe in config.probes if probe not in self.roles}
+        bench.theta1_of(cell.seed)
+        self.before = {test: bench.answers_of_theta1(test) for test in self.roles}
+        # Taken now: while slices are tuned, stand-ins take the place of some modules, and the names change.
+        self.weights = dict(bench.model.named_parameters())
+        self.start = bench.base if get_arm(cell.arm).start == "base" else bench.theta1
+
+    def after_epoch(self, epoch: int) -> None:
+        """Measure target and source between epochs, where that is asked for; the last epoch is measured at the end."""
+        if self.config.by_epoch and epoch < self.config.epochs:
+            started = time.perf_counter()
+            tests = [test for test, role in self.roles.items() if role != "related"]
+            self._measure(epoch, {test: self.bench.answers(test) for test in tests})
+            self.seconds += time.perf_counter() - started
+
+    def at_the_end(self, target: str, source: str) -> None:
+        """Measure the related tests, and take the answers to target and source that the row has already."""
+        known = {"target": target, "source": source}
+        epochs = 0 if get_arm(self.cell.arm).moves == "nothing" else self.config.epochs
+        answers = {test: known.get(role) or self.bench.answers(test) for test, role in self.roles.items()}
+        self._measure(epochs, answers)
+
+    @torch.no_grad()
+    def _measure(self, epoch: int, answers: dict[str, str]) -> None:
+        pairs = [(parameter, self.start[name]) for name, parameter in self.weights.items()]
+        moved = sum(norm(now - then, dtype=torch.float64).item() ** 2 for now, then in pairs)
+        whole = sum(norm(then, dtype=torch.float64).item() ** 2 for _, then in pairs)
+        for test, predictions in answers.items():
+            self.lines.append(
+                {
+                    "cell": self.key,
+                    "epoch": epoch,
+                    "test": test,
+                    "role": self.roles[test],
+                    "accuracy_before": self.bench.share_right(test, self.before[test]),
+                    "accuracy": self.bench.share_right(test, predictions),
+                    "predictions_before": self.before[test],
+                    "predictions": predictions,
+                    "distance": f"{moved**0.5:.6g}",
+                    "relative_distance": f"{(moved / whole) ** 0.5:.6g}",
+                    "git_commit": self.bench.provenance["git_commit"],
+                    "created": now(),
+                }
+            )
