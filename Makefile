@@ -3,7 +3,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test tables figures lint model
+.PHONY: demo test tables figures report lint model
+RESULTS := results/demo results/small
+
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,11 +21,14 @@ test: .venv/ready
 	$(PY) -m pytest
 
 tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
-	$(PY) -m ctsft.report results/demo results/small
+	$(PY) -m ctsft.report $(RESULTS)
 
 figures: tables              ## and the notebooks, executed on the same rows
 	mkdir -p build
 	$(PY) -m jupyter nbconvert --to html --execute --output-dir build notebooks/*.ipynb
+
+report: .venv/ready          ## one self-contained page of tables, figures and claims: build/report.html
+	$(PY) -m ctsft.report $(RESULTS) --page build/report.html
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -13,18 +13,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
-from ctsft.report.tables import add_ct_sft, at_validated_rate, load_results, paper_values, render, transfer_table
 from ctsft.study import run as study_run
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cells
-from ctsft.study.record import COLUMNS, append_row, read_rows
+from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import pad_left
@@ -250,7 +248,9 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         ({"n_targets": (101,)}, "between 1 and 100"),
         ({"n_source": 0}, "--n-source is 0"),
         ({"seeds": (1, 1)}, "each only once"),
-        ({"share": 0.0}, r"--share is 0\.0"),
+        ({"shares": (0.0,)}, r"--shares is \(0\.0,\)"),
+        ({"probes": ("demo/klingon",)}, r"unknown probe 'demo/klingon'.*d00"),
+        ({"by_epoch": True}, "needs --probes"),
         ({"lrs": (-1.0,)}, "above zero"),
         ({"label_words": (" a",)}, "one word for each"),
     ],
@@ -347,7 +347,7 @@ def test_the_label_position_alone_gives_the_models_own_logits():
 
 def test_errors_end_with_one_sentence_and_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(PRESETS, "", ["--targets", "klingon"])
+        main(PRESETS, "", argv=["--targets", "klingon"])
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("error: unknown language 'klingon'")
@@ -371,15 +371,15 @@ def test_dry_run_runs_nothing(config, tmp_path, capsys):
 
 def test_a_torn_results_file_is_named(rows, tmp_path):
     path = tmp_path / "rows.csv"
-    append_row(path, rows[0])
-    append_row(path, rows[1])
+    append_rows(path, [rows[0]])
+    append_rows(path, [rows[1]])
     text = path.read_text()
     path.write_text(text[: len(text) - 40])
     with pytest.raises(UserError, match="line 3: the row is not whole"):
         read_rows(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="other columns"):
-        append_row(path, rows[0])
+        append_rows(path, [rows[0]])
 
 
 def test_models_that_cannot_be_used_are_refused(tmp_path):
@@ -392,58 +392,11 @@ def test_models_that_cannot_be_used_are_refused(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_tables_show_gaps_and_the_papers_values(config, rows):
-    frame = load_results(config.folder / "01_nusax_transfer.csv")
-    table = transfer_table(frame)
-    assert list(table["arm"]) == [*config.arms, "ct_sft"]
-    assert (table["seeds"] == 1).all()
-    text = render(table)
-    assert "–" in text.splitlines()[2]  # one seed has no spread
-    assert len(transfer_table(frame[frame["arm"] != "circuit"])) == len(table) - 2
-    renamed = frame.assign(source="indonesian", target="javanese", n_target=frame["n_target"] + 80)
-    paper = transfer_table(renamed, paper=True).set_index("arm")["paper"]
-    assert paper["full"] == 0.475
-    assert paper["circuit"] == 0.64
-    assert paper[["bottom", "random", "norm_only", "ct_sft"]].isna().all()
-    assert not paper_values().duplicated(["target", "n_target", "arm", "depth"]).any()
-
-
-def test_ct_sft_is_chosen_on_validation_and_never_on_test(config, rows):
-    frame = load_results(config.folder / "01_nusax_transfer.csv")
-    for better in ("circuit", "near_zero"):
-        valid = frame["arm"].eq(better).astype(float)
-        test = 1 - valid
-        chosen = add_ct_sft(frame.assign(valid_accuracy=valid, accuracy=test)).query("arm == 'ct_sft'")
-        assert len(chosen) == 1
-        assert chosen["cell"].iloc[0] == frame.loc[frame["arm"] == better, "cell"].iloc[0]
-
-
-def test_the_validated_rate_is_chosen_on_validation(config, rows):
-    frame = load_results(config.folder / "01_nusax_transfer.csv").query("arm == 'full'")
-    two = pd.concat(
-        [frame.assign(lr=1e-3, valid_accuracy=0.5, accuracy=0.9), frame.assign(lr=1e-4, valid_accuracy=0.6)]
-    )
-    assert at_validated_rate(two)["lr"].tolist() == [1e-4]
-    tie = two.assign(valid_accuracy=0.5)
-    assert at_validated_rate(tie)["lr"].tolist() == [1e-4]
-
-
-def test_a_results_file_that_is_not_one_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no results file"):
-        load_results(tmp_path / "absent.csv")
-    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="is missing"):
-        load_results(tmp_path / "x.csv")
-
-
-def test_the_readme_shows_the_committed_demo_table():
-    table = render(transfer_table(load_results(ROOT / "results" / "demo" / "01_nusax_transfer.csv")))
-    assert table in (ROOT / "README.md").read_text()
-
-
 def test_committed_rows_rescore_from_their_predictions(real_data):
     """Every committed accuracy follows from its predictions and the real labels."""
-    for path in sorted((ROOT / "results").glob("*/01_nusax_transfer.csv")):
+    for path in sorted((ROOT / "results").glob("*/0?_*.csv")):
+        if path.name.endswith(".probes.csv"):
+            continue
         for row in read_rows(path):
             task = get_task(row["task"])
             for language, digits, accuracy in (
@@ -453,3 +406,56 @@ def test_committed_rows_rescore_from_their_predictions(real_data):
                 gold = [e.label for e in task.load(language, "test", real_data).examples]
                 hits = sum(int(digit) == label for digit, label in zip(digits[1:], gold, strict=True))
                 assert float(accuracy) == pytest.approx(hits / len(gold), abs=1e-6), row["cell"]
+
+
+def test_probes_are_measured_beside_the_rows_and_rows_are_not_run_twice(config, rows, tmp_path):
+    """Script 04's way: the rows exist, the cells are tuned again, and only the answers to related tests are added."""
+    shutil.copytree(config.folder, tmp_path / "demo")
+    probing = replace(
+        config,
+        output=tmp_path,
+        experiment="04_forgetting",
+        arms=("zero_shot", "full", "direct", "circuit"),
+        probes=("demo/d50",),
+        by_epoch=True,
+        epochs=1,
+    )
+    assert run_study(probing) == 0
+    assert not (tmp_path / "demo" / "04_forgetting.csv").exists()
+    lines = read_rows(tmp_path / "demo" / "04_forgetting.probes.csv", PROBE_COLUMNS)
+    by_cell = {row["cell"]: row for row in rows}
+    for line in lines:
+        row = by_cell[line["cell"]]
+        expected = {"target": row["predictions"], "source": row["source_predictions"]}.get(line["role"])
+        assert expected is None or line["predictions"] == expected
+        assert line["same_row"] == "True"
+        assert (float(line["distance"]) == 0) == (row["arm"] == "zero_shot")
+        if row["arm"] == "zero_shot":
+            assert line["predictions"] == line["predictions_before"]
+    assert {line["test"] for line in lines} == {"demo/d30", "demo/d00", "demo/d50"}
+    assert len(lines) == 4 * 3
+    assert run_study(probing) == 0
+    assert len(read_rows(tmp_path / "demo" / "04_forgetting.probes.csv", PROBE_COLUMNS)) == 4 * 3
+
+
+def test_measuring_between_epochs_changes_nothing(config, tmp_path):
+    """The answers after the last epoch are those of a run that never looked before."""
+    short = replace(config, arms=("full", "circuit"), epochs=2, probes=("demo/d50",))
+    texts = []
+    for name, by_epoch in (("a", False), ("b", True)):
+        assert run_study(replace(short, output=tmp_path / name, by_epoch=by_epoch)) == 0
+        texts.append(without_times(read_rows(tmp_path / name / "demo" / "01_nusax_transfer.csv")))
+    assert texts[0] == texts[1]
+    lines = read_rows(tmp_path / "b" / "demo" / "01_nusax_transfer.probes.csv", PROBE_COLUMNS)
+    first = [line for line in lines if line["epoch"] == "1"]
+    assert {line["role"] for line in first} == {"target", "source"}
+    moved = {line["cell"]: float(line["distance"]) for line in first}
+    assert all(distance > 0 for distance in moved.values())
+
+
+def test_every_share_of_heads_is_a_cell_of_its_own(config, tmp_path):
+    sweep = replace(config, output=tmp_path, arms=("circuit",), depths=(0,), shares=(0.02, 0.1), scorer="cdt_linear")
+    assert run_study(sweep) == 0
+    found = read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")
+    assert [(row["share"], row["heads"]) for row in found] == [("0.02", "1"), ("0.1", "3")]
+    assert len({row["cell"] for row in found}) == 2

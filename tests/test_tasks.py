@@ -11,12 +11,13 @@ import pytest
 
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
-from ctsft.tasks import nusax
+from ctsft.tasks import nusax, smsa
 from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.nusax import NUSAX, parse_csv
 from ctsft.tasks.prompts import encode, label_tokens, pad_left
 from ctsft.tasks.registry import get_task
+from ctsft.tasks.smsa import SMSA
 from ctsft.tasks.task import Example, Rows, check_aligned, draw, draw_balanced, split_pools
 
 
@@ -101,7 +102,7 @@ def test_faulty_csv_files_are_named_by_line(content, message):
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(UserError, match=r"'klingon'.*acehnese"):
         NUSAX.load("klingon", "train")
-    with pytest.raises(UserError, match=r"'nusaxx'.*nusax, demo"):
+    with pytest.raises(UserError, match=r"'nusaxx'.*nusax, smsa, demo"):
         get_task("nusaxx")
 
 
@@ -191,3 +192,37 @@ def test_padding_goes_left_and_positions_start_at_the_first_real_token():
     assert batch["input_ids"].tolist() == [[4, 5, 6], [0, 0, 7]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+def test_smsa_rows_are_read_and_faults_named(tmp_path, real_data):
+    rows = SMSA.load("indonesian", "test", real_data)
+    assert len(rows.examples) == 484
+    assert len(smsa.without_nusax(list(rows.examples)[:60], real_data)) == 60
+    with pytest.raises(UserError, match=r"smsa/test\.no_nusax\.tsv\.gz.*--probes"):
+        SMSA.load("indonesian", "test", tmp_path)
+
+
+def test_rows_of_nusax_are_left_out_of_smsa(real_data):
+    known = NUSAX.load("indonesian", "train", real_data).examples[0]
+    words = known.text.split()
+    near = replace(known, text=" ".join([*words[: len(words) * 3 // 4], "lain"]))
+    far = Example("far", "sama sekali tidak ada hubungan dengan apa pun di sini", 0)
+    assert smsa.without_nusax([known, near, far], real_data) == [far]
+
+
+@pytest.mark.parametrize("line", ["no tab at all", "text\tgood", "\tpositive", "   \tpositive"])
+def test_a_faulty_smsa_line_is_named(line):
+    with pytest.raises(UserError, match=r"file\.tsv, line 2: expected text TAB label"):
+        smsa.parse_tsv(f"bagus\tpositive\n{line}\n", "file.tsv", "t-")
+
+
+def test_smsa_is_downloaded_and_filtered(monkeypatch, tmp_path, real_data):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(smsa, "URL", tmp_path.as_uri())
+    monkeypatch.setattr(
+        smsa, "NUSAX", replace(NUSAX, read=lambda language, split, _: NUSAX.read(language, split, real_data))
+    )
+    known = NUSAX.load("indonesian", "test", real_data).examples[0].text.replace("\t", " ").replace("\n", " ")
+    lines = [f"{known}\tpositive", "bagus sekali\tpositive", "biasa saja\tneutral", "buruk sekali\tnegative"]
+    (tmp_path / "test_preprocess.tsv").write_text("\n".join(lines) + "\n")
+    assert [e.text for e in SMSA.load("indonesian", "test").examples] == ["bagus sekali", "biasa saja", "buruk sekali"]

@@ -1,6 +1,7 @@
-"""Redraw tables and figures from result rows, without a model.
+"""Redraw tables, claims and figures from result rows, without a model.
 
 python -m ctsft.report results/demo results/small
+python -m ctsft.report results/small --page build/report.html
 """
 
 from __future__ import annotations
@@ -9,44 +10,79 @@ import argparse
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 from ctsft.errors import UserError
-from ctsft.report.figures import save, transfer_figure
-from ctsft.report.tables import load_results, render, transfer_table
+from ctsft.report.claims import claims_page
+from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
+from ctsft.report.figures.forgetting import epochs_figure, plane_figure
+from ctsft.report.figures.style import save
+from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
+from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
+from ctsft.report.forgetting import forgetting_tables
+from ctsft.report.page import page
+from ctsft.report.paper import paper_tables
+from ctsft.report.render import Table
+from ctsft.report.rows import Results
+from ctsft.report.tradeoff import tradeoff_tables
+from ctsft.report.transfer import transfer_table
 from ctsft.storage import write_atomic
 
-EXPERIMENT = "01_nusax_transfer"
+FIGURES = {
+    "01_nusax_transfer": transfer_figure,
+    "01_by_target_rows": by_rows_figure,
+    "03_difficulty": difficulty_figure,
+    "03_surface": surface_figure,
+    "04_forgetting_plane": plane_figure,
+    "04_epochs": epochs_figure,
+    "circuits_relevance": relevance_figure,
+    "circuits_overlap": overlap_figure,
+    "circuits_layers": layers_figure,
+}
 
 
-def redraw(folder: Path, tables: Path, figures: Path) -> list[Path]:
-    """Write the table and the figure of one results folder; returns the files."""
-    rows = load_results(folder / f"{EXPERIMENT}.csv")
-    preset, model = rows["preset"].iloc[0], rows["model"].iloc[0]
-    seeds = ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))
-    n_target, n_test = int(rows["n_target"].max()), len(rows["predictions"].iloc[0]) - 1
-    values = sorted(rows["lr"].dropna().unique())
-    rates = ", ".join(f"{rate:g}" for rate in values)
-    chosen = ", for every arm and seed the one that the target's validation split prefers" if len(values) > 1 else ""
-    caption = (
-        f"# Transfer from {rows['source'].iloc[0]}, preset `{preset}`, model `{model}`\n\n"
-        f"Accuracy on the {n_test} test rows, mean and standard deviation over seeds ({seeds}; `seeds` counts those "
-        f"of a line). Learning rates: {rates}{chosen}. `ct_sft` is circuit or near_zero, chosen on the target's "
-        f"validation split. Made by `python -m ctsft.report` from `{EXPERIMENT}.csv`.\n\n"
-    )
-    table = tables / f"{preset}_{EXPERIMENT}.md"
-    write_atomic(table, caption + render(transfer_table(rows, paper=preset == "paper")) + "\n")
-    figure = transfer_figure(rows, n_target, f"{model}, {n_target} target rows")
-    return [table, *save(figure, figures / f"{preset}_{EXPERIMENT}")]
+def tables_of(results: Results) -> list[Table]:
+    """Every table of a results folder."""
+    return [transfer_table(results), *tradeoff_tables(results), *forgetting_tables(results)]
+
+
+def figures_of(results: Results) -> dict[str, plt.Figure]:
+    """Every figure that the folder's rows suffice for, by name."""
+    drawn = {name: draw(results) for name, draw in FIGURES.items()}
+    return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
+
+
+def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
+    """Write all tables, claims and figures; returns the files."""
+    written = []
+    for results in folders:
+        for table in tables_of(results):
+            written += table.write(tables)
+        for name, figure in figures_of(results).items():
+            written += save(figure, figures / name)
+    real = {results.preset: results for results in folders if results.rows["task"].iloc[0] != "demo"}
+    for table in paper_tables(real) if real else []:
+        written += table.write(tables)
+    write_atomic(tables / "claims.md", claims_page(folders))
+    return [*written, tables / "claims.md"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ctsft.report", description=__doc__.splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path, help="results folders, such as results/small")
-    parser.add_argument("--tables", type=Path, default=Path("paper_tables"), help="where tables go")
+    parser.add_argument("--tables", type=Path, default=Path("paper_tables"), help="where tables and claims go")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="where figures go")
+    parser.add_argument("--page", type=Path, help="write one self-contained HTML page here, and nothing else")
     arguments = parser.parse_args()
     try:
-        for folder in arguments.results:
-            for path in redraw(folder, arguments.tables, arguments.figures):
+        folders = [Results.read(folder) for folder in arguments.results]
+        if arguments.page:
+            tables = {results.preset: tables_of(results) for results in folders}
+            figures = {results.preset: figures_of(results) for results in folders}
+            write_atomic(arguments.page, page(folders, tables, figures, claims_page(folders)))
+            print(arguments.page)
+        else:
+            for path in redraw(folders, arguments.tables, arguments.figures):
                 print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

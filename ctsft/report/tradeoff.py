@@ -77,10 +77,10 @@ def tradeoff_cells(results: Results) -> pd.DataFrame:
 
 
 def advantages(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per target, n, depth and seed: difficulty, and accuracy of the circuit minus near-zero's."""
+    """Per target, n, depth and seed, at the paper's share of heads: difficulty, and accuracy of circuit - near-zero."""
     zero = rows[rows["arm"] == "zero_shot"]
     lines = []
-    for setting in settings(rows).to_dict("records"):
+    for setting in settings(pick(rows, **SMALLEST)).to_dict("records"):
         here = pick(rows, **setting)
         hard = difficulty(zero[(zero["target"] == setting["target"]) & (zero["n_source"] == setting["n_source"])])
         circuit, near_zero = (right(pick(here, arm=arm)) for arm in ("circuit", "near_zero"))
@@ -97,7 +97,7 @@ def difficulty_predicts(results: Results) -> Interval | None:
     The advantage is averaged over n and depth at the paper's share of heads; the bootstrap draws targets and seeds.
     None where fewer than three targets have all seeds.
     """
-    lines = advantages(pick(at_validated_rate(results.rows), **SMALLEST))
+    lines = advantages(at_validated_rate(results.rows))
     x = lines.pivot_table(index="target", columns="seed", values="difficulty").dropna()
     y = lines.pivot_table(index="target", columns="seed", values="advantage").loc[x.index]
     return spearman(x.to_numpy(), y.to_numpy())

@@ -1,0 +1,174 @@
+"""The paper's claims C1 to C8, each with the number that decides it, its interval and a verdict.
+
+The rules of the verdicts were fixed before the rows were read: an effect counts as none within MARGIN, which is about
+one standard error of an accuracy on 400 rows. A claim without its number is undecided, and says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ctsft.report.compare import SOURCE, pooled
+from ctsft.report.forgetting import last_lines, related_change
+from ctsft.report.paper import best_on_validation
+from ctsft.report.render import change
+from ctsft.report.rows import Results, at_validated_rate
+from ctsft.report.stats import Difference, Interval
+from ctsft.report.tradeoff import difficulty_predicts
+from ctsft.report.transfer import pick
+
+MARGIN = 0.025
+CLAIMS = {
+    "C1": "CT-SFT at least matches tuning all weights on the target, with under 1 % of the weights.",
+    "C2": "Hard transfers favour the circuit's heads, easy ones near-zero heads.",
+    "C3a": "The source language is kept.",
+    "C3b": "The source language is kept better than by tuning all weights.",
+    "C4": "The method needs a competent start.",
+    "C5": "XNLI and other model families agree.",
+    "C6": "The circuit is faithful: keeping it keeps the task, better than random heads of its size.",
+    "C7": "Related tasks are kept.",
+    "C8": "Directional scores find better circuits than magnitudes.",
+}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim's verdict on one results folder: supported, contradicted or undecided, with its number and its data."""
+
+    claim: str
+    verdict: str
+    number: str
+    data: str
+
+
+def undecided(claim: str, missing: str) -> Judgement:
+    return Judgement(claim, "undecided", "–", f"no rows: {missing}")
+
+
+def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
+    """supported where the whole interval lies above `good`, else contradicted where it lies below `bad`."""
+    return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
+
+
+def _largest(results: Results) -> pd.DataFrame:
+    """Validated rows at the largest n."""
+    rows = at_validated_rate(results.rows)
+    return rows[rows["n_target"] == rows["n_target"].max()]
+
+
+def _by_target(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The two arms' rows for every target that has both on a common seed."""
+    pairs = [(pick(first, target=t), pick(second, target=t)) for t in dict.fromkeys(first["target"])]
+    return [pair for pair in pairs if set(pair[0]["seed"]) & set(pair[1]["seed"])]
+
+
+def _ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+    """What a comparison rests on, in words."""
+    targets = ", ".join(first["target"].iloc[0] for first, _ in pairs)
+    seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
+    n = pairs[0][0]["n_target"].iloc[0]
+    return (
+        f"{targets}; n = {n}; seeds {', '.join(map(str, sorted(seeds)))}; {len(pairs[0][0]['gold'].iloc[0])} test rows"
+    )
+
+
+def target_accuracy(results: Results) -> Judgement:
+    """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
+    rows = _largest(results)
+    pairs = _by_target(best_on_validation(rows), pick(rows, arm="full"))
+    value = pooled(pairs)
+    if value is None:
+        return undecided("C1", "circuit and near_zero at depth 2, and full, on a common seed")
+    share = max(first["trainable_share"].max() for first, _ in pairs)
+    verdict = by_interval(value, -MARGIN, -MARGIN)
+    if verdict == "supported" and share >= 0.01:
+        verdict = "undecided"
+    number = f"ct_sft − full: {change(value)}, p = {value.p:.3f}; {share:.2%} of the weights"
+    return Judgement("C1", verdict, number, _ground(pairs))
+
+
+def hard_transfers(results: Results) -> Judgement:
+    """C2: difficulty correlates with the circuit's advantage over near-zero heads."""
+    value = difficulty_predicts(results)
+    if value is None:
+        return undecided("C2", "circuit and near_zero on at least three targets, with all seeds")
+    rows = pick(results.rows, arm="near_zero")
+    targets = ", ".join(dict.fromkeys(rows["target"]))
+    return Judgement("C2", by_interval(value, 0, 0), f"Spearman {change(value)}", f"{targets}; all n and depths")
+
+
+def source_kept(results: Results) -> Judgement:
+    """C3a: under ct_sft the source loses less than MARGIN."""
+    pairs = _by_target(best_on_validation(_largest(results)), pick(at_validated_rate(results.rows), arm="zero_shot"))
+    kept = pooled(pairs, SOURCE)
+    if kept is None:
+        return undecided("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
+    return Judgement(
+        "C3a", by_interval(kept, -MARGIN, -MARGIN), f"source, after − before: {change(kept)}", _ground(pairs)
+    )
+
+
+def source_kept_better(results: Results) -> Judgement:
+    """C3b: the source's accuracy after ct_sft is above that after full; contradicted where it is not by MARGIN."""
+    rows = _largest(results)
+    pairs = _by_target(best_on_validation(rows), pick(rows, arm="full"))
+    gap = pooled(pairs, SOURCE)
+    if gap is None:
+        return undecided("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
+    number = f"source afterwards, ct_sft − full: {change(gap)}, p = {gap.p:.3f}"
+    return Judgement("C3b", by_interval(gap, 0, MARGIN), number, _ground(pairs))
+
+
+def related_kept(results: Results) -> Judgement:
+    """C7: related tests lose less than MARGIN under the circuit."""
+    lines = last_lines(results) if len(results.probes) else results.probes
+    lines = lines[lines["role"] == "related"]
+    lines = lines[lines["n_target"] == lines["n_target"].max()]
+    circuit, full = (pick(lines, arm="circuit", depth=2), pick(lines, arm="full"))
+    kept = related_change(circuit) if len(circuit) else None
+    if kept is None:
+        return undecided("C7", "probes of script 04 for the circuit at depth 2")
+    gap = related_change(circuit, full) if len(full) else None
+    number = f"related tests after − before: {change(kept)}; circuit − full: {change(gap)}"
+    tests = ", ".join(sorted(set(circuit["test"])))
+    targets = ", ".join(dict.fromkeys(circuit["target"]))
+    return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, f"{tests}; tuned on {targets}")
+
+
+def judge(results: Results) -> list[Judgement]:
+    """All claims on one results folder."""
+    return [
+        target_accuracy(results),
+        hard_transfers(results),
+        source_kept(results),
+        source_kept_better(results),
+        undecided("C4", "the same cells from a weak start"),
+        undecided("C5", "XNLI and a second model family"),
+        undecided("C6", "the faithfulness of circuits against random heads"),
+        related_kept(results),
+        undecided("C8", "circuits by magnitude"),
+    ]
+
+
+def claims_page(folders: Iterable[Results]) -> str:
+    """`claims.md`: every claim with its verdict on every results folder."""
+    folders = list(folders)
+    judged = {results.preset: {j.claim: j for j in judge(results)} for results in folders}
+    out = [
+        "# The paper's claims, judged by our rows\n",
+        "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals; an effect within "
+        f"{MARGIN} counts as none (about one standard error of an accuracy on 400 rows). *Supported* and "
+        "*contradicted* need the whole interval on one side; everything else is *undecided*. `demo` is a micro model "
+        "on constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
+        "model is Qwen2.5-0.5B, which was not run here.\n",
+    ]
+    for claim, words in CLAIMS.items():
+        out.append(f"## {claim}. {words}\n")
+        for results in folders:
+            j = judged[results.preset][claim]
+            out.append(f"- `{results.preset}` ({results.model}): **{j.verdict}**. {j.number}. Data: {j.data}.")
+        out.append("")
+    return "\n".join(out)

@@ -1,0 +1,109 @@
+"""Figures of the circuits: where relevance lies, how far circuits agree, and in which layers each depth sits."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from ctsft.discovery.circuits import circuit
+from ctsft.discovery.relevance import Relevance
+from ctsft.heads import Head
+from ctsft.report.figures.style import WIDTH, style
+from ctsft.report.rows import Results
+
+
+def name_of(relevance: Relevance) -> str:
+    return f"{relevance.about['source']}, seed {relevance.about['seed']}, {relevance.about['scorer']}"
+
+
+def depths_of(relevance: Relevance, share: float) -> list[list[Head]]:
+    """The heads of depth 0, 1, 2, as far as the stored scores to inner heads allow."""
+    frontiers: list[list[Head]] = []
+    for depth in range(3):
+        if frontiers and not set(frontiers[-1]) <= relevance.columns.keys():
+            break
+        frontiers = circuit(relevance, depth, share)
+    return frontiers
+
+
+def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
+    """Score of every head to the logits, layers x heads, one panel a map; the circuit's depths are outlined."""
+    maps = results.maps
+    if not maps:
+        return None
+    outlines = ("black", "tab:orange", "tab:green")
+    with style():
+        layers = len(maps[0].logits)
+        columns = min(4, len(maps))
+        lines = -(-len(maps) // columns)
+        tall = min(6.5, max(2.0, 0.16 * layers))
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(WIDTH, 0.8 + tall * lines), squeeze=False, layout="constrained"
+        )
+        for axis, relevance in zip(axes.flat, maps, strict=False):
+            # The largest scores dwarf the rest, so the colours end at the 98th percentile.
+            end = np.percentile(np.abs(relevance.logits), 98) or 1
+            look = dict(
+                cmap="RdBu_r", vmin=-end, vmax=end, cbar_kws={"label": "relevance to the logits", "extend": "both"}
+            )
+            sns.heatmap(relevance.logits, ax=axis, **look)
+            for frontier, colour in zip(depths_of(relevance, share), outlines, strict=False):
+                for head in frontier:
+                    axis.add_patch(
+                        Rectangle((head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6)
+                    )
+            axis.invert_yaxis()
+            axis.set_title(name_of(relevance), loc="left")
+            axis.set_xlabel("head")
+            axis.set_ylabel("layer")
+        for axis in axes.flat[len(maps) :]:
+            axis.set_visible(False)
+        handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, linewidth=1.6) for colour in outlines]
+        labels = [f"circuit, depth {depth}" for depth in range(3)]
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
+    """Share of heads that two circuits have in common (Jaccard), by seed and source, for each depth."""
+    maps = results.maps
+    if len(maps) < 2:
+        return None
+    with style():
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.5 + 0.35 * len(maps)), layout="constrained")
+        for depth, axis in enumerate(axes):
+            sets = [{head for frontier in depths_of(m, share)[: depth + 1] for head in frontier} for m in maps]
+            grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
+            names = [f"{m.about['source']}\nseed {m.about['seed']}" for m in maps]
+            look = dict(vmin=0, vmax=1, annot=True, fmt=".2f", cmap="cividis", cbar=False, square=True)
+            sns.heatmap(grid, ax=axis, xticklabels=names, yticklabels=names if depth == 0 else False, **look)
+            axis.tick_params(axis="x", rotation=0)
+            axis.tick_params(axis="y", rotation=0)
+            axis.set_title(f"heads of depths up to {depth} ({len(sets[0])})", loc="left")
+    return figure
+
+
+def layers_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
+    """In which layers the heads of depth 0, 1 and 2 sit, one line a map."""
+    maps = results.maps
+    if not maps:
+        return None
+    colours, markers = sns.color_palette("colorblind", 3), "osD"
+    with style():
+        figure, axis = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(maps)), layout="constrained")
+        for line, relevance in enumerate(maps):
+            for depth, frontier in enumerate(depths_of(relevance, share)):
+                layers, sizes = np.unique([head.layer for head in frontier], return_counts=True)
+                height = np.full(len(layers), line + (depth - 1) * 0.22)
+                label = f"depth {depth}" if line == 0 else None
+                axis.scatter(layers, height, s=26 * sizes, color=colours[depth], marker=markers[depth], label=label)
+        axis.set_yticks(range(len(maps)), [name_of(relevance) for relevance in maps])
+        axis.set_ylim(len(maps) - 0.5, -0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlim(-0.7, len(maps[0].logits) - 0.3)
+        axis.set_xlabel("layer (the area grows with the number of heads)")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure

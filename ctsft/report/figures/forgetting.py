@@ -1,0 +1,90 @@
+"""Figures of script 04: what an arm gains on the target against what it costs the source, and how that comes about."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_in_order, style, widen
+from ctsft.report.forgetting import by_epoch, plane
+from ctsft.report.rows import Results
+from ctsft.report.transfer import pick
+
+
+def plane_figure(results: Results) -> plt.Figure | None:
+    """One panel a target, at the largest n: gain on the target over change on the source, with the Pareto front.
+
+    Without `direct`, which never knew the source, so that the other arms can be told apart.
+    """
+    points = plane(results)
+    points = points[(points["n_target"] == points["n_target"].max()) & (points["arm"] != "direct")]
+    if points.empty:
+        return None
+    targets = list(dict.fromkeys(points["target"]))
+    columns = min(3, len(targets))
+    lines = -(-len(targets) // columns)
+    with style():
+        figure, axes = plt.subplots(
+            lines,
+            columns,
+            figsize=(WIDTH, 0.9 + 2.1 * lines),
+            squeeze=False,
+            sharex=True,
+            sharey=True,
+            layout="constrained",
+        )
+        for axis, target in zip(axes.flat, targets, strict=False):
+            here = points[points["target"] == target]
+            front = here[here["front"]].sort_values("kept")
+            axis.plot(front["kept"], front["gain"], color="grey", linewidth=1, label="Pareto front")
+            for arm, depth in arms_in_order(here):
+                mine = pick(here, arm=arm, depth=depth)
+                face = "white" if not pd.isna(depth) and depth == 0 else COLOURS[arm]
+                look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=face, linestyle="none")
+                axis.plot(mine["kept"], mine["gain"], label=arm_label(arm, depth), **look)
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_title(target, loc="left", fontweight="bold")
+        for axis in axes.flat[len(targets) :]:
+            axis.set_visible(False)
+        widen(axes[0][0], "x")
+        widen(axes[0][0], "y")
+        for number, axis in enumerate(axes.flat[: len(targets)]):
+            if number + columns >= len(targets):
+                axis.set_xlabel("change on the source")
+                axis.tick_params(labelbottom=True)
+            if number % columns == 0:
+                axis.set_ylabel("gain on the target")
+        handles = {
+            label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def epochs_figure(results: Results) -> plt.Figure | None:
+    """Change on the target (above) and on the source (below) after every epoch, at the largest n; one line an arm."""
+    if results.probes.empty or results.probes["epoch"].nunique() < 3:
+        return None
+    lines = by_epoch(results)
+    lines = lines[lines["n_target"] == lines["n_target"].max()]
+    targets = list(dict.fromkeys(lines["target"]))
+    with style():
+        figure, axes = plt.subplots(
+            2, len(targets), figsize=(WIDTH, 4.4), squeeze=False, sharex=True, sharey="row", layout="constrained"
+        )
+        for row, role in zip(axes, ("target", "source"), strict=True):
+            for axis, target in zip(row, targets, strict=True):
+                here = lines[(lines["target"] == target) & (lines["role"] == role)]
+                for arm, depth in arms_in_order(here):
+                    mine = pick(here, arm=arm, depth=depth).sort_values("epoch")
+                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1)
+                    axis.plot(mine["epoch"], mine["change"], label=arm_label(arm, depth), **look)
+                axis.axhline(0, color="black", linewidth=0.8)
+                axis.set_title(target, loc="left", fontweight="bold")
+            row[0].set_ylabel(f"change on the {role}")
+        for axis in axes[-1]:
+            axis.set_xlabel("epoch")
+        handles = {label: handle for handle, label in zip(*axes[0][0].get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,66 @@
+"""What all figures share: colours that colour-blind readers tell apart, markers that survive a grey print, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from ctsft.report.stats import Interval
+from ctsft.tuning.arms import ARMS
+
+MARKERS = dict(zip(ARMS, ["o", "s", "D", "P", "X", "v", "^", "*"], strict=True))
+# Of the palette's ten colours those that also stand out from white paper.
+COLOURS = {arm: sns.color_palette("colorblind", 10)[i] for arm, i in zip(ARMS, (0, 1, 2, 3, 4, 5, 9, 7), strict=True)}
+ORDER = {arm: number for number, arm in enumerate(ARMS)}
+WIDTH = 7.0  # inches: two columns of a page, at which the fonts below keep their size
+# A narrower axis would blow up differences that 400 test rows cannot tell from chance.
+MIN_SPAN = 0.2
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """White grid, nine points, and fonts that stay text in a PDF."""
+    settings = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "pdf.fonttype": 42}
+    with sns.axes_style("whitegrid"), plt.rc_context(settings):
+        yield
+
+
+def arm_label(arm: str, depth: object = None) -> str:
+    """An arm in words, with its depth where it has one."""
+    return ARMS[arm].words if pd.isna(depth) else f"{ARMS[arm].words}, depth {depth}"
+
+
+def arms_in_order(rows: pd.DataFrame) -> list[tuple[str, object]]:
+    """Every (arm, depth) of the rows, in the order of ARMS."""
+    pairs = rows[["arm", "depth"]].drop_duplicates().itertuples(index=False)
+    return sorted(
+        ((pair.arm, pair.depth) for pair in pairs),
+        key=lambda pair: (ORDER[pair[0]], -1 if pd.isna(pair[1]) else pair[1]),
+    )
+
+
+def widen(axis: plt.Axes, which: str) -> None:
+    """No narrower than MIN_SPAN."""
+    low, high = getattr(axis, f"get_{which}lim")()
+    spare = max(0.0, MIN_SPAN - (high - low)) / 2
+    getattr(axis, f"set_{which}lim")(low - spare, high + spare)
+
+
+def arms_of_error(value: Interval) -> list[list[float]]:
+    """The two arms of an error bar, as matplotlib takes them."""
+    return [[value.value - value.low], [value.high - value.value]]
+
+
+def save(figure: plt.Figure, path: Path) -> list[Path]:
+    """Write `path`.png (200 dpi) and `path`.pdf, without a date inside, so that equal rows give equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    out = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "pdf")]
+    figure.savefig(out[0], dpi=200, metadata={"Software": None})
+    figure.savefig(out[1], metadata={"CreationDate": None})
+    plt.close(figure)
+    return out

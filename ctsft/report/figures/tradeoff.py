@@ -1,0 +1,87 @@
+"""Figures of script 03: the circuit's advantage against the difficulty of the transfer, and the sweep as a surface."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+from ctsft.report.compare import paired
+from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
+from ctsft.report.rows import Results, at_validated_rate
+from ctsft.report.tradeoff import SMALLEST, difficulty, difficulty_predicts, settings, surface
+from ctsft.report.transfer import pick
+
+
+def difficulty_figure(results: Results) -> plt.Figure | None:
+    """Accuracy of the circuit minus near-zero's, with its paired interval, over the difficulty of the transfer."""
+    rows = at_validated_rate(results.rows)
+    points = []
+    for setting in settings(pick(rows, **SMALLEST)).to_dict("records"):
+        here = pick(rows, **setting)
+        value = paired(pick(here, arm="circuit"), pick(here, arm="near_zero"))
+        zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")
+        if value is not None and len(zero):
+            points.append((setting, difficulty(zero).mean(), value))
+    if not points:
+        return None
+    kinds = sorted({(setting["n_target"], setting["depth"]) for setting, _, _ in points})
+    colours = sns.color_palette("colorblind", len(kinds))
+    with style():
+        figure, axis = plt.subplots(figsize=(WIDTH * 0.75, 3.2), layout="constrained")
+        for number, kind in enumerate(kinds):
+            mine = [point for point in points if (point[0]["n_target"], point[0]["depth"]) == kind]
+            # Beside each other: the settings of one target have one difficulty.
+            x = [hard + (number - (len(kinds) - 1) / 2) * 0.006 for _, hard, _ in mine]
+            for place, (_, _, value) in zip(x, mine, strict=True):
+                axis.errorbar(place, value.value, yerr=arms_of_error(value), color=colours[number], linewidth=1)
+            label = f"{kind[0]} rows, depth {kind[1]}"
+            axis.plot(x, [v.value for _, _, v in mine], "osDPXv^*"[number % 8], color=colours[number], label=label)
+        for target in dict.fromkeys(setting["target"] for setting, _, _ in points):
+            mine = [(hard, value.high) for setting, hard, value in points if setting["target"] == target]
+            axis.annotate(target, (mine[0][0], max(high for _, high in mine)), (0, 3), **_ABOVE)
+        axis.axhline(0, color="black", linewidth=1)
+        found = difficulty_predicts(results)
+        if found is not None:
+            title = f"Spearman {found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}"
+            axis.set_title(title, loc="left")
+        axis.set_xlabel("difficulty: 1 − zero-shot accuracy / accuracy on the source")
+        axis.set_ylabel("accuracy, circuit − near-zero")
+        axis.margins(y=0.12)
+        figure.legend(loc="outside lower center", ncols=min(4, len(kinds)), frameon=False)
+    return figure
+
+
+_ABOVE = dict(textcoords="offset points", ha="center", fontsize=8)
+
+
+def surface_figure(results: Results) -> plt.Figure | None:
+    """Accuracy on the target and change on the source by share of heads and learning rate, for circuit and near-zero.
+
+    None where fewer than two shares were run.
+    """
+    points = surface(results)
+    points = points[points["arm"].isin(["circuit", "near_zero"]) & (points["n_target"] == points["n_target"].max())]
+    depth = points["depth"].max()
+    points = points[points["depth"] == depth]
+    if points["share"].nunique() < 2:
+        return None
+    panels = (("accuracy", "accuracy on the target", "viridis"), ("source_change", "change on the source", "RdBu"))
+    with style():
+        figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.4), layout="constrained", sharex=True, sharey=True)
+        for row, (column, words, colours) in zip(axes, panels, strict=True):
+            low, high = points[column].min(), points[column].max()
+            if column == "source_change":
+                low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
+            for axis, arm in zip(row, ("circuit", "near_zero"), strict=True):
+                grid = points[points["arm"] == arm].pivot(index="lr", columns="share", values=column).iloc[::-1]
+                grid.columns = [f"{share:.0%}" for share in grid.columns]
+                grid.index = [f"{rate:g}" for rate in grid.index]
+                form = ".3f" if column == "accuracy" else "+.3f"
+                look = dict(annot=True, fmt=form, cmap=colours, vmin=low, vmax=high, cbar=arm == "near_zero")
+                sns.heatmap(grid, ax=axis, annot_kws={"fontsize": 8}, linewidths=0.5, **look)
+                axis.set_title(f"{ARMS[arm].words}: {words}", loc="left")
+                axis.tick_params(axis="y", rotation=0)
+            row[0].set_ylabel("learning rate")
+        for axis in axes[-1]:
+            axis.set_xlabel(f"share of the heads at each of {depth + 1} depths")
+    return figure

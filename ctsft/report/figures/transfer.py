@@ -1,0 +1,104 @@
+"""Figures of script 01: what every arm gets on the target and keeps on the source, and how that grows with n."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ctsft.report.compare import SOURCE, TARGET, accuracy
+from ctsft.report.figures.style import (
+    COLOURS,
+    MARKERS,
+    WIDTH,
+    arm_label,
+    arms_in_order,
+    arms_of_error,
+    style,
+    widen,
+)
+from ctsft.report.rows import Results, at_validated_rate
+from ctsft.report.transfer import EXPERIMENT, pick
+
+
+def transfer_figure(results: Results) -> plt.Figure:
+    """Two panels that share their rows, one row an arm, at the largest n: accuracy on the target, and on the source.
+
+    Every arm stands at its validated learning rate, with its 95 % interval. The dashed line is the accuracy without
+    target rows (left) and before tuning (right).
+    """
+    rows = at_validated_rate(results.rows[results.rows["experiment"] == EXPERIMENT])
+    targets, n_target = list(dict.fromkeys(rows["target"])), int(rows["n_target"].max())
+    tuned = rows[(rows["n_target"] == n_target) & (rows["arm"] != "zero_shot")]
+    arms = arms_in_order(tuned)
+    with style():
+        height = 0.7 + len(targets) * (0.45 + 0.2 * len(arms))
+        figure, axes = plt.subplots(len(targets), 2, figsize=(WIDTH, height), sharex="col", squeeze=False)
+        for (left, right), target in zip(axes, targets, strict=True):
+            here = tuned[tuned["target"] == target]
+            _intervals(left, here, arms, TARGET)
+            _intervals(right, here, arms, SOURCE)
+            zero = pick(rows, target=target, arm="zero_shot")
+            if len(zero):
+                left.axvline(zero["accuracy"].mean(), color="black", linestyle="--", linewidth=1)
+            right.axvline(here["source_accuracy_before"].mean(), color="black", linestyle="--", linewidth=1)
+            left.set_yticks(range(len(arms)), [arm_label(*pair) for pair in arms])
+            right.set_yticks(range(len(arms)), [""] * len(arms))
+            left.set_title(target, loc="left", fontweight="bold")
+        for axis in axes[-1]:
+            widen(axis, "x")
+        axes[-1][0].set_xlabel("accuracy on the target\n(dashed: no target rows)")
+        axes[-1][1].set_xlabel(f"accuracy on {rows['source'].iloc[0]} afterwards\n(dashed: before)")
+        figure.suptitle(f"{results.model}, {n_target} target rows", fontsize=10)
+        figure.tight_layout()
+    return figure
+
+
+def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[str, str]) -> None:
+    for number, (arm, depth) in enumerate(arms):
+        value = accuracy(pick(rows, arm=arm, depth=depth), columns)
+        if value is not None:
+            look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=5, linewidth=1)
+            axis.errorbar(value.value, number, xerr=arms_of_error(value), **look)
+    axis.set_ylim(len(arms) - 0.5, -0.5)
+
+
+def by_rows_figure(results: Results) -> plt.Figure | None:
+    """Accuracy on the target by number of target rows, one line an arm; None where there is only one number."""
+    rows = at_validated_rate(results.rows)
+    rows = rows[(rows["share"].isna() | (rows["share"] == 0.02)) & ((rows["depth"].isna()) | (rows["depth"] == 2))]
+    tuned = rows[rows["arm"] != "zero_shot"]
+    several = tuned.groupby("target")["n_target"].nunique()
+    targets = [target for target in dict.fromkeys(tuned["target"]) if several[target] > 1]
+    if not targets:
+        return None
+    arms = arms_in_order(tuned[tuned["target"].isin(targets)])
+    with style():
+        figure, axes = plt.subplots(
+            1, len(targets), figsize=(WIDTH, 3.2), sharey=True, sharex=True, squeeze=False, layout="constrained"
+        )
+        for axis, target in zip(axes[0], targets, strict=True):
+            here = tuned[tuned["target"] == target]
+            sizes = sorted(here["n_target"].unique())
+            for number, (arm, depth) in enumerate(arms):
+                values = {n: accuracy(pick(here, arm=arm, depth=depth, n_target=n)) for n in sizes}
+                known = {n: value for n, value in values.items() if value is not None}
+                if known:
+                    # Beside each other, or the intervals of one n would hide each other.
+                    x = np.array(list(known)) + (number - (len(arms) - 1) / 2) * 0.018 * max(sizes)
+                    errors = np.hstack([arms_of_error(value) for value in known.values()])
+                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=5, linewidth=1)
+                    label = arm_label(arm, depth)
+                    axis.errorbar(x, [value.value for value in known.values()], yerr=errors, label=label, **look)
+            zero = pick(rows, target=target, arm="zero_shot")["accuracy"]
+            if len(zero):
+                axis.axhline(zero.mean(), color="black", linestyle="--", linewidth=1, label="no target rows")
+            axis.set_title(target, loc="left", fontweight="bold")
+            axis.set_xticks(sizes)
+            axis.set_xlabel("target rows")
+        axes[0][0].set_ylabel("accuracy on the target")
+        handles = {
+            label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,399 @@
+"""From rows to tables, claims, figures and the page: statistics against known answers, gaps, and honest verdicts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+from ctsft.errors import UserError
+from ctsft.report import claims
+from ctsft.report.__main__ import figures_of, tables_of
+from ctsft.report.compare import paired, pooled
+from ctsft.report.paper import BEST, beside, matching, paper_tables, published
+from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
+from ctsft.report.stats import (
+    holm,
+    macro_f1_interval,
+    mean_interval,
+    paired_difference,
+    ratio_interval,
+    spearman,
+)
+from ctsft.report.tradeoff import by_the_papers_rule, difficulty
+from ctsft.report.transfer import pick, transfer, transfer_cells
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "results" / "demo"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Results:
+    return Results.read(DEMO)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of the committed demo rows, to be spoilt."""
+    return Path(shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("cache")))
+
+
+def rewrite(path: Path, change) -> None:
+    """Pass every row of a CSV through `change`, which may return None to drop it."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        names, rows = reader.fieldnames, [row for row in map(change, reader) if row is not None]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# ---- statistics --------------------------------------------------------------------------------------------------
+
+
+def test_holm_against_a_worked_example():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_interval_of_one_seed_is_the_binomials():
+    values = np.zeros((1, 400))
+    values[0, :240] = 1
+    value, low, high = mean_interval(values)
+    assert value == 0.6
+    expected = 1.96 * (0.6 * 0.4 / 400) ** 0.5
+    assert (value - low, high - value) == pytest.approx((expected, expected), abs=0.006)
+    assert mean_interval(values) == (value, low, high)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        _, low, high = mean_interval((generator.random((1, 400)) < 0.6).astype(float))
+        inside += low <= 0.6 <= high
+    assert 0.90 < inside / 300 < 0.99
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    same = np.tile(np.arange(400) < 240, (4, 1)).astype(float)
+    apart = np.stack([np.arange(400) < size for size in (200, 220, 260, 280)]).astype(float)
+    assert same.mean() == apart.mean()
+    narrow, wide = mean_interval(same), mean_interval(apart)
+    assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
+
+
+def test_macro_f1_is_sklearns():
+    generator = np.random.default_rng(1)
+    gold, answers = generator.integers(0, 3, 200), generator.integers(0, 3, (2, 200))
+    value, low, high = macro_f1_interval(answers, gold)
+    assert value == pytest.approx(np.mean([f1_score(gold, a, average="macro") for a in answers]))
+    assert low < value < high
+
+
+def test_the_permutation_is_exact_on_few_rows():
+    """Eight rows that all favour one arm: two of the 2^8 swaps are as extreme."""
+    difference = paired_difference(np.ones((1, 8)), np.zeros((1, 8)))
+    assert difference.value == 1
+    assert difference.p == pytest.approx(2 / 2**8)
+    none = paired_difference(np.ones((2, 8)), np.ones((2, 8)))
+    assert (none.value, none.p) == (0, 1)
+
+
+def test_pairing_finds_what_two_separate_intervals_cannot():
+    generator = np.random.default_rng(2)
+    base = (generator.random((1, 400)) < 0.6).astype(float)
+    better = base.copy()
+    better[0, np.flatnonzero(base[0] == 0)[:12]] = 1
+    assert mean_interval(base).high > mean_interval(better).low
+    assert paired_difference(better, base).low > 0
+    assert paired_difference(better, base).p < 0.01
+
+
+def test_retention_is_a_ratio_with_an_interval():
+    before, after = np.tile(np.arange(400) < 300, (2, 1)), np.tile(np.arange(400) < 270, (2, 1))
+    value, low, high = ratio_interval(after.astype(float), before.astype(float))
+    assert value == pytest.approx(0.9)
+    assert low < 0.9 < high < 1
+
+
+def test_spearman_wants_three_targets_and_variation():
+    x = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]])
+    assert spearman(x, x).value == pytest.approx(1)
+    assert spearman(x, -x).value == pytest.approx(-1)
+    assert spearman(x[:2], x[:2]) is None
+    assert spearman(x, np.zeros_like(x)) is None
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def test_every_accuracy_is_counted_from_the_predictions(folder):
+    """What the accuracy columns say plays no part; one digit of one prediction does."""
+    path = folder / "01_nusax_transfer.csv"
+    before = transfer(Results.read(folder))
+    rewrite(path, lambda row: row | {"accuracy": "0.123", "macro_f1": "0.5", "source_accuracy": "0.9"})
+    assert transfer(Results.read(folder)) == before
+    first = True
+
+    def flip(row):
+        nonlocal first
+        if first and row["arm"] == "full":
+            first = False
+            digit = str((int(row["predictions"][-1]) + 1) % 3)
+            return row | {"predictions": row["predictions"][:-1] + digit}
+        return row
+
+    rewrite(path, flip)
+    assert transfer(Results.read(folder)) != before
+
+
+def test_missing_rows_are_gaps_and_never_a_silent_average(folder):
+    path = folder / "01_nusax_transfer.csv"
+    others = list(folder.glob("0[34]*.csv"))
+    for other in others:
+        other.unlink()
+    lines = len(transfer_cells(Results.read(folder)))
+    rewrite(path, lambda row: None if (row["target"], row["seed"], row["arm"]) == ("d70", "777", "full") else row)
+    cells = transfer_cells(Results.read(folder)).set_index(["target", "arm"])
+    assert cells.loc[("d70", "full"), "seeds"].tolist() == ["1/2"]
+    rewrite(path, lambda row: None if (row["target"], row["arm"]) == ("d70", "full") else row)
+    cells = transfer_cells(Results.read(folder))
+    assert len(cells) == lines
+    gap = cells[(cells["target"] == "d70") & (cells["arm"] == "full")].iloc[0]
+    assert (gap["accuracy"], gap["seeds"]) == ("–", "0/2")
+
+
+def test_a_file_cut_short_is_named(folder):
+    path = folder / "01_nusax_transfer.csv"
+    path.write_text(path.read_text()[:-60])
+    with pytest.raises(UserError, match=r"line \d+: the row is not whole"):
+        Results.read(folder)
+
+
+def test_spoilt_predictions_and_missing_labels_are_named(folder):
+    path = folder / "01_nusax_transfer.csv"
+    text = path.read_text()
+    rewrite(path, lambda row: row | {"predictions": row["predictions"][:-1]})
+    with pytest.raises(UserError, match="p and 400 digits"):
+        Results.read(folder)
+    path.write_text(text)
+    gold = json.loads((folder / "gold.json").read_text())
+    del gold["demo/d70"]
+    (folder / "gold.json").write_text(json.dumps(gold))
+    with pytest.raises(UserError, match="lacks the labels of demo/d70"):
+        Results.read(folder)
+    (folder / "gold.json").unlink()
+    with pytest.raises(UserError, match=r"gold\.json"):
+        Results.read(folder)
+    with pytest.raises(UserError, match="no result rows"):
+        Results.read(folder / "nothing")
+
+
+def test_the_labels_beside_the_rows_are_the_tasks(real_data):
+    from ctsft.tasks.registry import get_task
+
+    for path in sorted((ROOT / "results").glob("*/gold.json")):
+        for test, entry in json.loads(path.read_text()).items():
+            task, _, language = test.partition("/")
+            rows = get_task(task).load(language, "test", real_data)
+            assert entry["labels"] == "p" + "".join(str(example.label) for example in rows.examples)
+            assert entry["sha256"] == rows.sha256
+
+
+# ---- choices -----------------------------------------------------------------------------------------------------
+
+
+def test_ct_sft_is_chosen_on_validation_and_never_on_test(demo):
+    rows = at_validated_rate(demo.rows)
+    pair = pick(rows, target="d30", seed=31, depth=2, share=0.02)
+    pair = pair[pair["arm"].isin(["circuit", "near_zero"])]
+    assert len(pair) == 2
+    for better in ("circuit", "near_zero"):
+        valid = pair["arm"].eq(better).astype(float)
+        chosen = pick(add_ct_sft(pair.assign(valid_accuracy=valid, accuracy=1 - valid)), arm="ct_sft")
+        assert chosen["cell"].tolist() == pair.loc[pair["arm"] == better, "cell"].tolist()
+
+
+def test_the_validated_rate_is_chosen_on_validation(demo):
+    row = pick(demo.rows, arm="full", target="d30", seed=31, lr=1e-3)
+    two = pd.concat([row.assign(lr=1e-3, valid_accuracy=0.5, accuracy=0.9), row.assign(lr=1e-4, valid_accuracy=0.6)])
+    assert at_validated_rate(two)["lr"].tolist() == [1e-4]
+    assert at_validated_rate(two.assign(valid_accuracy=0.5))["lr"].tolist() == [1e-4]
+
+
+def test_the_papers_rule_takes_the_circuit_where_the_transfer_is_hard(demo):
+    rows = at_validated_rate(demo.rows)
+    zero = pick(rows, target="d30", arm="zero_shot")
+    pair = pick(rows, target="d30", depth=2, share=0.02)
+    pair = pair[pair["arm"].isin(["circuit", "near_zero"])]
+    for valid, arm in ((0.2, "circuit"), (0.75, "near_zero")):
+        chosen = by_the_papers_rule(pair, zero.assign(valid_accuracy=valid))
+        assert set(chosen["arm"]) == {arm}
+        assert len(chosen) == 2
+    assert difficulty(zero.assign(accuracy=0.4, source_accuracy_before=0.8)).tolist() == [0.5, 0.5]
+
+
+def test_comparisons_use_the_seeds_and_rows_that_both_have(demo):
+    rows = at_validated_rate(demo.rows)
+    full, circuit = pick(rows, arm="full", target="d70", n_target=100), pick(rows, arm="circuit", target="d70", depth=2)
+    circuit = pick(circuit, share=0.02, n_target=100)
+    both = paired(full, circuit)
+    assert both.value == pytest.approx(full["accuracy"].mean() - circuit["accuracy"].mean())
+    one = paired(full, pick(circuit, seed=31))
+    assert one.value == pytest.approx(
+        pick(full, seed=31)["accuracy"].iloc[0] - pick(circuit, seed=31)["accuracy"].iloc[0]
+    )
+    assert paired(pick(full, seed=31), pick(circuit, seed=777)) is None
+    assert pooled([]) is None
+    assert pooled([(full, circuit), (full, circuit)]).value == pytest.approx(both.value)
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_shows_the_committed_demo_table(demo):
+    assert transfer(demo) in (ROOT / "README.md").read_text()
+
+
+def test_every_table_says_its_seeds_and_where_it_comes_from(demo):
+    for table in tables_of(demo):
+        assert any(column.startswith("seeds") for column in table.cells), table.name
+        assert "demo" in table.title
+        assert "seeds 31, 777" in table.caption
+        assert "\\begin{tabular}" in table.latex()
+        assert table.markdown().count("\n|") == len(table.cells) + 2
+
+
+def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
+    for table in paper_tables({}):
+        assert "ours, Qwen2.5-0.5B" in table.cells, table.name
+        assert set(table.cells["ours, Qwen2.5-0.5B"]) <= {"not run", "–"}
+    names = [table.name for table in paper_tables({})]
+    assert names == ["table1", "table2", "table4", "table5", "table6", "table7", "table8"]
+    text = beside("table2_nusax_by_depth", {}, ("answers", "gold"), "accuracy")
+    line = text[(text["target"] == "javanese") & (text["n_target"] == 100) & (text["depth"] == "1")]
+    assert line["paper"].tolist() == ["0.640", "0.611"]
+
+
+def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(demo):
+    rows = pick(at_validated_rate(demo.rows), target="d30", n_target=100, depth=2, share=0.02)
+    line = published("table4_nusax_anchors").query("n_target == 100").iloc[0].copy()
+    line["source"], line["target"], line["arm"] = "d00", "d30", BEST
+    for better in ("circuit", "near_zero"):
+        changed = rows.assign(accuracy=rows["arm"].eq(better).astype(float))
+        assert set(matching(changed, line)["arm"]) == {better}
+    assert matching(rows[rows["arm"] != "circuit"], line).empty
+
+
+def test_the_committed_tables_are_what_the_rows_give(tmp_path):
+    folders = [str(path.parent) for path in sorted((ROOT / "results").glob("*/01_nusax_transfer.csv"))]
+    command = [
+        sys.executable,
+        "-m",
+        "ctsft.report",
+        *folders,
+        "--tables",
+        str(tmp_path),
+        "--figures",
+        str(tmp_path / "f"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in tmp_path.glob("*.*")}
+    kept = {path.name: path.read_text() for path in (ROOT / "paper_tables").glob("*.*")}
+    assert made == kept
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {p.name for p in (ROOT / "figures").iterdir()}
+
+
+# ---- claims ------------------------------------------------------------------------------------------------------
+
+
+def test_no_verdict_without_its_number(demo):
+    judged = claims.judge(demo)
+    assert [judgement.claim for judgement in judged] == list(claims.CLAIMS)
+    for judgement in judged:
+        assert judgement.verdict in ("supported", "contradicted", "undecided")
+        decided = judgement.verdict != "undecided"
+        assert not decided or (any(c.isdigit() for c in judgement.number) and "[" in judgement.number)
+        assert judgement.data
+
+
+def test_verdicts_follow_the_rows(folder):
+    """Rows in which full answers everything right contradict the claim that the circuit matches it; and the reverse."""
+    gold = json.loads((folder / "gold.json").read_text())
+
+    def answered(winner):
+        def change(row):
+            right = gold[f"demo/{row['target']}"]["labels"]
+            wrong = "p" + "".join(str((int(digit) + 1) % 3) for digit in right[1:])
+            return row | {"predictions": right if row["arm"] == winner else wrong}
+
+        return change
+
+    def verdicts() -> dict[str, str]:
+        return {judgement.claim: judgement.verdict for judgement in claims.judge(Results.read(folder))}
+
+    rewrite(folder / "01_nusax_transfer.csv", answered("full"))
+    for name in ("03_editing_preserving_tradeoff.csv", "04_forgetting.csv"):
+        (folder / name).unlink()
+    assert verdicts()["C1"] == "contradicted"
+    rewrite(folder / "01_nusax_transfer.csv", lambda row: answered("circuit")(row) | {"trainable_share": "0.005"})
+    assert verdicts()["C1"] == "supported"
+    rewrite(folder / "01_nusax_transfer.csv", lambda row: row | {"trainable_share": "0.02"})
+    assert verdicts()["C1"] == "undecided"
+    rewrite(folder / "01_nusax_transfer.csv", lambda row: None if row["arm"] == "full" else row)
+    assert verdicts()["C1"] == "undecided"
+
+
+# ---- figures and page --------------------------------------------------------------------------------------------
+
+
+def test_every_figure_is_drawn_from_the_demo(demo):
+    import matplotlib.pyplot as plt
+
+    figures = figures_of(demo)
+    assert len(figures) == 9
+    for name, figure in figures.items():
+        figure.canvas.draw()
+        inside = figure.get_tightbbox().transformed(figure.dpi_scale_trans).padded(-2)
+        width, height = figure.get_size_inches() * figure.dpi
+        assert inside.x0 >= 0, name
+        assert inside.y0 >= 0, name
+        assert inside.x1 <= width, name
+        assert inside.y1 <= height, name
+    plt.close("all")
+
+
+def test_the_page_opens_in_a_browser_with_all_pictures_and_no_error(tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("needs chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
+    page = tmp_path / "report.html"
+    subprocess.run([sys.executable, "-m", "ctsft.report", str(DEMO), "--page", str(page)], check=True)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    window = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        window.get(page.as_uri())
+        widths = window.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
+        assert len(widths) == 9
+        assert min(widths) > 100
+        assert window.get_log("browser") == []
+        assert "contradicted" in window.find_element("tag name", "body").text
+        assert len(window.find_elements("tag name", "table")) == 5
+    finally:
+        window.quit()
