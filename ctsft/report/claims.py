@@ -14,13 +14,14 @@ import pandas as pd
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.paper import best_on_validation
-from ctsft.report.render import change
+from ctsft.report.render import change, p_value
 from ctsft.report.rows import Results, at_validated_rate
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.tradeoff import difficulty_predicts
 from ctsft.report.transfer import pick
 
 MARGIN = 0.025
+SAME = ("target", "n_target")
 CLAIMS = {
     "C1": "CT-SFT at least matches tuning all weights on the target, with under 1 % of the weights.",
     "C2": "Hard transfers favour the circuit's heads, easy ones near-zero heads.",
@@ -53,40 +54,38 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
     return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
 
 
-def _largest(results: Results) -> pd.DataFrame:
-    """Validated rows at the largest n."""
-    rows = at_validated_rate(results.rows)
-    return rows[rows["n_target"] == rows["n_target"].max()]
-
-
-def _by_target(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The two arms' rows for every target that has both on a common seed."""
-    pairs = [(pick(first, target=t), pick(second, target=t)) for t in dict.fromkeys(first["target"])]
-    return [pair for pair in pairs if set(pair[0]["seed"]) & set(pair[1]["seed"])]
+def _pairs(first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree."""
+    pairs = []
+    order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
+    settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
+    for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
+        pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
+        if set(pair[0]["seed"]) & set(pair[1]["seed"]):
+            pairs.append(pair)
+    return pairs
 
 
 def _ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     """What a comparison rests on, in words."""
-    targets = ", ".join(first["target"].iloc[0] for first, _ in pairs)
+    settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
     seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
-    n = pairs[0][0]["n_target"].iloc[0]
-    return (
-        f"{targets}; n = {n}; seeds {', '.join(map(str, sorted(seeds)))}; {len(pairs[0][0]['gold'].iloc[0])} test rows"
-    )
+    rows = len(pairs[0][0]["gold"].iloc[0])
+    return f"{', '.join(settings)}; seeds {', '.join(map(str, sorted(seeds)))}; {rows} test rows"
 
 
 def target_accuracy(results: Results) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
-    rows = _largest(results)
-    pairs = _by_target(best_on_validation(rows), pick(rows, arm="full"))
+    rows = at_validated_rate(results.rows)
+    pairs = _pairs(best_on_validation(rows), pick(rows, arm="full"), SAME)
     value = pooled(pairs)
     if value is None:
         return undecided("C1", "circuit and near_zero at depth 2, and full, on a common seed")
     share = max(first["trainable_share"].max() for first, _ in pairs)
-    verdict = by_interval(value, -MARGIN, -MARGIN)
+    verdict = by_interval(value, -MARGIN, 0)
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
-    number = f"ct_sft − full: {change(value)}, p = {value.p:.3f}; {share:.2%} of the weights"
+    number = f"ct_sft − full: {change(value)}, p {p_value(value.p)}; {share:.2%} of the weights"
     return Judgement("C1", verdict, number, _ground(pairs))
 
 
@@ -102,23 +101,22 @@ def hard_transfers(results: Results) -> Judgement:
 
 def source_kept(results: Results) -> Judgement:
     """C3a: under ct_sft the source loses less than MARGIN."""
-    pairs = _by_target(best_on_validation(_largest(results)), pick(at_validated_rate(results.rows), arm="zero_shot"))
+    rows = at_validated_rate(results.rows)
+    pairs = _pairs(best_on_validation(rows), pick(rows, arm="zero_shot"), ("target",))
     kept = pooled(pairs, SOURCE)
     if kept is None:
         return undecided("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
-    return Judgement(
-        "C3a", by_interval(kept, -MARGIN, -MARGIN), f"source, after − before: {change(kept)}", _ground(pairs)
-    )
+    return Judgement("C3a", by_interval(kept, -MARGIN, 0), f"source, after − before: {change(kept)}", _ground(pairs))
 
 
 def source_kept_better(results: Results) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full; contradicted where it is not by MARGIN."""
-    rows = _largest(results)
-    pairs = _by_target(best_on_validation(rows), pick(rows, arm="full"))
+    rows = at_validated_rate(results.rows)
+    pairs = _pairs(best_on_validation(rows), pick(rows, arm="full"), SAME)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return undecided("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
-    number = f"source afterwards, ct_sft − full: {change(gap)}, p = {gap.p:.3f}"
+    number = f"source afterwards, ct_sft − full: {change(gap)}, p {p_value(gap.p)}"
     return Judgement("C3b", by_interval(gap, 0, MARGIN), number, _ground(pairs))
 
 
@@ -126,7 +124,6 @@ def related_kept(results: Results) -> Judgement:
     """C7: related tests lose less than MARGIN under the circuit."""
     lines = last_lines(results) if len(results.probes) else results.probes
     lines = lines[lines["role"] == "related"]
-    lines = lines[lines["n_target"] == lines["n_target"].max()]
     circuit, full = (pick(lines, arm="circuit", depth=2), pick(lines, arm="full"))
     kept = related_change(circuit) if len(circuit) else None
     if kept is None:
@@ -135,7 +132,9 @@ def related_kept(results: Results) -> Judgement:
     number = f"related tests after − before: {change(kept)}; circuit − full: {change(gap)}"
     tests = ", ".join(sorted(set(circuit["test"])))
     targets = ", ".join(dict.fromkeys(circuit["target"]))
-    return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, f"{tests}; tuned on {targets}")
+    sizes = ", ".join(str(n) for n in sorted(set(circuit["n_target"])))
+    data = f"{tests}; tuned on {targets}; n = {sizes}"
+    return Judgement("C7", by_interval(kept, -MARGIN, 0), number, data)
 
 
 def judge(results: Results) -> list[Judgement]:

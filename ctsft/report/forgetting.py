@@ -9,7 +9,7 @@ from ctsft.report.compare import SOURCE, paired, right, stack
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, p_value
 from ctsft.report.rows import Results, at_validated_rate
 from ctsft.report.stats import Difference, holm, mean_interval, paired_difference, ratio_interval
-from ctsft.report.transfer import KEYS, about, lines_of, pick
+from ctsft.report.transfer import EXPERIMENT, KEYS, about, lines_of, pick
 
 BEFORE = ("answers_before", "gold")
 
@@ -27,8 +27,10 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
     rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
     seeds = rows["seed"].nunique()
     probes = results.probes[results.probes["role"] == "source"]
+    # The grid of script 04, where it has run; else that of 01.
+    own = rows["cell"].isin(probes["cell"]) if len(probes) else rows["experiment"] == EXPERIMENT
     table, p_values = [], []
-    for line in lines_of(rows):
+    for line in lines_of(rows[own]):
         if line["arm"] == "zero_shot":
             continue
         here = pick(rows, **line)
@@ -78,14 +80,11 @@ def last_lines(results: Results) -> pd.DataFrame:
 
 
 def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Difference | None:
-    """Accuracy after minus before on related tests, averaged over tests and targets; or minus another arm's."""
+    """Accuracy after minus before on related tests, averaged over targets, n and tests; or minus another arm's."""
     sides = []
-    for (target, test), group in lines.groupby(["target", "test"]):
+    for (target, n, test), group in lines.groupby(["target", "n_target", "test"]):
         after = right(group)
-        if other is None:
-            than = right(group, BEFORE)
-        else:
-            than = right(other[(other["target"] == target) & (other["test"] == test)])
+        than = right(group, BEFORE) if other is None else right(pick(other, target=target, n_target=n, test=test))
         seeds = sorted(after.keys() & than.keys())
         if seeds:
             sides.append((seeds, stack(after, seeds), stack(than, seeds)))

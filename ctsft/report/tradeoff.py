@@ -34,7 +34,10 @@ def by_the_papers_rule(rows: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFr
 def settings(rows: pd.DataFrame) -> pd.DataFrame:
     """Every (n_source, target, n_target, depth, share) that has a circuit or its near-zero control."""
     both = rows[rows["arm"].isin(["circuit", "near_zero"])]
-    return both[["n_source", "target", "n_target", "depth", "share"]].drop_duplicates().reset_index(drop=True)
+    found = both[["n_source", "target", "n_target", "depth", "share"]].drop_duplicates()
+    place = {target: number for number, target in enumerate(dict.fromkeys(rows["target"]))}
+    keys = found.assign(target=found["target"].map(place))
+    return found.loc[keys.sort_values(list(found)).index].reset_index(drop=True)
 
 
 def tradeoff_cells(results: Results) -> pd.DataFrame:

@@ -85,6 +85,7 @@ def epochs_figure(results: Results) -> plt.Figure | None:
             row[0].set_ylabel(f"change on the {role}")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
+            axis.set_xticks(sorted(lines["epoch"].unique()))
         handles = {label: handle for handle, label in zip(*axes[0][0].get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure

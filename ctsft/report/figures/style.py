@@ -25,7 +25,15 @@ MIN_SPAN = 0.2
 @contextmanager
 def style() -> Iterator[None]:
     """White grid, nine points, and fonts that stay text in a PDF."""
-    settings = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "pdf.fonttype": 42}
+    settings = {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "legend.fontsize": 8,
+        "legend.columnspacing": 1.2,
+        "legend.handletextpad": 0.5,
+        "legend.handlelength": 1.4,
+        "pdf.fonttype": 42,
+    }
     with sns.axes_style("whitegrid"), plt.rc_context(settings):
         yield
 

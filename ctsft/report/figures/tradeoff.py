@@ -7,6 +7,7 @@ import seaborn as sns
 
 from ctsft.report.compare import paired
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
+from ctsft.report.render import change
 from ctsft.report.rows import Results, at_validated_rate
 from ctsft.report.tradeoff import SMALLEST, difficulty, difficulty_predicts, settings, surface
 from ctsft.report.transfer import pick
@@ -37,21 +38,17 @@ def difficulty_figure(results: Results) -> plt.Figure | None:
             label = f"{kind[0]} rows, depth {kind[1]}"
             axis.plot(x, [v.value for _, _, v in mine], "osDPXv^*"[number % 8], color=colours[number], label=label)
         for target in dict.fromkeys(setting["target"] for setting, _, _ in points):
-            mine = [(hard, value.high) for setting, hard, value in points if setting["target"] == target]
-            axis.annotate(target, (mine[0][0], max(high for _, high in mine)), (0, 3), **_ABOVE)
+            hard = next(hard for setting, hard, _ in points if setting["target"] == target)
+            axis.text(hard, 1.02, target, transform=axis.get_xaxis_transform(), rotation=60, fontsize=8)
         axis.axhline(0, color="black", linewidth=1)
         found = difficulty_predicts(results)
         if found is not None:
-            title = f"Spearman {found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}"
-            axis.set_title(title, loc="left")
+            figure.suptitle(f"Spearman's correlation {change(found)}", fontsize=9)
         axis.set_xlabel("difficulty: 1 − zero-shot accuracy / accuracy on the source")
         axis.set_ylabel("accuracy, circuit − near-zero")
         axis.margins(y=0.12)
         figure.legend(loc="outside lower center", ncols=min(4, len(kinds)), frameon=False)
     return figure
-
-
-_ABOVE = dict(textcoords="offset points", ha="center", fontsize=8)
 
 
 def surface_figure(results: Results) -> plt.Figure | None:
@@ -77,11 +74,13 @@ def surface_figure(results: Results) -> plt.Figure | None:
                 grid.columns = [f"{share:.0%}" for share in grid.columns]
                 grid.index = [f"{rate:g}" for rate in grid.index]
                 form = ".3f" if column == "accuracy" else "+.3f"
-                look = dict(annot=True, fmt=form, cmap=colours, vmin=low, vmax=high, cbar=arm == "near_zero")
+                look = dict(annot=True, fmt=form, cmap=colours, vmin=low, vmax=high)
+                look |= dict(cbar=arm == "near_zero", cbar_kws={"label": words})
                 sns.heatmap(grid, ax=axis, annot_kws={"fontsize": 8}, linewidths=0.5, **look)
-                axis.set_title(f"{ARMS[arm].words}: {words}", loc="left")
                 axis.tick_params(axis="y", rotation=0)
             row[0].set_ylabel("learning rate")
+        for axis, arm in zip(axes[0], ("circuit", "near_zero"), strict=True):
+            axis.set_title(ARMS[arm].words, loc="left", fontweight="bold")
         for axis in axes[-1]:
             axis.set_xlabel(f"share of the heads at each of {depth + 1} depths")
     return figure

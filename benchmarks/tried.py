@@ -1,0 +1,100 @@
+"""What was tried to make a tuning step faster: each variant beside the one that is kept, in alternating repeats.
+
+    python benchmarks/tried.py
+
+Kept: the fused AdamW, and the unembedding as one matrix product. Not kept on a CPU: torch.compile, bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import torch
+from common import random_model, random_rows, write
+from tuning import loop_steps
+
+from ctsft.heads import Head
+from ctsft.tuning.arms import get_arm, trainable
+
+VARIANTS = {
+    "circuit 6 %": "circuit 6 %",
+    "circuit 6 %, torch.compile": "circuit 6 %",
+    "circuit 6 %, bfloat16": "circuit 6 %",
+    "circuit 6 %, unembedding row by row": "circuit 6 %",
+    "all weights": "all weights",
+    "all weights, foreach AdamW": "all weights",
+}
+
+
+def worker(variant: str, options) -> dict:
+    loaded, rows = random_model("smollm2-135m", options.device), random_rows(options.rows, options.tokens)
+    model, parts = loaded.model, loaded.anatomy
+    if variant.endswith("row by row"):
+        unembedding = model.get_output_embeddings()
+        unembedding._forward_pre_hooks.clear()
+        unembedding._forward_hooks.clear()
+    if variant.endswith("foreach AdamW"):
+        kept = torch.optim.AdamW
+        torch.optim.AdamW = lambda parameters, fused, **kwargs: kept(parameters, foreach=True, **kwargs)
+    if variant.endswith("bfloat16"):
+        torch.autocast = partial(_autocast, torch.autocast)
+    arm = get_arm("full" if variant.startswith("all") else "circuit")
+    order = np.random.default_rng(0).permutation(parts.n_heads)[: int(0.06 * parts.n_heads)]
+    heads = [Head(int(i) // parts.heads, int(i) % parts.heads) for i in order]
+    with trainable(model, parts, arm, heads, "shared") as (parameters, compact):
+        if variant.endswith("torch.compile"):
+            model.forward = torch.compile(model.forward)
+        started = time.perf_counter()
+        times = loop_steps(model, parameters, rows, options, compact.write_back)
+        whole = time.perf_counter() - started
+    steady = float(np.median(times[options.warm :]))
+    return {"seconds": steady, "warm_up_seconds": whole - steady * len(times)}
+
+
+def _autocast(kept, device, dtype, enabled):
+    return kept(device, torch.bfloat16, enabled=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=4, help="steps in a process")
+    parser.add_argument("--warm", type=int, default=2, help="of which the first ones warm up")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(worker(options.worker, options)))
+        return
+    measured: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
+    for _ in range(options.repeats):
+        for variant in VARIANTS:
+            command = [sys.executable, __file__, *sys.argv[1:], "--worker", variant]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            measured[variant].append(json.loads(done.stdout.splitlines()[-1]))
+            print(variant, measured[variant][-1], flush=True)
+    medians = {v: {k: float(np.median([m[k] for m in runs])) for k in runs[0]} for v, runs in measured.items()}
+    rows = [
+        {
+            "variant": variant,
+            "device": options.device,
+            "batch": f"{options.rows} x {options.tokens}",
+            "repeats": options.repeats,
+            **medians[variant],
+            "times_slower_than_kept": medians[variant]["seconds"] / medians[kept]["seconds"],
+        }
+        for variant, kept in VARIANTS.items()
+    ]
+    write(f"tried-{options.device}", rows)
+
+
+if __name__ == "__main__":
+    main()
