@@ -43,7 +43,7 @@ def reference(problem: Problem, rules: Rules, heads: list[tuple[int, int]]) -> d
         source[..., part] = batch.beta[layer][..., part]
         embedded = batch.totals.layers[0].x
         rel, _, _ = oracle.two_streams(
-            problem.loaded, batch.tokens, embedded, layer, source, rules, batch.totals.rotary
+            problem.loaded, batch.tokens, embedded, layer, source, rules, [kept.rotary for kept in batch.totals.layers]
         )
         out[layer, head] = float(batch.margin(rel).mean())
     return out

@@ -19,6 +19,11 @@ torch.set_num_threads(1)
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 64}
 ROPE = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4, "tie_word_embeddings": False}
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2}
+GEMMA = {**ROPE, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8}
+LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+NEOX = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4, "rotary_pct": 0.5, "tie_word_embeddings": False}
+OPT = {**SIZES, "ffn_dim": 48, "num_attention_heads": 4, "word_embed_proj_dim": 32, "dropout": 0.0}
 CONFIGS = {
     "llama-1kv": ("llama", {**ROPE, "num_key_value_heads": 1}),
     "llama-2kv": ("llama", {**ROPE, "num_key_value_heads": 2, "tie_word_embeddings": True}),
@@ -26,6 +31,18 @@ CONFIGS = {
     "qwen2-1kv": ("qwen2", {**ROPE, "num_key_value_heads": 1}),
     "qwen2-2kv": ("qwen2", {**ROPE, "num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2-4kv": ("qwen2", {**ROPE, "num_key_value_heads": 4}),
+    "mistral-2kv": ("mistral", {**ROPE, "num_key_value_heads": 2, "sliding_window": 5}),
+    "qwen3-1kv": ("qwen3", {**ROPE, "num_key_value_heads": 1, "head_dim": 8}),
+    "qwen3-4kv": ("qwen3", {**ROPE, "num_key_value_heads": 4, "head_dim": 12, "attention_bias": True}),
+    "gemma2-1kv": ("gemma2", {**GEMMA, "num_key_value_heads": 1}),
+    "gemma2-2kv": ("gemma2", {**GEMMA, "num_key_value_heads": 2, "attn_logit_softcapping": 3.0}),
+    "gemma3-2kv": ("gemma3_text", {**GEMMA, "num_key_value_heads": 2, "layer_types": LAYER_TYPES}),
+    "gemma3-4kv": ("gemma3_text", {**GEMMA, "num_key_value_heads": 4, "layer_types": LAYER_TYPES}),
+    "phi3-2kv": ("phi3", {**ROPE, "num_key_value_heads": 2, **SPECIAL}),
+    "phi3-4kv": ("phi3", {**ROPE, "num_key_value_heads": 4, "sliding_window": 6, **SPECIAL}),
+    "gpt-neox": ("gpt_neox", {**NEOX, "use_parallel_residual": True}),
+    "gpt-neox-serial": ("gpt_neox", {**NEOX, "use_parallel_residual": False}),
+    "opt": ("opt", OPT),
     "gpt2": ("gpt2", {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **NO_DROPOUT}),
 }
 LABEL_TOKENS = [5, 6, 7]

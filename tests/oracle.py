@@ -26,13 +26,15 @@ def linear(rel, irrel, projection, rules):
 
 
 def norm(rel, irrel, module, rules):
-    total = rel + irrel
-    if isinstance(module, nn.LayerNorm):
-        std = (total.var(-1, unbiased=False, keepdim=True) + module.eps).sqrt()
-        rel, irrel = ((part - part.mean(-1, keepdim=True)) / std * module.weight for part in (rel, irrel))
-        return give_bias(rel, irrel, module.bias, rules.bias == "split")
-    rms = (total.square().mean(-1, keepdim=True) + module.variance_epsilon).sqrt()
-    return rel / rms * module.weight, irrel / rms * module.weight
+    """Every module is asked what it does to the total: the two parts take the same scale."""
+    total, inner = rel + irrel, module.module
+    if isinstance(inner, nn.LayerNorm):
+        std = (total.var(-1, unbiased=False, keepdim=True) + inner.eps).sqrt()
+        rel, irrel = ((part - part.mean(-1, keepdim=True)) / std * inner.weight for part in (rel, irrel))
+        return give_bias(rel, irrel, inner.bias, rules.bias == "split")
+    # Per coordinate, an RMSNorm multiplies by one number; where the total is zero so are both parts.
+    factor = inner(total) / torch.where(total == 0, 1, total)
+    return rel * factor, irrel * factor
 
 
 def clean(rel, irrel, rules):
@@ -57,28 +59,41 @@ def rotate(x, rotary):
     if rotary is None:
         return x
     cos, sin = rotary[0][:, None], rotary[1][:, None]
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+    size = cos.shape[-1]
+    turned, half = x[..., :size], size // 2
+    turned = turned * cos + torch.cat((-turned[..., half:], turned[..., :half]), -1) * sin
+    return torch.cat((turned, x[..., size:]), -1)
 
 
 def pattern(q, k, anatomy, layer, rotary, mask):
-    q, k = rotate(heads_first(q, anatomy.heads), rotary), rotate(heads_first(k, anatomy.kv_heads), rotary)
+    q, k = rotate(q, rotary), rotate(k, rotary)
     k = k.repeat_interleave(anatomy.heads // anatomy.kv_heads, 1)
     scores = q @ k.transpose(-1, -2) * layer.scaling
+    if layer.softcap:
+        scores = torch.tanh(scores / layer.softcap) * layer.softcap
     t = scores.shape[-1]
-    allowed = torch.ones(t, t, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
-    allowed = allowed | torch.eye(t, dtype=torch.bool)
+    back = torch.arange(t)[:, None] - torch.arange(t)[None, :]
+    allowed = (back >= 0) & mask[:, None, None, :].bool()
+    if layer.window:
+        allowed = allowed & (back < layer.window)
+    allowed = allowed | (back == 0)
     return scores.masked_fill(~allowed, -torch.inf).softmax(-1)
 
 
 def attention(rel, irrel, anatomy, layer, rotary, mask, rules):
     """z of both streams: strict gives rel the softmax of its own queries and keys, pattern the true softmax."""
-    (rq, iq), (rk, ik), (rv, iv) = (linear(rel, irrel, p, rules) for p in (layer.q, layer.k, layer.v))
+    parts = [linear(rel, irrel, p, rules) for p in (layer.q, layer.k, layer.v)]
+    counts = (anatomy.heads, anatomy.kv_heads, anatomy.kv_heads)
+    parts = [[heads_first(x, n) for x in pair] for pair, n in zip(parts, counts, strict=True)]
+    for i, head_norm in enumerate((layer.q_norm, layer.k_norm)):
+        if head_norm is not None:
+            parts[i] = norm(*parts[i], head_norm, rules)
+    (rq, iq), (rk, ik), (rv, iv) = parts
     repeat = anatomy.heads // anatomy.kv_heads
     true = pattern(rq + iq, rk + ik, anatomy, layer, rotary, mask)
     mine = true if rules.attention == "pattern" else pattern(rq, rk, anatomy, layer, rotary, mask)
-    total = true @ heads_first(rv + iv, anatomy.kv_heads).repeat_interleave(repeat, 1)
-    part = mine @ heads_first(rv, anatomy.kv_heads).repeat_interleave(repeat, 1)
+    total = true @ (rv + iv).repeat_interleave(repeat, 1)
+    part = mine @ rv.repeat_interleave(repeat, 1)
     rel_z, total_z = (x.transpose(1, 2).flatten(2) for x in (part, total))
     return rel_z, total_z - rel_z
 
@@ -101,30 +116,40 @@ def mlp(rel, irrel, layer, rules):
         g, u = rg + ig, ru + iu
         total = act(g) * u
         part = derivative(act, g) * u * rg + act(g) * ru if rules.gate == "linear" else total - act(ig) * iu
-    return clean(*linear(part, total - part, layer.down, rules), rules)
+    out = clean(*linear(part, total - part, layer.down, rules), rules)
+    return out if layer.post_mlp is None else norm(*out, layer.post_mlp, rules)
 
 
 @torch.no_grad()
 def two_streams(loaded, batch, embedded, start, source, rules, rotary):
     """Propagate `source` [B, T, H d], injected as rel_z of layer `start`, through the whole model.
 
-    embedded: the stream before layer 0, all of it irrelevant. Returns (rel logits, irrel logits) at the label position,
-    and rel_z of the layers from `start` on.
+    embedded: the stream before layer 0, all of it irrelevant. rotary: cosines and sines of every layer. Returns
+    (rel logits, irrel logits) at the label position, and rel_z of the layers from `start` on.
     """
     anatomy, mask = loaded.anatomy, batch["attention_mask"]
     rel, irrel = torch.zeros_like(embedded), embedded
     rel_zs = {}
     for number, layer in enumerate(anatomy.layers):
         normed = norm(rel, irrel, layer.attention_norm, rules)
-        rel_z, irrel_z = attention(*normed, anatomy, layer, rotary, mask, rules)
+        rel_z, irrel_z = attention(*normed, anatomy, layer, rotary[number], mask, rules)
         if number == start:
             rel_z, irrel_z = source, rel_z + irrel_z - source
         if number >= start:
             rel_zs[number] = rel_z
         rel_o, irrel_o = linear(rel_z, irrel_z, layer.o, rules)
+        if layer.post_attention is not None:
+            rel_o, irrel_o = norm(rel_o, irrel_o, layer.post_attention, rules)
+        before = rel, irrel
         rel, irrel = rel + rel_o, irrel + irrel_o
-        rel_m, irrel_m = mlp(*norm(rel, irrel, layer.mlp_norm, rules), layer, rules)
+        read = before if layer.parallel else (rel, irrel)
+        rel_m, irrel_m = mlp(*norm(*read, layer.mlp_norm, rules), layer, rules)
         rel, irrel = clean(rel + rel_m, irrel + irrel_m, rules)
     rel, irrel = norm(rel, irrel, anatomy.final_norm, rules)
     w = anatomy.unembedding.weight
     return rel[:, -1] @ w.T, irrel[:, -1] @ w.T, rel_zs
+
+
+def turns(totals):
+    """The cosines and sines of every layer."""
+    return [layer.rotary for layer in totals.layers]

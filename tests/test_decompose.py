@@ -50,13 +50,19 @@ def oracle_scores(problem: Problem, rules: Rules):
         for head in range(heads):
             source = torch.zeros_like(beta)
             source[..., head * d : (head + 1) * d] = beta[..., head * d : (head + 1) * d]
-            rel, _, rel_zs = oracle.two_streams(loaded, batch, totals.layers[0].x, layer, source, rules, totals.rotary)
+            rel, _, rel_zs = oracle.two_streams(
+                loaded, batch, totals.layers[0].x, layer, source, rules, oracle.turns(totals)
+            )
             words = rel[:, LABEL_TOKENS]
             right = rel.gather(1, gold[:, None])[:, 0]
             logits[layer, head] = (right - (words.sum(1) - right) / 2).mean()
             for number, rel_z in rel_zs.items():
                 if number > layer:
                     written = head_outputs(anatomy.layers[number], rel_z[:, -1], d)
+                    if anatomy.layers[number].post_attention is not None:
+                        total = totals.layers[number].attention_out[:, -1:]
+                        scale = anatomy.layers[number].post_attention.module(total) / total
+                        written = written * scale
                     inner[layer, head, number] = torch.einsum("bho,bo->bh", written, v).mean(0)
     return logits, inner
 
@@ -74,7 +80,9 @@ def test_rel_and_irrel_add_up_to_the_models_logits(loaded, rules):
     for layer, kept in enumerate(totals.layers):
         source = torch.randn(kept.z.shape, generator=torch.Generator().manual_seed(layer)) * kept.z.std()
         source = source * batch["attention_mask"][..., None]
-        rel, irrel, _ = oracle.two_streams(loaded, batch, totals.layers[0].x, layer, source, rules, totals.rotary)
+        rel, irrel, _ = oracle.two_streams(
+            loaded, batch, totals.layers[0].x, layer, source, rules, oracle.turns(totals)
+        )
         assert rel.abs().max() > 0
         torch.testing.assert_close(rel + irrel, totals.logits, rtol=1e-4, atol=1e-4 * float(totals.logits.abs().max()))
 

@@ -30,7 +30,9 @@ def close_to_logits(loaded, batch, rules, layers):
         source = torch.zeros_like(kept.z)
         source[..., : loaded.anatomy.head_dim] = kept.z[..., : loaded.anatomy.head_dim]
         source = source * batch["attention_mask"][..., None]
-        rel, irrel, _ = oracle.two_streams(loaded, batch, totals.layers[0].x, number, source, rules, totals.rotary)
+        rel, irrel, _ = oracle.two_streams(
+            loaded, batch, totals.layers[0].x, number, source, rules, oracle.turns(totals)
+        )
         error = (rel + irrel - totals.logits).abs().max() / totals.logits.abs().max()
         assert torch.isfinite(rel).all()
         assert rel.abs().max() > 0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ctsft.discovery.totals import LayerTotals, Totals
-from ctsft.models.families import Anatomy, Layer, Projection
+from ctsft.models.families import Anatomy, Layer, Norm, Projection
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ def prop_linear(rel: Tensor, projection: Projection, total_out: Tensor | None, r
     return out + share_bias(out, total_out - bias - out, bias)
 
 
-def prop_norm(rel: Tensor, total: Tensor, norm: nn.Module, rules: Rules) -> Tensor:
+def prop_norm(rel: Tensor, total: Tensor, norm: Norm, rules: Rules) -> Tensor:
     """RMSNorm: rel / rms(total) * w. LayerNorm: (rel - mean(rel)) / std(total) * w + rel's share of the bias."""
-    if isinstance(norm, nn.LayerNorm):
-        scale = torch.rsqrt(total.var(-1, keepdim=True, unbiased=False) + norm.eps)
-        out = (rel - rel.mean(-1, keepdim=True)) * scale * norm.weight
-        if norm.bias is None or rules.bias == "irrelevant":
-            return out
-        whole = (total - total.mean(-1, keepdim=True)) * scale * norm.weight
-        return out + share_bias(out, whole - out, norm.bias)
-    scale = torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
-    return rel * scale * norm.weight
+    factor = norm.scale(total) * norm.weight
+
+    def linear(x: Tensor) -> Tensor:
+        return (x - x.mean(-1, keepdim=True) if norm.centres else x) * factor
+
+    out = linear(rel)
+    if norm.bias is None or rules.bias == "irrelevant":
+        return out
+    return out + share_bias(out, linear(total) - out, norm.bias)
 
 
 def clean_up(rel: Tensor, total: Tensor, rules: Rules) -> Tensor:
@@ -91,13 +91,16 @@ def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Te
 
     inclusive: h - act(g - rel_g) (u - rel_u), or act(u) - act(u - rel_u).
     linear: act'(g) u rel_g + act(g) rel_u, or act'(u) rel_u.
+    A norm behind the MLP is the last step.
     """
+    # f(total) - f(total - 0) is zero only up to rounding: vector and scalar code differ in the last bit.
+    alive = rel.any(-1, keepdim=True)
     rel_up = clean_up(prop_linear(rel, layer.up, totals.up, rules), totals.up, rules)
     if layer.gate is None:
         if rules.gate == "linear":
             hidden = slope(layer.activation, totals.up) * rel_up
         else:
-            hidden = layer.activation(totals.up) - layer.activation(totals.up - rel_up)
+            hidden = alive * (layer.activation(totals.up) - layer.activation(totals.up - rel_up))
     else:
         rel_gate = clean_up(prop_linear(rel, layer.gate, totals.gate, rules), totals.gate, rules)
         if rules.gate == "linear":
@@ -106,8 +109,9 @@ def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Te
             )
         else:
             whole = layer.activation(totals.gate) * totals.up
-            hidden = whole - layer.activation(totals.gate - rel_gate).mul_(totals.up - rel_up)
-    return clean_up(prop_linear(hidden, layer.down, totals.mlp_out, rules), totals.mlp_out, rules)
+            hidden = (whole - layer.activation(totals.gate - rel_gate).mul_(totals.up - rel_up)).mul_(alive)
+    out = clean_up(prop_linear(hidden, layer.down, totals.mlp_out, rules), totals.mlp_out, rules)
+    return out if layer.post_mlp is None else prop_norm(out, totals.mlp_out, layer.post_mlp, rules)
 
 
 class Propagation:
@@ -124,7 +128,12 @@ class Propagation:
         causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
         # A pad position may look at itself: a row of the softmax must not be empty. No real position looks at a pad.
         itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
-        self.hidden = ~((causal & real[:, None, :]) | itself)[:, None]
+        seen = causal & real[:, None, :]
+        # Which keys a query does not see [B, 1, T, T]; with a window it sees only the last `window` positions.
+        self.hidden = {
+            window: ~((seen if window is None else seen & torch.ones_like(causal).triu(1 - window)) | itself)[:, None]
+            for window in {layer.window for layer in anatomy.layers}
+        }
 
     def at(self, number: int) -> LayerTotals:
         """The totals of a layer, at the label position alone for the last."""
@@ -138,20 +147,32 @@ class Propagation:
         """[.., T, heads * d] -> [.., heads, T, d]"""
         return x.unflatten(-1, (heads, self.anatomy.head_dim)).transpose(-3, -2)
 
-    def _rotate(self, x: Tensor) -> Tensor:
-        """Rotary positions on [.., heads, T, d], as the model rotates its queries and keys."""
-        if self.totals.rotary is None:
-            return x
-        cos, sin = (part[:, None, -x.shape[-2] :] for part in self.totals.rotary)
-        first, second = x.chunk(2, dim=-1)
-        return x * cos + torch.cat([-second, first], dim=-1) * sin
+    def _positioned(self, rel: Tensor, total: Tensor, heads: int, norm: Norm | None, rotary: tuple | None) -> Tensor:
+        """Queries or keys [.., T, heads * d] with their norm and rotary positions, [.., heads, T, d].
 
-    def _pattern(self, q: Tensor, k: Tensor, scaling: float) -> Tensor:
+        Positions may turn only the first dimensions of a head.
+        """
+        x = self._heads(rel, heads)
+        if norm is not None:
+            x = prop_norm(x, self._heads(total, heads), norm, self.rules)
+        if rotary is None:
+            return x
+        cos, sin = (part[:, None, -x.shape[-2] :] for part in rotary)
+        turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        first, second = turned.chunk(2, dim=-1)
+        turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
+        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+    def _pattern(self, q: Tensor, k: Tensor, number: int) -> Tensor:
         """softmax(mask(q k^T scaling)) [.., heads, T, T]; keys are repeated over the query heads of their group."""
-        q, k = self._rotate(self._heads(q, self.anatomy.heads)), self._rotate(self._heads(k, self.anatomy.kv_heads))
-        k = k.repeat_interleave(self.anatomy.heads // self.anatomy.kv_heads, dim=-3)
-        scores = (q @ k.transpose(-1, -2)) * scaling
-        hidden = self.hidden[..., -q.shape[-2] :, :]
+        layer, totals, anatomy = self.anatomy.layers[number], self.totals.layers[number], self.anatomy
+        q = self._positioned(q, self.at(number).q, anatomy.heads, layer.q_norm, totals.rotary)
+        k = self._positioned(k, totals.k, anatomy.kv_heads, layer.k_norm, totals.rotary)
+        k = k.repeat_interleave(anatomy.heads // anatomy.kv_heads, dim=-3)
+        scores = (q @ k.transpose(-1, -2)) * layer.scaling
+        if layer.softcap is not None:
+            scores = layer.softcap * torch.tanh(scores / layer.softcap)
+        hidden = self.hidden[layer.window][..., -q.shape[-2] :, :]
         return scores.masked_fill_(hidden, torch.finfo(scores.dtype).min).softmax(-1)
 
     def prop_attention(self, rel: Tensor, number: int) -> Tensor:
@@ -160,10 +181,10 @@ class Propagation:
         value = self._heads(prop_linear(rel, layer.v, totals.v, rules), self.anatomy.kv_heads)
         value = value.repeat_interleave(self.anatomy.heads // self.anatomy.kv_heads, dim=-3)
         if rules.attention == "pattern":
-            pattern = self._pattern(self.at(number).q, totals.k, layer.scaling)
+            pattern = self._pattern(self.at(number).q, totals.k, number)
         else:
             q = prop_linear(self.reach(rel, number), layer.q, self.at(number).q, rules)
-            pattern = self._pattern(q, prop_linear(rel, layer.k, totals.k, rules), layer.scaling)
+            pattern = self._pattern(q, prop_linear(rel, layer.k, totals.k, rules), number)
         return (pattern @ value).transpose(-3, -2).flatten(-2)
 
     def to_z(self, rel: Tensor, number: int) -> Tensor:
@@ -174,11 +195,18 @@ class Propagation:
     def after_z(self, rel: Tensor | None, rel_z: Tensor, number: int) -> Tensor:
         """From rel_z and the stream before a layer (None: nothing yet) to the stream behind the layer."""
         layer, totals, rules = self.anatomy.layers[number], self.at(number), self.rules
-        mid = prop_linear(rel_z, layer.o, totals.attention_out, rules)
-        if rel is not None:
-            mid = mid + self.reach(rel, number)
-        out = prop_mlp(prop_norm(mid, totals.mid, layer.mlp_norm, rules), layer, totals, rules)
-        return clean_up(mid + out, totals.mid + totals.mlp_out, rules)
+        written, written_total = prop_linear(rel_z, layer.o, totals.attention_out, rules), totals.attention_out
+        if layer.post_attention is not None:
+            written = prop_norm(written, written_total, layer.post_attention, rules)
+            written_total = layer.post_attention.module(written_total)
+        before = torch.zeros_like(written) if rel is None else self.reach(rel, number)
+        mid = written + before
+        # Beside attention, the MLP reads the stream as it was before.
+        read = before if layer.parallel else mid
+        out = prop_mlp(prop_norm(read, totals.mid, layer.mlp_norm, rules), layer, totals, rules)
+        mlp_total = totals.mlp_out if layer.post_mlp is None else layer.post_mlp.module(totals.mlp_out)
+        behind = totals.mid + mlp_total + (written_total if layer.parallel else 0)
+        return clean_up(mid + out, behind, rules)
 
     def run(self, start: int, source: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Inject `source` as rel_z of layer `start` [S, B, T, heads * d] and propagate to the end.

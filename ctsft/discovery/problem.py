@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctsft.discovery.decompose import PAPER_RULES, Propagation, Rules, prop_norm
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.totals import record
 from ctsft.errors import CellFailed
+from ctsft.models.families import Norm
 from ctsft.models.load import Loaded
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
 
@@ -61,11 +62,7 @@ class Batch:
     def _through_final_norm(self) -> Tensor:
         """v [B, hidden] with <rel, v> = the answer's share of the final norm of rel, its bias left out."""
         norm, total = self.anatomy.final_norm, self.totals.final[:, -1]
-        v = self.answer * norm.weight
-        if isinstance(norm, nn.LayerNorm):
-            v = v - v.mean(-1, keepdim=True)
-            return v * torch.rsqrt(total.var(-1, keepdim=True, unbiased=False) + norm.eps)
-        return v * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+        return back_through(self.answer, total, norm)
 
     def to_logits(self, stream: Tensor) -> Tensor:
         """R(s) = rel logit of gold - mean rel logit of the others, [S, B], from the last stream [S, B, T, hidden]."""
@@ -79,10 +76,22 @@ class Batch:
         return right - (words.sum(1) - right) / (len(self.label_tokens) - 1)
 
     def to_heads(self, rel_z: Tensor, number: int) -> Tensor:
-        """R(s, t) = <W_O^t rel_z(t), v> / |v| at the label position, [S, B, heads], for all heads t of a layer."""
+        """R(s, t) = <W_O^t rel_z(t), v> / |v| at the label position, [S, B, heads], for all heads t of a layer.
+
+        Where the attention output is normed on its way to the stream, v goes back through that norm.
+        """
         v = self.direction / self.direction.norm(dim=-1, keepdim=True)
-        readers = (v @ self.anatomy.layers[number].o.weight).unflatten(-1, (-1, self.anatomy.head_dim))
+        layer = self.anatomy.layers[number]
+        if layer.post_attention is not None:
+            v = back_through(v, self.totals.layers[number].attention_out[:, -1], layer.post_attention)
+        readers = (v @ layer.o.weight).unflatten(-1, (-1, self.anatomy.head_dim))
         return torch.einsum("sbhd,bhd->sbh", rel_z[:, :, -1].unflatten(-1, (-1, self.anatomy.head_dim)), readers)
+
+
+def back_through(v: Tensor, total: Tensor, norm: Norm) -> Tensor:
+    """w with <rel, w> = <norm of rel, v>, the norm's scale that of `total` and its bias left out; all [B, hidden]."""
+    v = v * norm.weight
+    return (v - v.mean(-1, keepdim=True) if norm.centres else v) * norm.scale(total)
 
 
 def batches(problem: Problem, rules: Rules) -> Iterator[Batch]:

@@ -16,7 +16,8 @@ class LayerTotals:
     """Values of one layer, [B, T, .].
 
     x and mid enter the two norms; q, k, v, gate and up leave their projections; z enters the attention output
-    projection; attention_out and mlp_out leave the last projections.
+    projection; attention_out and mlp_out leave the last projections. rotary: the cosines and sines of the layer's
+    positions [B, T, rotated dimensions], None where positions are not rotated.
     """
 
     x: Tensor | None = None
@@ -29,22 +30,23 @@ class LayerTotals:
     gate: Tensor | None = None
     up: Tensor | None = None
     mlp_out: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
 
     def label_position(self) -> LayerTotals:
         """The same, at the label position alone [B, 1, .]."""
-        return LayerTotals(**{name: None if x is None else x[:, -1:] for name, x in vars(self).items()})
+        last = {name: x[:, -1:] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return LayerTotals(**last, rotary=self.rotary)
 
 
 @dataclass
 class Totals:
-    """One forward pass: per layer, the input of the final norm, the logits at the label position [B, V], the rotary
-    cosines and sines, and which positions are real [B, T]."""
+    """One forward pass: per layer, the input of the final norm, the logits at the label position [B, V] (before a
+    soft cap, where the model has one), and which positions are real [B, T]."""
 
     layers: list[LayerTotals]
     mask: Tensor
     final: Tensor | None = None
     logits: Tensor | None = None
-    rotary: tuple[Tensor, Tensor] | None = None
     hooks: list = field(default_factory=list, repr=False)
 
 
@@ -52,16 +54,27 @@ class Totals:
 def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> Totals:
     """Run the model once on a left-padded batch and keep its values (only z of every layer with `only_z`)."""
     totals = Totals([LayerTotals() for _ in loaded.anatomy.layers], batch["attention_mask"].bool())
+    shape = batch["attention_mask"].shape
+
+    def shaped(x: Tensor) -> Tensor:
+        """Some models flatten rows and positions for their MLP."""
+        return x.unflatten(0, shape) if x.ndim == 2 else x
 
     def keep_input(target: object, name: str) -> Callable:
         def hook(module, args):
-            setattr(target, name, args[0])
+            setattr(target, name, shaped(args[0]))
 
         return hook
 
-    def keep_output(target: object, name: str, start: int = 0, stop: int | None = None) -> Callable:
+    def keep_output(target: object, name: str, rows: slice | Tensor) -> Callable:
         def hook(module, args, output):
-            setattr(target, name, output[..., start:stop])
+            setattr(target, name, shaped(output)[..., rows])
+
+        return hook
+
+    def keep_rotary(target: LayerTotals) -> Callable:
+        def hook(module, args, kwargs):
+            target.rotary = kwargs.get("position_embeddings")
 
         return hook
 
@@ -69,22 +82,24 @@ def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> To
         totals.hooks.append(layer.o.module.register_forward_pre_hook(keep_input(kept, "z")))
         if only_z:
             continue
-        totals.hooks.append(layer.attention_norm.register_forward_pre_hook(keep_input(kept, "x")))
-        totals.hooks.append(layer.mlp_norm.register_forward_pre_hook(keep_input(kept, "mid")))
+        totals.hooks.append(layer.attention.register_forward_pre_hook(keep_rotary(kept), with_kwargs=True))
+        totals.hooks.append(layer.attention_norm.module.register_forward_pre_hook(keep_input(kept, "x")))
+        totals.hooks.append(layer.mlp_norm.module.register_forward_pre_hook(keep_input(kept, "mid")))
         outputs = {"q": layer.q, "k": layer.k, "v": layer.v, "attention_out": layer.o}
         outputs |= {"gate": layer.gate, "up": layer.up, "mlp_out": layer.down}
         for name, projection in outputs.items():
             if projection is not None:
-                hook = keep_output(kept, name, projection.start, projection.stop)
+                hook = keep_output(kept, name, projection.rows)
                 totals.hooks.append(projection.module.register_forward_hook(hook))
     if not only_z:
-        totals.hooks.append(loaded.anatomy.final_norm.register_forward_pre_hook(keep_input(totals, "final")))
-        if loaded.anatomy.rotary is not None:
-            totals.hooks.append(
-                loaded.anatomy.rotary.register_forward_hook(lambda m, a, out: setattr(totals, "rotary", out))
+        totals.hooks.append(loaded.anatomy.final_norm.module.register_forward_pre_hook(keep_input(totals, "final")))
+        totals.hooks.append(
+            loaded.anatomy.unembedding.register_forward_hook(
+                lambda module, args, out: setattr(totals, "logits", out.flatten(0, -2))
             )
+        )
     try:
-        totals.logits = loaded.model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1]
+        loaded.model(**batch, logits_to_keep=1, use_cache=False)
     finally:
         for hook in totals.hooks:
             hook.remove()
