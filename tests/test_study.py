@@ -18,6 +18,8 @@ import torch
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
+from ctsft.report.rows import Results
+from ctsft.report.transfer import entailment
 from ctsft.study import run as study_run
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
@@ -459,3 +461,30 @@ def test_every_share_of_heads_is_a_cell_of_its_own(config, tmp_path):
     found = read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")
     assert [(row["share"], row["heads"]) for row in found] == [("0.02", "1"), ("0.1", "3")]
     assert len({row["cell"] for row in found}) == 2
+
+
+def test_source_rows_beyond_pool_a_come_from_the_tasks_further_rows(tmp_path):
+    second = runpy.run_path(str(ROOT / "experiments" / "02_xnli_generalization.py"))["PRESETS"]["demo"]
+    short = replace(second, output=tmp_path, n_source=450, source_epochs=1, seeds=(31,), arms=("zero_shot",))
+    assert run_study(replace(short, targets=("d30",)), entailment) == 0
+    [theta1] = (tmp_path / "demo" / "theta1").glob("*.json")
+    about = json.loads(theta1.read_text())
+    assert len(about["row_ids"]) == 450
+    assert all(row.startswith("more-") for row in about["row_ids"])
+    assert (about["source_epochs"], about["source_batch_size"], about["epochs"]) == (1, 32, 5)
+    with pytest.raises(UserError, match="has 4000 further rows"):
+        Workbench(replace(short, n_source=4001))
+
+
+def test_the_tasks_of_a_folder_are_kept_apart(tmp_path):
+    second = runpy.run_path(str(ROOT / "experiments" / "02_xnli_generalization.py"))["PRESETS"]["demo"]
+    first = replace(PRESETS["demo"], output=tmp_path, n_source=20, epochs=1, seeds=(31,), arms=("zero_shot",))
+    assert run_study(replace(first, targets=("d30",))) == 0
+    assert (
+        run_study(replace(second, output=tmp_path, n_source=20, source_epochs=1, seeds=(31,), arms=("zero_shot",))) == 0
+    )
+    results = Results.read(tmp_path / "demo")
+    assert len(results.rows) == 3
+    assert set(results.of("01_nusax_transfer").rows["task"]) == {"demo"}
+    assert set(results.of("02_xnli_generalization").rows["task"]) == {"demo_entailment"}
+    assert results.of("03_editing_preserving_tradeoff") is None

@@ -12,6 +12,7 @@ import pytest
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
 from ctsft.tasks import nusax, smsa
+from ctsft.tasks.demo.entailment import ENTAILMENT
 from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.nusax import NUSAX, parse_csv
@@ -102,7 +103,7 @@ def test_faulty_csv_files_are_named_by_line(content, message):
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(UserError, match=r"'klingon'.*acehnese"):
         NUSAX.load("klingon", "train")
-    with pytest.raises(UserError, match=r"'nusaxx'.*nusax, smsa, demo"):
+    with pytest.raises(UserError, match=r"'nusaxx'.*nusax, xnli, smsa, demo, demo_entailment"):
         get_task("nusaxx")
 
 
@@ -226,3 +227,29 @@ def test_smsa_is_downloaded_and_filtered(monkeypatch, tmp_path, real_data):
     lines = [f"{known}\tpositive", "bagus sekali\tpositive", "biasa saja\tneutral", "buruk sekali\tnegative"]
     (tmp_path / "test_preprocess.tsv").write_text("\n".join(lines) + "\n")
     assert [e.text for e in SMSA.load("indonesian", "test").examples] == ["bagus sekali", "biasa saja", "buruk sekali"]
+
+
+def test_constructed_entailment_is_what_it_says():
+    """The hypothesis repeats a sentence of the premise, denies one, or speaks of a third thing."""
+    for split, size in (("train", 500), ("valid", 100), ("test", 400)):
+        rows = ENTAILMENT.load("d00", split).examples
+        assert len(rows) == size
+        denials = {word("d00", "not", number) for number in range(KINDS["not"])}
+        for row in rows:
+            said = [sentence.strip() for sentence in row.text.split(".") if sentence.strip()]
+            plain = " ".join(part for part in row.pair.rstrip(" .").split() if part not in denials)
+            denied = plain != row.pair.rstrip(" .")
+            assert (plain in said) == (ENTAILMENT.labels[row.label] != "neutral")
+            if ENTAILMENT.labels[row.label] != "neutral":
+                assert denied == (ENTAILMENT.labels[row.label] == "contradiction")
+        for language in ("d30", "d90"):
+            check_aligned(ENTAILMENT.load("d00", split), ENTAILMENT.load(language, split))
+    assert len(ENTAILMENT.more_source_rows("d00", None).examples) == 4000
+
+
+def test_no_row_is_in_both_pools_nor_in_a_group_with_the_other(tokenizer):
+    rows = Rows("x", "train", tuple(Example(str(i), "t", i % 3, group=str(i // 3)) for i in range(300)), "")
+    pool_a, pool_b = split_pools(rows, 50, 3)
+    groups = {example.id: example.group for example in rows.examples}
+    assert len(pool_b) == 50
+    assert not {groups[i] for i in pool_a} & {groups[i] for i in pool_b}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,7 +26,7 @@ from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
 from ctsft.report.tradeoff import tradeoff_tables
-from ctsft.report.transfer import transfer_table
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
 from ctsft.storage import write_atomic
 
 FIGURES = {
@@ -39,16 +40,26 @@ FIGURES = {
     "circuits_overlap": overlap_figure,
     "circuits_layers": layers_figure,
 }
+ENTAILMENT_FIGURES = {
+    ENTAILMENT: partial(transfer_figure, experiment=ENTAILMENT),
+    "02_circuits_relevance": relevance_figure,
+}
 
 
 def tables_of(results: Results) -> list[Table]:
-    """Every table of a results folder."""
-    return [transfer_table(results), *tradeoff_tables(results), *forgetting_tables(results)]
+    """Every table of a results folder, each task by itself."""
+    tables, main, second = [], results.of(EXPERIMENT), results.of(ENTAILMENT)
+    if main is not None:
+        tables += [transfer_table(main), *tradeoff_tables(main), *forgetting_tables(main)]
+    return tables + ([] if second is None else [transfer_table(second, ENTAILMENT)])
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
     """Every figure that the folder's rows suffice for, by name."""
-    drawn = {name: draw(results) for name, draw in FIGURES.items()}
+    drawn = {}
+    for experiment, drawers in ((EXPERIMENT, FIGURES), (ENTAILMENT, ENTAILMENT_FIGURES)):
+        own = results.of(experiment)
+        drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
     return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -60,7 +71,7 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
             written += table.write(tables)
         for name, figure in figures_of(results).items():
             written += save(figure, figures / name)
-    real = {results.preset: results for results in folders if results.rows["task"].iloc[0] != "demo"}
+    real = {results.preset: results for results in folders if results.preset != "demo"}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
     write_atomic(tables / "claims.md", claims_page(folders))

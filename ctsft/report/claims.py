@@ -18,7 +18,7 @@ from ctsft.report.render import change, p_value
 from ctsft.report.rows import Results, at_validated_rate
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.tradeoff import difficulty_predicts
-from ctsft.report.transfer import pick
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
 MARGIN = 0.025
 SAME = ("target", "n_target")
@@ -28,7 +28,7 @@ CLAIMS = {
     "C3a": "The source language is kept.",
     "C3b": "The source language is kept better than by tuning all weights.",
     "C4": "The method needs a competent start.",
-    "C5": "XNLI and other model families agree.",
+    "C5": "XNLI agrees with C1 and C3b.",
     "C6": "The circuit is faithful: keeping it keeps the task, better than random heads of its size.",
     "C7": "Related tasks are kept.",
     "C8": "Directional scores find better circuits than magnitudes.",
@@ -137,17 +137,33 @@ def related_kept(results: Results) -> Judgement:
     return Judgement("C7", by_interval(kept, -MARGIN, 0), number, data)
 
 
+def second_task(results: Results | None) -> Judgement:
+    """C5: what C1 and C3b say holds on entailment too. A second model family is a results folder of its own."""
+    if results is None:
+        return undecided("C5", "script 02")
+    parts = [target_accuracy(results), source_kept_better(results)]
+    if any(part.number == "–" for part in parts):
+        return undecided("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
+    verdicts = {part.verdict for part in parts}
+    verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
+    return Judgement("C5", verdict, "; ".join(part.number for part in parts), parts[0].data)
+
+
 def judge(results: Results) -> list[Judgement]:
-    """All claims on one results folder."""
+    """All claims on one results folder; all but C5 on the task of script 01."""
+    main = results.of(EXPERIMENT)
+    if main is None:
+        rest = [undecided(claim, "script 01") for claim in CLAIMS if claim != "C5"]
+        return sorted([*rest, second_task(results.of(ENTAILMENT))], key=lambda judgement: judgement.claim)
     return [
-        target_accuracy(results),
-        hard_transfers(results),
-        source_kept(results),
-        source_kept_better(results),
+        target_accuracy(main),
+        hard_transfers(main),
+        source_kept(main),
+        source_kept_better(main),
         undecided("C4", "the same cells from a weak start"),
-        undecided("C5", "XNLI and a second model family"),
+        second_task(results.of(ENTAILMENT)),
         undecided("C6", "the faithfulness of circuits against random heads"),
-        related_kept(results),
+        related_kept(main),
         undecided("C8", "circuits by magnitude"),
     ]
 

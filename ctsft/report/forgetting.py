@@ -173,6 +173,7 @@ def forgetting_tables(results: Results) -> list[Table]:
     return tables
 
 
-def forgetting(results: Results) -> str:
+def forgetting(folder: Results) -> str:
     """What script 04 prints at the end."""
+    results = folder.of("04_forgetting") or folder
     return f"{markdown(forgetting_cells(results))}\n\n{markdown(related_cells(results))}"

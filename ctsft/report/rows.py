@@ -67,6 +67,21 @@ class Results:
         maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
         return cls(folder, rows, _probes(folder, gold, rows), maps, circuits)
 
+    def of(self, experiment: str) -> Results | None:
+        """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows."""
+        own = self.rows[self.rows["experiment"] == experiment]
+        if own.empty:
+            return None
+        task = own["task"].iloc[0]
+        rows = self.rows[self.rows["task"] == task]
+        return Results(
+            self.folder,
+            rows,
+            self.probes[self.probes["cell"].isin(rows["cell"])],
+            [relevance for relevance in self.maps if relevance.about["task"] == task],
+            [circuit for circuit in self.circuits if circuit["task"] == task],
+        )
+
     @property
     def preset(self) -> str:
         return str(self.rows["preset"].iloc[0])

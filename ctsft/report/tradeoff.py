@@ -194,6 +194,7 @@ def tradeoff_tables(results: Results) -> list[Table]:
     ]
 
 
-def tradeoff(results: Results) -> str:
+def tradeoff(folder: Results) -> str:
     """What script 03 prints at the end."""
+    results = folder.of("03_editing_preserving_tradeoff") or folder
     return f"{markdown(tradeoff_cells(results))}\n\n{correlation_text(results)}\n\n{markdown(sweep_cells(results))}"

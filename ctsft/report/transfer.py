@@ -1,4 +1,4 @@
-"""Accuracy on the target and on the source afterwards, by target, number of rows, arm and depth (script 01)."""
+"""Accuracy on the target and on the source afterwards, by target, number of rows, arm and depth (scripts 01 and 02)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
 from ctsft.tuning.arms import ARMS
 
 EXPERIMENT = "01_nusax_transfer"
+ENTAILMENT = "02_xnli_generalization"
+TITLES = {EXPERIMENT: "Transfer", ENTAILMENT: "Transfer of entailment"}
 KEYS = ["n_source", "target", "n_target", "arm", "depth"]
 
 
@@ -44,9 +46,9 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
             }
 
 
-def transfer_cells(results: Results) -> pd.DataFrame:
+def transfer_cells(results: Results, experiment: str = EXPERIMENT) -> pd.DataFrame:
     """The table as text. Of several learning rates every arm takes its validated one; gaps stay gaps."""
-    own = results.rows[results.rows["experiment"] == EXPERIMENT]
+    own = results.rows[results.rows["experiment"] == experiment]
     rows = add_ct_sft(at_validated_rate(own))
     seeds = rows["seed"].nunique()
     table = []
@@ -74,24 +76,30 @@ def about(results: Results, rows: pd.DataFrame) -> str:
     rates = sorted(rows["lr"].dropna().unique())
     chosen = ", for every arm and seed the one that the target's validation split prefers" if len(rates) > 1 else ""
     seeds = ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))
+    n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
     return (
-        f"Preset `{results.preset}`, model `{results.model}`, source {rows['source'].iloc[0]}, "
+        f"Preset `{results.preset}`, model `{results.model}`, source {rows['source'].iloc[0]} ({n_source} rows), "
         f"{len(rows['gold'].iloc[0])} test rows, seeds {seeds}; learning rates "
         f"{', '.join(f'{rate:g}' for rate in rates)}{chosen}."
     )
 
 
-def transfer_table(results: Results) -> Table:
-    own = results.rows[results.rows["experiment"] == EXPERIMENT]
+def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
+    own = results.rows[results.rows["experiment"] == experiment]
     return Table(
-        f"{results.preset}_{EXPERIMENT}",
-        f"Transfer from {own['source'].iloc[0]}, preset {results.preset}",
+        f"{results.preset}_{experiment}",
+        f"{TITLES[experiment]} from {own['source'].iloc[0]}, preset {results.preset}",
         f"{about(results, own)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` counts those "
         "that a line has. `ct_sft` is circuit or near_zero, whichever the target's validation split prefers.",
-        transfer_cells(results),
+        transfer_cells(results, experiment),
     )
 
 
 def transfer(results: Results) -> str:
     """What script 01 prints at the end."""
     return markdown(transfer_cells(results))
+
+
+def entailment(results: Results) -> str:
+    """What script 02 prints at the end."""
+    return markdown(transfer_cells(results, ENTAILMENT))

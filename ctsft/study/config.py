@@ -32,7 +32,7 @@ class StudyConfig:
     model: str
     """Hub id, local folder, or .gguf file."""
     n_source: int
-    """Labelled source rows for competence, drawn from pool A."""
+    """Labelled source rows for competence, drawn from pool A; more than it has come from the task's further rows."""
     label_words: tuple[str, ...] = ()
     """One word per label, each a single token after the prompt; without them, the task's own."""
     revision: str | None = None
@@ -49,6 +49,10 @@ class StudyConfig:
     """Learning rates of the target stage; each is a cell of its own."""
     source_lr: float = 5e-5
     """Learning rate of the competence stage."""
+    source_epochs: int | None = None
+    """Epochs of the competence stage; without it --epochs."""
+    source_batch_size: int | None = None
+    """Rows per optimizer step of the competence stage; without it --batch-size."""
     epochs: int = 5
     batch_size: int = 16
     """Rows per optimizer step."""

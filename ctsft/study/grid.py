@@ -40,6 +40,7 @@ class Cell:
 
 def theta1_settings(config: StudyConfig, weights: str) -> dict:
     """Everything that theta1 depends on besides the seed."""
+    own = {"source_epochs": config.source_epochs, "source_batch_size": config.source_batch_size}
     return {
         "model_hash": weights,
         "task": config.task,
@@ -50,6 +51,7 @@ def theta1_settings(config: StudyConfig, weights: str) -> dict:
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "max_tokens": config.max_tokens,
+        **{name: value for name, value in own.items() if value is not None},
     }
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -47,8 +48,7 @@ class Workbench:
         self.rows: dict[tuple[str, str], Rows] = {}
         source_train = self.split(config.source, "train")
         self.pool_a, self.pool_b = split_pools(source_train, self.task.target_pool, len(self.task.labels))
-        if config.n_source > len(self.pool_a):
-            raise UserError(f"--n-source is {config.n_source}, but pool A has {len(self.pool_a)} rows.")
+        self.source_rows = self._source_rows(source_train)
         for target in config.targets:
             for name in ("train", "valid", "test"):
                 check_aligned(self.split(config.source, name), self.split(target, name))
@@ -72,6 +72,19 @@ class Workbench:
         if (language, name) not in self.rows:
             self.rows[language, name] = self.task.load(language, name, self.config.data_folder)
         return self.rows[language, name]
+
+    def _source_rows(self, train: Rows) -> Rows:
+        """Where the rows of the competence stage come from: pool A, or the task's further rows when it is too small."""
+        n_source, language = self.config.n_source, self.config.source
+        if n_source <= len(self.pool_a):
+            return replace(train, examples=tuple(train.by_id(self.pool_a)))
+        if self.task.more_source_rows is None:
+            raise UserError(f"--n-source is {n_source}, but pool A has {len(self.pool_a)} rows.")
+        rows = self.task.more_source_rows(language, self.config.data_folder)
+        if n_source > len(rows.examples):
+            raise UserError(f"--n-source is {n_source}, but {self.task.name} has {len(rows.examples)} further rows.")
+        self.rows[language, rows.split] = rows
+        return rows
 
     def prompts(self, language: str, name: str) -> Encoded:
         """A whole split as prompts, in the official order."""
@@ -155,7 +168,7 @@ class Workbench:
             if arm.moves != "nothing":
                 ids = draw(self.pool_b, cell.n_target, cell.seed)
                 rows = self.encode(self.split(cell.target, "train").by_id(ids))
-                self._train(arm, heads, rows, cell.lr, cell.seed, after_epoch)
+                self._train(arm, heads, rows, self._recipe(cell.lr), cell.seed, after_epoch)
             yield count(self.model, moving), time.perf_counter() - started
         finally:
             if arm.moves == "all":
@@ -163,17 +176,19 @@ class Workbench:
             else:
                 write_slices(self.model, before)
 
+    def _recipe(self, lr: float) -> Recipe:
+        return Recipe(lr, self.config.epochs, self.config.batch_size, micro_batch=self.config.micro_batch)
+
     def _train(
         self,
         arm: Arm,
         heads: list[Head],
         rows: Encoded,
-        lr: float,
+        recipe: Recipe,
         order_seed: int,
         after_epoch: Callable[[int], None] | None = None,
     ) -> None:
         config = self.config
-        recipe = Recipe(lr, config.epochs, config.batch_size, micro_batch=config.micro_batch)
         with trainable(self.model, self.anatomy, arm, heads, config.kv_policy) as (parameters, compact):
             pad = self.loaded.tokenizer.pad_token_id
             write_back = compact.write_back
@@ -239,10 +254,15 @@ class Workbench:
         config = self.config
         tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
         self._restore(self.base)
-        ids = draw(self.pool_a, config.n_source, seed)
-        rows = self.encode(self.split(config.source, "train").by_id(ids))
+        ids = draw([example.id for example in self.source_rows.examples], config.n_source, seed)
+        rows = self.encode(self.source_rows.by_id(ids))
         started = time.perf_counter()
-        self._train(get_arm("full"), [], rows, config.source_lr, seed)
+        recipe = replace(
+            self._recipe(config.source_lr),
+            epochs=config.source_epochs or config.epochs,
+            batch_size=config.source_batch_size or config.batch_size,
+        )
+        self._train(get_arm("full"), [], rows, recipe, seed)
         seconds = time.perf_counter() - started
         predictions, test = self.accuracy(config.source, "test")
         _, valid = self.accuracy(config.source, "valid")

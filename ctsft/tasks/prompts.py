@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Encoded:
 
 
 def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int) -> Encoded:
-    """Tokenize prompts of at most `max_tokens` tokens, cutting the end of the text and never the label field."""
+    """Tokenize prompts of at most `max_tokens` tokens, cutting the end of a text and never the label field."""
     return Encoded(
         tuple(tuple(_fit(tokenizer, task, example, max_tokens)) for example in examples),
         tuple(example.label for example in examples),
@@ -36,27 +37,46 @@ def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int) 
     )
 
 
+def fill(template: str, fields: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The prompt, and where in it each field begins and ends."""
+    text, spans = "", {}
+    for literal, name, _, _ in Formatter().parse(template):
+        text += literal
+        if name is not None:
+            spans[name] = len(text), len(text) + len(fields[name])
+            text += fields[name]
+    return text, spans
+
+
 def _fit(tokenizer, task: Task, example: Example, max_tokens: int) -> list[int]:
-    text = example.text
+    fields = {"text": example.text, "pair": example.pair}
     while True:
-        encoded = tokenizer(task.template.format(text=text), return_offsets_mapping=True)
+        prompt, spans = fill(task.template, fields)
+        encoded = tokenizer(prompt, return_offsets_mapping=True)
         ids, excess = encoded["input_ids"], len(encoded["input_ids"]) - max_tokens
         if excess <= 0:
             return ids
-        # Token boundaries move when text is cut, so cut at the offset that should fit and look again.
-        begin = task.template.index("{text}")
-        inside = [start for start, stop in encoded["offset_mapping"] if begin < start < begin + len(text)]
-        if excess > len(inside):
+        # Token boundaries move when text is cut, so cut the longest field at the offset that should fit and look again.
+        starts = {
+            name: [start for start, stop in encoded["offset_mapping"] if begin < start < end]
+            for name, (begin, end) in spans.items()
+        }
+        longest = max(starts, key=lambda name: len(starts[name]))
+        rest = sum(len(inside) for name, inside in starts.items() if name != longest)
+        if excess > len(starts[longest]) + rest:
             raise UserError(
                 f"max_tokens = {max_tokens} leaves no room for the text of row '{example.id}' beside the prompt "
                 f"'{task.template}'. Allow more tokens."
             )
-        text = text[: inside[-excess] - begin].rstrip()
+        # Of two fields the longer one gives first, down to the length of the other.
+        other = max([len(inside) for name, inside in starts.items() if name != longest], default=0)
+        give = min(excess, max(1, len(starts[longest]) - other)) if other else excess
+        fields[longest] = fields[longest][: starts[longest][-give] - spans[longest][0]].rstrip()
 
 
 def label_tokens(tokenizer, task: Task) -> list[int]:
     """The single token of every label word as it follows the prompt; a word of several tokens is refused."""
-    prompt = task.template.format(text="x")
+    prompt, _ = fill(task.template, {"text": "x", "pair": "x"})
     before = tokenizer(prompt)["input_ids"]
     tokens = []
     for word in task.label_words:

@@ -17,11 +17,17 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled row; `label` indexes the task's labels."""
+    """One labelled row; `label` indexes the task's labels.
+
+    `pair` is the second text of tasks that have two. Rows of one `group` (by default a row is its own) say much the
+    same, so they never stand on both sides of a split.
+    """
 
     id: str
     text: str
     label: int
+    pair: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Task:
-    """How rows become prompts: `template` holds {text}, and the answer is the most likely of `label_words` after it.
+    """How rows become prompts: `template` holds {text} (and {pair}); the answer is the likeliest of `label_words`.
 
     `read(language, split, data_dir)` returns the rows; `target_pool` is how many training rows form pool B.
+    `more_source_rows(language, data_dir)` gives rows for a start that pool A is too small for.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Task:
     template: str
     read: Callable[[str, str, Path | None], Rows]
     target_pool: int = 100
+    more_source_rows: Callable[[str, Path | None], Rows] | None = None
 
     def load(self, language: str, split: str, data_dir: Path | None = None) -> Rows:
         """Read and check one split: known language, unique ids, no empty text, every label present."""
@@ -80,15 +88,15 @@ def check_aligned(first: Rows, second: Rows) -> None:
 def split_pools(rows: Rows, size_b: int, n_labels: int) -> tuple[list[str], list[str]]:
     """Ids of pool A (competence, mean, discovery) and pool B (`size_b` target rows), the same for every language.
 
-    Each label gives pool B its share. Within a label the order is that of a hash of the id, so that the split
-    depends on ids and labels alone: not on the seed, the language, or the order of the file.
+    Each label gives pool B its share. Within a label the order is that of a hash of the group (the id, where rows have
+    none), so that the split depends on ids and labels alone: not on the seed, the language, or the order of the file.
     """
     if size_b >= len(rows.examples):
         raise UserError(f"{rows.language}/{rows.split} has {len(rows.examples)} rows; pool B alone needs {size_b}.")
     ranked = {
         label: sorted(
-            (e.id for e in rows.examples if e.label == label),
-            key=lambda i: hashlib.sha256(f"pool:{i}".encode()).digest(),
+            ((e.group or e.id, e.id) for e in rows.examples if e.label == label),
+            key=lambda pair: hashlib.sha256(f"pool:{pair[0]}".encode()).digest(),
         )
         for label in range(n_labels)
     }
@@ -97,9 +105,10 @@ def split_pools(rows: Rows, size_b: int, n_labels: int) -> tuple[list[str], list
     by_remainder = sorted(exact, key=lambda label: (share[label] - exact[label], label))
     for label in by_remainder[: size_b - sum(share.values())]:
         share[label] += 1
-    pool_b = {i for label, ids in ranked.items() for i in ids[: share[label]]}
-    ids = [e.id for e in rows.examples]
-    return [i for i in ids if i not in pool_b], [i for i in ids if i in pool_b]
+    pool_b = {i for label, pairs in ranked.items() for _, i in pairs[: share[label]]}
+    near = {e.group or e.id for e in rows.examples if e.id in pool_b}
+    pool_a = [e.id for e in rows.examples if (e.group or e.id) not in near]
+    return pool_a, [e.id for e in rows.examples if e.id in pool_b]
 
 
 def draw(ids: Sequence[str], n: int, seed: int) -> list[str]:

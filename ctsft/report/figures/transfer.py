@@ -21,13 +21,13 @@ from ctsft.report.rows import Results, at_validated_rate
 from ctsft.report.transfer import EXPERIMENT, pick
 
 
-def transfer_figure(results: Results) -> plt.Figure:
+def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure:
     """Two panels that share their rows, one row an arm, at the largest n: accuracy on the target, and on the source.
 
     Every arm stands at its validated learning rate, with its 95 % interval. The dashed line is the accuracy without
     target rows (left) and before tuning (right).
     """
-    rows = at_validated_rate(results.rows[results.rows["experiment"] == EXPERIMENT])
+    rows = at_validated_rate(results.rows[results.rows["experiment"] == experiment])
     targets, n_target = list(dict.fromkeys(rows["target"])), int(rows["n_target"].max())
     tuned = rows[(rows["n_target"] == n_target) & (rows["arm"] != "zero_shot")]
     arms = arms_in_order(tuned)
