@@ -27,7 +27,7 @@ CLAIMS = {
     "C2": "Hard transfers favour the circuit's heads, easy ones near-zero heads.",
     "C3a": "The source language is kept.",
     "C3b": "The source language is kept better than by tuning all weights.",
-    "C4": "The method needs a competent start.",
+    "C4": "The method needs a competent start: from a weak one the same arm ends lower on the target.",
     "C5": "XNLI agrees with C1 and C3b.",
     "C6": "The circuit is faithful: keeping it keeps the task, better than random heads of its size.",
     "C7": "Related tasks are kept.",
@@ -137,11 +137,27 @@ def related_kept(results: Results) -> Judgement:
     return Judgement("C7", by_interval(kept, -MARGIN, 0), number, data)
 
 
+def competent_start(results: Results | None) -> Judgement:
+    """C4: ct_sft from the fewest source rows minus ct_sft from the most, on the target; supported below zero."""
+    chosen = best_on_validation(at_validated_rate(results.rows)) if results else None
+    if chosen is None or chosen["n_source"].nunique() < 2:
+        return undecided("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
+    few, many = chosen["n_source"].min(), chosen["n_source"].max()
+    pairs = _pairs(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME)
+    value = pooled(pairs)
+    if value is None:
+        return undecided("C4", "a weak and a competent start on a common target and seed")
+    verdict = "supported" if value.high < 0 else "contradicted" if value.low > -MARGIN else "undecided"
+    number = f"ct_sft from {few} source rows − from {many}: {change(value)}, p {p_value(value.p)}"
+    return Judgement("C4", verdict, number, _ground(pairs))
+
+
 def second_task(results: Results | None) -> Judgement:
     """C5: what C1 and C3b say holds on entailment too. A second model family is a results folder of its own."""
     if results is None:
         return undecided("C5", "script 02")
-    parts = [target_accuracy(results), source_kept_better(results)]
+    best = results.from_most_source_rows()
+    parts = [target_accuracy(best), source_kept_better(best)]
     if any(part.number == "–" for part in parts):
         return undecided("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
     verdicts = {part.verdict for part in parts}
@@ -151,17 +167,18 @@ def second_task(results: Results | None) -> Judgement:
 
 def judge(results: Results) -> list[Judgement]:
     """All claims on one results folder; all but C5 on the task of script 01."""
-    main = results.of(EXPERIMENT)
+    main, second = results.of(EXPERIMENT), results.of(ENTAILMENT)
     if main is None:
         rest = [undecided(claim, "script 01") for claim in CLAIMS if claim != "C5"]
-        return sorted([*rest, second_task(results.of(ENTAILMENT))], key=lambda judgement: judgement.claim)
+        return sorted([*rest, second_task(second)], key=lambda judgement: judgement.claim)
+    main = main.from_most_source_rows()
     return [
         target_accuracy(main),
         hard_transfers(main),
         source_kept(main),
         source_kept_better(main),
-        undecided("C4", "the same cells from a weak start"),
-        second_task(results.of(ENTAILMENT)),
+        competent_start(second),
+        second_task(second),
         undecided("C6", "the faithfulness of circuits against random heads"),
         related_kept(main),
         undecided("C8", "circuits by magnitude"),

@@ -155,7 +155,8 @@ def forgetting_tables(results: Results) -> list[Table]:
             f"What is kept of the source, preset {results.preset}",
             f"{about(results, results.rows)} Changes are paired on test rows, with 95 % intervals. `retention` is "
             "accuracy on the source after over before. Against full: the source's accuracy after this arm minus after "
-            "tuning all weights; p is a paired permutation of rows, Holm-corrected over the table. `distance moved` is "
+            "tuning all weights; p is a paired permutation of rows, Holm-corrected over the table, and speaks of "
+            "these checkpoints alone. `distance moved` is "
             "that of all weights, relative to their norm.",
             forgetting_cells(results),
         )

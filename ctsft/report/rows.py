@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,11 @@ class Results:
             [relevance for relevance in self.maps if relevance.about["task"] == task],
             [circuit for circuit in self.circuits if circuit["task"] == task],
         )
+
+    def from_most_source_rows(self) -> Results:
+        """Only the rows that start from the most source rows; `direct` starts from none and stays."""
+        rows = self.rows[self.rows["n_source"].isin([0, self.rows["n_source"].max()])]
+        return replace(self, rows=rows, probes=self.probes[self.probes["cell"].isin(rows["cell"])])
 
     @property
     def preset(self) -> str:

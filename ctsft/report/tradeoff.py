@@ -179,7 +179,8 @@ def tradeoff_tables(results: Results) -> list[Table]:
             f"{results.preset}_03_editing_preserving_tradeoff",
             f"Circuit against near-zero heads, preset {results.preset}",
             f"{about(results, rows)} Differences are paired on test rows, with 95 % intervals; p is a paired "
-            "permutation of rows, Holm-corrected over the table's lines. `difficulty` is 1 - zero-shot accuracy / "
+            "permutation of rows, Holm-corrected over the table's lines, and speaks of "
+            "these checkpoints alone. `difficulty` is 1 - zero-shot accuracy / "
             "accuracy on the source. Paper's rule: the circuit where more than a third is lost (on validation), else "
             "near-zero. `ct_sft`: the better on validation. `oracle`: the better on test, which nobody can know. "
             f"{correlation_text(results)}",

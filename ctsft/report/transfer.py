@@ -35,8 +35,10 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
     )
     sizes = sorted(set(rows["n_target"]))
     targets = list(dict.fromkeys(rows["target"]))
-    for n_source, target, n_target, (arm, depth) in product(sorted(set(rows["n_source"]) - {0}), targets, sizes, arms):
-        if (arm == "zero_shot") == (n_target == 0):
+    starts = sorted(set(rows["n_source"]) - {0})
+    for n_source, target, n_target, (arm, depth) in product(starts, targets, sizes, arms):
+        once = arm != "direct" or n_source == starts[-1]  # it has no start, so one line stands for all
+        if (arm == "zero_shot") == (n_target == 0) and once:
             yield {
                 "n_source": 0 if arm == "direct" else n_source,
                 "target": target,
@@ -57,6 +59,7 @@ def transfer_cells(results: Results, experiment: str = EXPERIMENT) -> pd.DataFra
         table.append(
             {
                 "target": line["target"],
+                "source rows": line["n_source"],
                 "n": line["n_target"],
                 "arm": line["arm"],
                 "depth": GAP if pd.isna(line["depth"]) else line["depth"],
