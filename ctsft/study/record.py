@@ -86,7 +86,7 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
 
 def git_commit() -> str:
     """The commit of this code, with `+` when the working tree differs; `unknown` outside git."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
