@@ -23,7 +23,7 @@ from ctsft.discovery.decompose import LINEAR, Rules
 from ctsft.discovery.problem import Batch, Problem
 from ctsft.discovery.scorers import SCORERS, get_scorer, propagate
 from ctsft.models.load import load_model
-from ctsft.report.figures import save
+from ctsft.report.figures.style import save
 from ctsft.tasks.prompts import pad_left
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -14,7 +14,7 @@ from common import RESULTS, problem_of, random_model, seconds, write
 
 from ctsft.discovery.problem import Batch
 from ctsft.discovery.scorers import get_scorer, propagate
-from ctsft.report.figures import save
+from ctsft.report.figures.style import save
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 from common import RESULTS, write
 
-from ctsft.report.figures import save
+from ctsft.report.figures.style import save
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell

@@ -21,7 +21,7 @@ import torch
 from common import LABELS, RESULTS, random_model, random_rows, write
 
 from ctsft.heads import Head
-from ctsft.report.figures import save
+from ctsft.report.figures.style import save
 from ctsft.study.record import peak_memory_mb
 from ctsft.tasks.prompts import pad_left
 from ctsft.tuning.arms import get_arm, trainable
