@@ -21,7 +21,11 @@ NUSAX = dict(
     targets=("acehnese", "buginese", "javanese", "minangkabau"),
     arms=("full", "direct", "circuit:2", "near_zero:2", "random:2", "norm_only"),
     n_targets=(25, 100),
-    probes=("smsa/indonesian", "nusax/english", "nusax/balinese", "nusax/sundanese", "nusax/toba_batak"),
+    probes=(
+        "smsa/indonesian",
+        "xnli/english",
+        *(f"nusax/{name}" for name in "english balinese banjarese madurese ngaju sundanese toba_batak".split()),
+    ),
 )
 
 PRESETS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,7 @@ from ctsft.report.render import Table, change, fraction, interval, markdown, p_v
 from ctsft.report.rows import Results, at_validated_rate, better_of_two
 from ctsft.report.stats import Interval, holm, spearman
 from ctsft.report.transfer import about, pick
+from ctsft.tasks.demo.languages import DISTANCES
 
 # Above it a transfer counts as hard: zero-shot loses more than a third of what theta1 gets on the source. Set before
 # our rows were read, from the paper's: its Acehnese and Buginese lie above, its Javanese and Minangkabau below.
@@ -94,13 +97,15 @@ def advantages(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def difficulty_predicts(results: Results) -> Interval | None:
-    """Spearman's correlation between difficulty and the circuit's advantage over near-zero heads.
+def difficulty_predicts(results: Results, dial: Mapping[str, float] | None = None) -> Interval | None:
+    """Spearman's correlation between difficulty (or the targets' `dial`) and the circuit's advantage over near-zero.
 
     The advantage is averaged over n and depth at the paper's share of heads; the bootstrap draws targets and seeds.
     None where fewer than three targets have all seeds.
     """
     lines = advantages(at_validated_rate(results.rows))
+    if dial is not None:
+        lines = lines.assign(difficulty=lines["target"].map(dial))
     x = lines.pivot_table(index="target", columns="seed", values="difficulty").dropna()
     y = lines.pivot_table(index="target", columns="seed", values="advantage").loc[x.index]
     return spearman(x.to_numpy(), y.to_numpy())
@@ -165,10 +170,14 @@ def correlation_text(results: Results) -> str:
     found = difficulty_predicts(results)
     if found is None:
         return "Does difficulty predict the circuit's advantage? Undecided: it takes three targets with all seeds."
-    return (
+    text = (
         "Spearman's correlation between difficulty and the circuit's advantage over near-zero heads: "
         f"{change(found)} (bootstrap over targets and seeds)."
     )
+    if set(results.rows["target"]) <= set(DISTANCES):
+        by_distance = change(difficulty_predicts(results, DISTANCES))
+        text += f" With the constructed distance in place of the difficulty: {by_distance}."
+    return text
 
 
 def tradeoff_tables(results: Results) -> list[Table]:
