@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
-from ctsft.models.families import anatomy
+from ctsft.heads import Head
+from ctsft.models.families import Anatomy, anatomy
 from ctsft.models.load import Loaded, unembed_as_a_matrix
 from ctsft.storage import write_atomic, write_json
 from ctsft.study.record import git_commit, now, versions
@@ -77,6 +81,27 @@ def seconds(run: Callable[[], object], device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def random_heads(parts: Anatomy, share: float) -> list[Head]:
+    """The same random heads in every process."""
+    order = np.random.default_rng(0).permutation(parts.n_heads)[: int(share * parts.n_heads)]
+    return [Head(int(i) // parts.heads, int(i) % parts.heads) for i in order]
+
+
+def alternating(script: str, variants: Iterable[str], repeats: int) -> dict[str, dict[str, float]]:
+    """Medians of what `script --worker VARIANT` prints as JSON, each time in a process of its own, in turn."""
+    measured: dict[str, list[dict]] = {variant: [] for variant in variants}
+    for _ in range(repeats):
+        for variant, runs in measured.items():
+            command = [sys.executable, script, *sys.argv[1:], "--worker", variant]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            print(variant, runs[-1], flush=True)
+    return {
+        variant: {key: float(np.median([run[key] for run in runs])) for key in runs[0]}
+        for variant, runs in measured.items()
+    }
 
 
 def write(name: str, rows: list[dict]) -> pd.DataFrame:

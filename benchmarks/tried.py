@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from functools import partial
 
 import numpy as np
 import torch
-from common import random_model, random_rows, write
+from common import alternating, random_heads, random_model, random_rows, write
 from tuning import loop_steps
 
-from ctsft.heads import Head
 from ctsft.tuning.arms import get_arm, trainable
 
 VARIANTS = {
@@ -45,8 +42,7 @@ def worker(variant: str, options) -> dict:
     if variant.endswith("bfloat16"):
         torch.autocast = partial(_autocast, torch.autocast)
     arm = get_arm("full" if variant.startswith("all") else "circuit")
-    order = np.random.default_rng(0).permutation(parts.n_heads)[: int(0.06 * parts.n_heads)]
-    heads = [Head(int(i) // parts.heads, int(i) % parts.heads) for i in order]
+    heads = random_heads(parts, 0.06)
     with trainable(model, parts, arm, heads, "shared") as (parameters, compact):
         if variant.endswith("torch.compile"):
             model.forward = torch.compile(model.forward)
@@ -74,14 +70,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(worker(options.worker, options)))
         return
-    measured: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
-    for _ in range(options.repeats):
-        for variant in VARIANTS:
-            command = [sys.executable, __file__, *sys.argv[1:], "--worker", variant]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            measured[variant].append(json.loads(done.stdout.splitlines()[-1]))
-            print(variant, measured[variant][-1], flush=True)
-    medians = {v: {k: float(np.median([m[k] for m in runs])) for k in runs[0]} for v, runs in measured.items()}
+    medians = alternating(__file__, VARIANTS, options.repeats)
     rows = [
         {
             "variant": variant,

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from common import LABELS, RESULTS, random_model, random_rows, write
+from common import LABELS, RESULTS, alternating, random_heads, random_model, random_rows, write
 
-from ctsft.heads import Head
 from ctsft.report.figures.style import save
 from ctsft.study.record import peak_memory_mb
 from ctsft.tasks.prompts import pad_left
@@ -115,8 +112,7 @@ def worker(variant: str, options) -> dict:
             times = bare_steps(model, rows, options, variant == "floor")
     else:
         arm = get_arm("circuit" if variant in SHARES else variant)
-        order = np.random.default_rng(0).permutation(parts.n_heads)[: int(SHARES.get(variant, 0) * parts.n_heads)]
-        heads = [Head(int(i) // parts.heads, int(i) % parts.heads) for i in order]
+        heads = random_heads(parts, SHARES.get(variant, 0))
         with trainable(model, parts, arm, heads, "shared") as (parameters, compact):
             times = loop_steps(model, parameters, rows, options, compact.write_back)
     return {"seconds": float(np.median(times[1:])), "peak_mb": peak_memory_mb(torch.device(options.device))}
@@ -135,18 +131,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(worker(options.worker, options)))
         return
-    measured: dict[str, list[dict]] = {variant: [] for variant in VARIANTS}
-    for _ in range(options.repeats):
-        for variant in VARIANTS:
-            done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--worker", variant],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            measured[variant].append(json.loads(done.stdout.splitlines()[-1]))
-            print(variant, measured[variant][-1], flush=True)
-    medians = {v: {k: float(np.median([m[k] for m in runs])) for k in runs[0]} for v, runs in measured.items()}
+    medians = alternating(__file__, VARIANTS, options.repeats)
     trainer, floor = medians["Trainer, all weights"], medians["floor"]
     rows = [
         {

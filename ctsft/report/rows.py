@@ -11,7 +11,6 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
-from ctsft.evaluation import scores
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 
 # What makes two rows answers to the same question, but for the seed (and the learning rate, which validation chooses).
@@ -57,9 +56,9 @@ class Results:
             rows[name] = [
                 _counted(text, right, folder) for text, right in zip(rows[answers], rows[labels], strict=True)
             ]
-        counted = [scores(a, g) for a, g in zip(rows["answers"], rows["gold"], strict=True)]
-        rows["accuracy"] = [score["accuracy"] for score in counted]
-        rows["macro_f1"] = [score["macro_f1"] for score in counted]
+        rows["accuracy"] = [
+            _share(answers, right) for answers, right in zip(rows["answers"], rows["gold"], strict=True)
+        ]
         rows["source_accuracy"] = [
             _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
         ]

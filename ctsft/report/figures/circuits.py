@@ -56,6 +56,8 @@ def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None
                         Rectangle((head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6)
                     )
             axis.invert_yaxis()
+            step = 1 if layers <= 12 else 5
+            axis.set_yticks(np.arange(0, layers, step) + 0.5, range(0, layers, step), rotation=0)
             axis.set_title(name_of(relevance), loc="left")
             axis.set_xlabel("head")
             axis.set_ylabel("layer")
@@ -97,13 +99,15 @@ def layers_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
         for line, relevance in enumerate(maps):
             for depth, frontier in enumerate(depths_of(relevance, share)):
                 layers, sizes = np.unique([head.layer for head in frontier], return_counts=True)
-                height = np.full(len(layers), line + (depth - 1) * 0.22)
-                label = f"depth {depth}" if line == 0 else None
-                axis.scatter(layers, height, s=26 * sizes, color=colours[depth], marker=markers[depth], label=label)
+                height = np.full(len(layers), line + (depth - 1) * 0.27)
+                axis.scatter(layers, height, s=16 * sizes, color=colours[depth], marker=markers[depth])
         axis.set_yticks(range(len(maps)), [name_of(relevance) for relevance in maps])
         axis.set_ylim(len(maps) - 0.5, -0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlim(-0.7, len(maps[0].logits) - 0.3)
         axis.set_xlabel("layer (the area grows with the number of heads)")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        looks = zip(colours, markers, strict=True)
+        handles = [plt.Line2D([], [], color=colour, marker=mark, linestyle="none") for colour, mark in looks]
+        labels = [f"depth {depth}" for depth in range(3)]
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
