@@ -13,12 +13,10 @@ import json
 import tempfile
 import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from common import LABELS, RESULTS, alternating, random_heads, random_model, random_rows, write
 
-from ctsft.report.figures.style import save
 from ctsft.study.record import peak_memory_mb
 from ctsft.tasks.prompts import pad_left
 from ctsft.tuning.arms import get_arm, trainable
@@ -150,6 +148,11 @@ def main() -> None:
     ]
     name = f"tuning-{options.shape}-{options.device}"
     frame = write(name, rows)
+    # Only here: the workers' peak memory is measured, and they draw nothing.
+    import matplotlib.pyplot as plt
+
+    from ctsft.report.figures.style import save
+
     figure, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True)
     for axis, column, label in zip(axes, ("seconds", "peak_mb"), ("seconds a step", "peak memory, MB"), strict=True):
         axis.barh(frame["variant"], frame[column], color="#0173b2")

@@ -13,11 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
-
-
-def digits(labels: Sequence[int]) -> str:
-    """`p` and one digit a row. The letter keeps spreadsheets from reading a number of 400 digits."""
-    return "p" + "".join(str(label) for label in labels)
+from ctsft.tasks.task import digits
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 
 from ctsft.errors import UserError
-from ctsft.evaluation import digits
 from ctsft.storage import locked, write_atomic, write_json
-from ctsft.tasks.task import Rows
+from ctsft.tasks.task import Rows, digits
 
 COLUMNS = (
     "cell experiment preset model model_hash theta1 task source target n_source n_target arm depth share draw scorer "

@@ -76,6 +76,11 @@ class Task:
         return rows
 
 
+def digits(labels: Sequence[int]) -> str:
+    """`p` and one digit a row. The letter keeps spreadsheets from reading a number of 400 digits."""
+    return "p" + "".join(str(label) for label in labels)
+
+
 def check_aligned(first: Rows, second: Rows) -> None:
     """Refuse two languages whose ids or labels differ: pools are split by id, and a translation must not cross."""
     if [(e.id, e.label) for e in first.examples] != [(e.id, e.label) for e in second.examples]:
