@@ -118,7 +118,7 @@ def main() -> None:
         return float(max(apart) / np.abs(scores["cdt_linear"].logits).max())
 
     linear_difference = against_propagation()
-    # The reference carries two streams whose rounding adds up over the layers, so the yardstick is it in double precision.
+    # Rounding adds up over the layers of the reference's two streams, so the yardstick is double precision.
     loaded.model.double()
     mean = LabelBalancedMean(problem.mean.aligned.double(), problem.mean.pooled.double())
     exact = {
