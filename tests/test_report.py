@@ -42,6 +42,12 @@ def demo() -> Results:
     return Results.read(DEMO)
 
 
+@pytest.fixture(scope="module")
+def sentiment(demo) -> Results:
+    """The demo's rows of script 01's task."""
+    return demo.of("01_nusax_transfer")
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A copy of the committed demo rows, to be spoilt."""
@@ -221,8 +227,8 @@ def test_the_labels_beside_the_rows_are_the_tasks(real_data):
 # ---- choices -----------------------------------------------------------------------------------------------------
 
 
-def test_ct_sft_is_chosen_on_validation_and_never_on_test(demo):
-    rows = at_validated_rate(demo.rows)
+def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):
+    rows = at_validated_rate(sentiment.rows)
     pair = pick(rows, target="d30", n_target=100, seed=31, depth=2, share=0.02)
     pair = pair[pair["arm"].isin(["circuit", "near_zero"])]
     assert len(pair) == 2
@@ -232,15 +238,15 @@ def test_ct_sft_is_chosen_on_validation_and_never_on_test(demo):
         assert chosen["cell"].tolist() == pair.loc[pair["arm"] == better, "cell"].tolist()
 
 
-def test_the_validated_rate_is_chosen_on_validation(demo):
-    row = pick(demo.rows, arm="full", target="d30", n_target=100, seed=31, lr=1e-3)
+def test_the_validated_rate_is_chosen_on_validation(sentiment):
+    row = pick(sentiment.rows, arm="full", target="d30", n_target=100, seed=31, lr=1e-3)
     two = pd.concat([row.assign(lr=1e-3, valid_accuracy=0.5, accuracy=0.9), row.assign(lr=1e-4, valid_accuracy=0.6)])
     assert at_validated_rate(two)["lr"].tolist() == [1e-4]
     assert at_validated_rate(two.assign(valid_accuracy=0.5))["lr"].tolist() == [1e-4]
 
 
-def test_the_papers_rule_takes_the_circuit_where_the_transfer_is_hard(demo):
-    rows = at_validated_rate(demo.rows)
+def test_the_papers_rule_takes_the_circuit_where_the_transfer_is_hard(sentiment):
+    rows = at_validated_rate(sentiment.rows)
     zero = pick(rows, target="d30", arm="zero_shot")
     pair = pick(rows, target="d30", n_target=100, depth=2, share=0.02)
     pair = pair[pair["arm"].isin(["circuit", "near_zero"])]
@@ -251,8 +257,8 @@ def test_the_papers_rule_takes_the_circuit_where_the_transfer_is_hard(demo):
     assert difficulty(zero.assign(accuracy=0.4, source_accuracy_before=0.8)).tolist() == [0.5, 0.5]
 
 
-def test_comparisons_use_the_seeds_and_rows_that_both_have(demo):
-    rows = at_validated_rate(demo.rows)
+def test_comparisons_use_the_seeds_and_rows_that_both_have(sentiment):
+    rows = at_validated_rate(sentiment.rows)
     full, circuit = pick(rows, arm="full", target="d70", n_target=100), pick(rows, arm="circuit", target="d70", depth=2)
     circuit = pick(circuit, share=0.02, n_target=100)
     both = paired(full, circuit)
@@ -293,8 +299,8 @@ def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     assert line["paper"].tolist() == ["0.640", "0.611"]
 
 
-def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(demo):
-    rows = pick(at_validated_rate(demo.rows), target="d30", n_target=100, depth=2, share=0.02)
+def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(sentiment):
+    rows = pick(at_validated_rate(sentiment.rows), target="d30", n_target=100, depth=2, share=0.02)
     line = published("table4_nusax_anchors").query("n_target == 100").iloc[0].copy()
     line["source"], line["target"], line["arm"] = "d00", "d30", BEST
     for better in ("circuit", "near_zero"):
