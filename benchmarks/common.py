@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.heads import Head
-from ctsft.models.families import Anatomy, anatomy
+from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.load import Loaded, unembed_as_a_matrix
 from ctsft.storage import write_atomic, write_json
 from ctsft.study.record import git_commit, now, versions
@@ -110,7 +110,7 @@ def write(name: str, rows: list[dict]) -> pd.DataFrame:
     write_atomic(RESULTS / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     machine = {
-        "command": " ".join(["python", *(Path(part).name if Path(part).is_file() else part for part in sys.argv)]),
+        "command": " ".join(["python", *(Path(part).name if Path(part).exists() else part for part in sys.argv)]),
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

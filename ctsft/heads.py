@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from ctsft.models.families import Anatomy
+    from ctsft.models.anatomy import Anatomy
 
 KVPolicy = Literal["shared", "frozen", "all"]
 

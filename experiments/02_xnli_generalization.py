@@ -10,7 +10,6 @@ Finished cells in the output folder (results/, where ours are committed) are kep
 For your own language pair, copy this file and change task, source, targets, n_source and data_dir below.
 """
 
-from ctsft.report.transfer import entailment
 from ctsft.study.config import StudyConfig
 from ctsft.study.run import main
 
@@ -54,4 +53,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, __doc__, entailment)
+    main(PRESETS, __doc__)

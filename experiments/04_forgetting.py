@@ -19,7 +19,7 @@ NUSAX = dict(
     task="nusax",
     source="indonesian",
     targets=("acehnese", "buginese", "javanese", "minangkabau"),
-    arms=("full", "direct", "circuit:2", "near_zero:2", "random:2", "norm_only"),
+    arms=("zero_shot", "full", "direct", "circuit:2", "near_zero:2", "random:2", "norm_only"),
     n_targets=(25, 100),
     probes=(
         "smsa/indonesian",
@@ -35,7 +35,7 @@ PRESETS = {
         task="demo",
         source="d00",
         targets=("d30", "d70", "d90"),
-        arms=("full", "direct", "circuit:2", "near_zero:2", "random:2", "norm_only"),
+        arms=("zero_shot", "full", "direct", "circuit:2", "near_zero:2", "random:2", "norm_only"),
         model="demo",
         n_source=400,
         n_targets=(25, 100),

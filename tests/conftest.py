@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ctsft.models.families import anatomy
+from ctsft.models.anatomy import anatomy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.tasks.prompts import Encoded
 

@@ -16,7 +16,7 @@ from ctsft.discovery.problem import Batch, Problem
 from ctsft.discovery.scorers import cdt, cdt_linear
 from ctsft.discovery.totals import record
 from ctsft.heads import Head
-from ctsft.models.families import head_outputs
+from ctsft.models.anatomy import head_outputs
 from ctsft.tasks.prompts import pad_left
 
 RULES = {

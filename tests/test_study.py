@@ -19,11 +19,10 @@ import torch
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.rows import Results
-from ctsft.report.transfer import entailment
 from ctsft.study import run as study_run
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
-from ctsft.study.grid import Cell, cells
+from ctsft.study.grid import Cell, cell_fingerprint, cells, theta1_settings
 from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
@@ -124,7 +123,7 @@ def test_theta1_and_scores_are_stored_with_where_they_came_from(config, rows):
     assert relevance.with_suffix(".safetensors").is_file()
     assert len(list((config.folder / "circuits").glob("*.json"))) == 4
     settings = json.loads((config.folder / "01_nusax_transfer.config.json").read_text())
-    assert settings["effective_dtype"] == "float32"
+    assert settings["dtype"] == "float32"
     assert settings["data_sha256"]
 
 
@@ -172,10 +171,10 @@ def test_damaged_theta1_weights_are_named_and_not_used(config, rows, tmp_path):
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(config, rows, tmp_path, monkeypatch, capsys):
     honest = study_run.run_cell
 
-    def run(bench, cell, key):
+    def run(bench, tests, cell, key):
         if cell.arm == "full":
             raise CellFailed("the loss became nan at step 1 of 10")
-        return honest(bench, cell, key)
+        return honest(bench, tests, cell, key)
 
     monkeypatch.setattr(study_run, "run_cell", run)
     short = replace(config, output=tmp_path, arms=("zero_shot", "full", "norm_only"))
@@ -463,10 +462,39 @@ def test_every_share_of_heads_is_a_cell_of_its_own(config, tmp_path):
     assert len({row["cell"] for row in found}) == 2
 
 
+def test_precision_makes_other_cells(config):
+    low, high = replace(config, dtype="bfloat16"), replace(config, dtype="float32")
+    for cell in cells(config):
+        assert cell_fingerprint(low, cell, "0") != cell_fingerprint(high, cell, "0")
+    assert Workbench(replace(config, dtype="auto", device="cpu")).config.dtype == "float32"
+
+
+def test_the_scripts_share_their_competence_stage():
+    """Scripts 01, 03 and 04 read each other's cells, so what makes theta1 must agree in every preset."""
+    scripts = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.name[:2] in ("01", "03", "04")]
+    presets = [runpy.run_path(str(path))["PRESETS"] for path in scripts]
+    assert len(presets) == 3
+    for name in ("demo", "small", "paper"):
+        assert len({json.dumps(theta1_settings(preset[name], "0"), sort_keys=True) for preset in presets}) == 1
+
+
+def test_a_copied_script_prints_its_own_rows(config, tmp_path, capsys):
+    """Under another name, in the folder of other scripts: its table holds its cells, and theirs it shares."""
+    short = replace(config, output=tmp_path, arms=("zero_shot",))
+    assert run_study(replace(short, targets=("d30", "d50"))) == 0
+    capsys.readouterr()
+    assert run_study(replace(short, experiment="my_language", targets=("d50", "d70"))) == 0
+    out = capsys.readouterr().out
+    assert out.count("zero_shot") >= 2
+    assert "| d50" in out
+    assert "| d70" in out
+    assert "| d30" not in out
+
+
 def test_source_rows_beyond_pool_a_come_from_the_tasks_further_rows(tmp_path):
     second = runpy.run_path(str(ROOT / "experiments" / "02_xnli_generalization.py"))["PRESETS"]["demo"]
     short = replace(second, output=tmp_path, n_source=450, source_epochs=1, seeds=(31,), arms=("zero_shot",))
-    assert run_study(replace(short, targets=("d30",)), entailment) == 0
+    assert run_study(replace(short, targets=("d30",))) == 0
     [theta1] = (tmp_path / "demo" / "theta1").glob("*.json")
     about = json.loads(theta1.read_text())
     assert len(about["row_ids"]) == 450

@@ -40,6 +40,14 @@ def circuit(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
     return frontiers
 
 
+def known_frontiers(relevance: Relevance, depth: int, k: int) -> list[list[Head]]:
+    """The depths 0..depth, K heads each, as far as the stored scores to inner heads allow."""
+    frontiers: list[list[Head]] = []
+    while len(frontiers) <= depth and (not frontiers or set(frontiers[-1]) <= relevance.columns.keys()):
+        frontiers.append(next_frontier(relevance, frontiers, k))
+    return frontiers
+
+
 def matched(ranking: Sequence[Head], like: Sequence[Head], per_group: int) -> list[Head]:
     """The best of `ranking` with as many heads and as many key/value groups as `like`.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ctsft.discovery.totals import LayerTotals, Totals
-from ctsft.models.families import Anatomy, Layer, Norm, Projection
+from ctsft.models.anatomy import Anatomy, Layer, Norm, Projection
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ctsft.discovery.decompose import PAPER_RULES, Propagation, Rules, prop_norm
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.totals import record
 from ctsft.errors import CellFailed
-from ctsft.models.families import Norm
+from ctsft.models.anatomy import Norm
 from ctsft.models.load import Loaded
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
 

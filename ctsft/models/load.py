@@ -14,7 +14,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ctsft.errors import UserError
-from ctsft.models.families import Anatomy, anatomy, family_of
+from ctsft.models.anatomy import Anatomy, anatomy
+from ctsft.models.families import family_of
 
 DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"
 

@@ -1,7 +1,9 @@
 """The paper's claims C1 to C8, each with the number that decides it, its interval and a verdict.
 
-The rules of the verdicts were fixed before the rows were read: an effect counts as none within MARGIN, which is about
-one standard error of an accuracy on 400 rows. A claim without its number is undecided, and says what is missing.
+An effect counts as none within MARGIN, about one standard error of an accuracy on 400 rows: a claim that something is
+kept, or at least matched, is supported where the whole interval lies above -MARGIN, and contradicted where it lies
+below. A claim without its number is undecided, and says what is missing. These rules are no pre-registration: MARGIN
+was set before any row, but C3 was split in two, and C4's rule written, after the demo's rows had been seen.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ import pandas as pd
 
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.paper import best_on_validation
 from ctsft.report.render import change, p_value
-from ctsft.report.rows import Results, at_validated_rate
+from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.tradeoff import difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
@@ -54,6 +55,11 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
     return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
 
 
+def p_text(value: Difference) -> str:
+    told = p_value(value.p)
+    return f"p {told}" if told.startswith("<") else f"p = {told}"
+
+
 def _pairs(first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree."""
     pairs = []
@@ -74,18 +80,23 @@ def _ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     return f"{', '.join(settings)}; seeds {', '.join(map(str, sorted(seeds)))}; {rows} test rows"
 
 
+def ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
+    """Circuit or near_zero at depth 2, by validation; `rows` stand at their validated learning rates."""
+    return better_of_two(pick(rows, share=PAPERS_SHARE, depth=2), "valid_accuracy")
+
+
 def target_accuracy(results: Results) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
     rows = at_validated_rate(results.rows)
-    pairs = _pairs(best_on_validation(rows), pick(rows, arm="full"), SAME)
+    pairs = _pairs(ct_sft(rows), pick(rows, arm="full"), SAME)
     value = pooled(pairs)
     if value is None:
         return undecided("C1", "circuit and near_zero at depth 2, and full, on a common seed")
     share = max(first["trainable_share"].max() for first, _ in pairs)
-    verdict = by_interval(value, -MARGIN, 0)
+    verdict = by_interval(value, -MARGIN, -MARGIN)
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
-    number = f"ct_sft − full: {change(value)}, p {p_value(value.p)}; {share:.2%} of the weights"
+    number = f"ct_sft − full: {change(value)}, {p_text(value)}; {share:.2%} of the weights"
     return Judgement("C1", verdict, number, _ground(pairs))
 
 
@@ -102,21 +113,23 @@ def hard_transfers(results: Results) -> Judgement:
 def source_kept(results: Results) -> Judgement:
     """C3a: under ct_sft the source loses less than MARGIN."""
     rows = at_validated_rate(results.rows)
-    pairs = _pairs(best_on_validation(rows), pick(rows, arm="zero_shot"), ("target",))
+    pairs = _pairs(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",))
     kept = pooled(pairs, SOURCE)
     if kept is None:
         return undecided("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
-    return Judgement("C3a", by_interval(kept, -MARGIN, 0), f"source, after − before: {change(kept)}", _ground(pairs))
+    return Judgement(
+        "C3a", by_interval(kept, -MARGIN, -MARGIN), f"source, after − before: {change(kept)}", _ground(pairs)
+    )
 
 
 def source_kept_better(results: Results) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full; contradicted where it is not by MARGIN."""
     rows = at_validated_rate(results.rows)
-    pairs = _pairs(best_on_validation(rows), pick(rows, arm="full"), SAME)
+    pairs = _pairs(ct_sft(rows), pick(rows, arm="full"), SAME)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return undecided("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
-    number = f"source afterwards, ct_sft − full: {change(gap)}, p {p_value(gap.p)}"
+    number = f"source afterwards, ct_sft − full: {change(gap)}, {p_text(gap)}"
     return Judgement("C3b", by_interval(gap, 0, MARGIN), number, _ground(pairs))
 
 
@@ -134,12 +147,12 @@ def related_kept(results: Results) -> Judgement:
     targets = ", ".join(dict.fromkeys(circuit["target"]))
     sizes = ", ".join(str(n) for n in sorted(set(circuit["n_target"])))
     data = f"{tests}; tuned on {targets}; n = {sizes}"
-    return Judgement("C7", by_interval(kept, -MARGIN, 0), number, data)
+    return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
 
 
 def competent_start(results: Results | None) -> Judgement:
     """C4: ct_sft from the fewest source rows minus ct_sft from the most, on the target; supported below zero."""
-    chosen = best_on_validation(at_validated_rate(results.rows)) if results else None
+    chosen = ct_sft(at_validated_rate(results.rows)) if results else None
     if chosen is None or chosen["n_source"].nunique() < 2:
         return undecided("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
     few, many = chosen["n_source"].min(), chosen["n_source"].max()
@@ -148,7 +161,7 @@ def competent_start(results: Results | None) -> Judgement:
     if value is None:
         return undecided("C4", "a weak and a competent start on a common target and seed")
     verdict = "supported" if value.high < 0 else "contradicted" if value.low > -MARGIN else "undecided"
-    number = f"ct_sft from {few} source rows − from {many}: {change(value)}, p {p_value(value.p)}"
+    number = f"ct_sft from {few} source rows − from {many}: {change(value)}, {p_text(value)}"
     return Judgement("C4", verdict, number, _ground(pairs))
 
 
@@ -193,7 +206,9 @@ def claims_page(folders: Iterable[Results]) -> str:
         "# The paper's claims, judged by our rows\n",
         "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals; an effect within "
         f"{MARGIN} counts as none (about one standard error of an accuracy on 400 rows). *Supported* and "
-        "*contradicted* need the whole interval on one side; everything else is *undecided*. `demo` is a micro model "
+        "*contradicted* need the whole interval on one side; everything else is *undecided*. The rules are in "
+        "`ctsft/report/claims.py`; some were written after the demo's rows had been seen, and this is no "
+        "pre-registration. `demo` is a micro model "
         "on constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
         "model is Qwen2.5-0.5B, which was not run here.\n",
     ]

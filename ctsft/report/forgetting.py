@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ctsft.report.compare import SOURCE, paired, right, stack
-from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, p_value
-from ctsft.report.rows import Results, at_validated_rate
-from ctsft.report.stats import Difference, holm, mean_interval, paired_difference, ratio_interval
+from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
+from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.report.stats import Difference, mean_interval, paired_difference, ratio_interval
 from ctsft.report.transfer import EXPERIMENT, KEYS, about, lines_of, pick
 
 BEFORE = ("answers_before", "gold")
@@ -23,8 +23,7 @@ def before_and_after(rows: pd.DataFrame, zero_shot: pd.DataFrame) -> tuple[np.nd
 
 def forgetting_cells(results: Results) -> pd.DataFrame:
     """One line per target, n, arm and depth: gain on the target, loss on the source, retention; against `full`."""
-    rows = at_validated_rate(results.rows)
-    rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
+    rows = at_papers_share(at_validated_rate(results.rows))
     seeds = rows["seed"].nunique()
     probes = results.probes[results.probes["role"] == "source"]
     # The grid of script 04, where it has run; else that of 01.
@@ -56,25 +55,18 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
                 "seeds": f"{here['seed'].nunique()}/{seeds}",
             }
         )
-    _insert_holm(table, p_values, "source, against full")
-    return pd.DataFrame(table)
+    return with_holm(table, p_values, "source, against full")
 
 
-def _insert_holm(table: list[dict], p_values: list[float | None], after: str) -> None:
-    """Put the Holm-corrected p values of the table's comparisons behind the column `after`."""
-    known = [i for i, p in enumerate(p_values) if p is not None]
-    corrected = dict(zip(known, holm([p_values[i] for i in known]), strict=True))
-    for i, line in enumerate(table):
-        items = list(line.items())
-        items.insert(list(line).index(after) + 1, ("p (Holm)", p_value(corrected.get(i))))
-        line.clear()
-        line.update(items)
+def _tuned_with_probes(results: Results) -> pd.DataFrame:
+    """The rows of script 04 at their validated learning rates, but for zero-shot's, which change nothing."""
+    probed = results.rows["cell"].isin(results.probes["cell"]) & (results.rows["arm"] != "zero_shot")
+    return at_validated_rate(results.rows[probed])
 
 
 def last_lines(results: Results) -> pd.DataFrame:
     """The probe lines after the last epoch, every arm at its validated learning rate and the paper's share of heads."""
-    rows = at_validated_rate(results.rows[results.rows["cell"].isin(results.probes["cell"])])
-    rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
+    rows = at_papers_share(_tuned_with_probes(results))
     lines = results.probes[results.probes["cell"].isin(rows["cell"])]
     return lines[lines["epoch"] == lines.groupby("cell")["epoch"].transform("max")]
 
@@ -100,18 +92,17 @@ def related_cells(results: Results) -> pd.DataFrame:
     for (n, arm, depth, test), here in lines[lines["role"] == "related"].groupby(
         ["n_target", "arm", "depth", "test"], dropna=False
     ):
+        # A mean over targets needs the same seeds in all of them.
+        whole = here.groupby("target")["seed"].nunique().nunique() == 1
+        after = np.mean([stack(right(g)) for _, g in here.groupby("target")], axis=0) if whole else None
         table.append(
             {
                 "n": n,
                 "arm": arm,
                 "depth": GAP if pd.isna(depth) else depth,
                 "related test": test,
-                "before": fraction(here["accuracy_before"].mean()),
-                "after": interval(
-                    mean_interval(np.mean([stack(right(g)) for _, g in here.groupby("target")], axis=0))
-                    if here.groupby("target")["seed"].nunique().nunique() == 1
-                    else None
-                ),
+                "before": fraction(here["accuracy_before"].mean() if whole else None),
+                "after": interval(mean_interval(after) if whole else None),
                 "change": change(related_change(here)),
                 "targets": here["target"].nunique(),
                 "seeds": here["seed"].nunique(),
@@ -122,7 +113,7 @@ def related_cells(results: Results) -> pd.DataFrame:
 
 def by_epoch(results: Results) -> pd.DataFrame:
     """Change on target and source after every epoch, by target, n, arm and depth: mean over seeds."""
-    rows = at_validated_rate(results.rows[results.rows["cell"].isin(results.probes["cell"])])
+    rows = _tuned_with_probes(results)
     lines = results.probes[results.probes["cell"].isin(rows["cell"]) & (results.probes["role"] != "related")]
     lines = lines.assign(change=lines["accuracy"] - lines["accuracy_before"])
     keys = ["target", "n_target", "arm", "depth", "role", "epoch"]
@@ -131,8 +122,7 @@ def by_epoch(results: Results) -> pd.DataFrame:
 
 def plane(results: Results) -> pd.DataFrame:
     """Target gain and source change of every arm (means over seeds that both have), and whether it is on the front."""
-    rows = at_validated_rate(results.rows)
-    rows = rows[rows["share"].isna() | (rows["share"] == 0.02)]
+    rows = at_papers_share(at_validated_rate(results.rows))
     zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
     tuned = rows[rows["arm"] != "zero_shot"].join(zero.rename("zero"), on=["target", "seed"])
     tuned = tuned.assign(
@@ -174,7 +164,6 @@ def forgetting_tables(results: Results) -> list[Table]:
     return tables
 
 
-def forgetting(folder: Results) -> str:
+def forgetting(results: Results) -> str:
     """What script 04 prints at the end."""
-    results = folder.of("04_forgetting") or folder
     return f"{markdown(forgetting_cells(results))}\n\n{markdown(related_cells(results))}"

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.stats import Difference, Interval
+from ctsft.report.stats import Difference, Interval, holm
 from ctsft.storage import write_atomic
 
 GAP = "–"
+CODE = re.compile("`([^`]*)`")
+LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,8 @@ class Table:
         return f"# {self.title}\n\n{self.caption}\n\n{markdown(self.cells)}\n"
 
     def latex(self) -> str:
-        body = self.cells.to_latex(index=False, escape=True, caption=f"{self.title}. {self.caption}", label=self.name)
+        caption = CODE.sub(r"\\texttt{\1}", _escaped(f"{self.title}. {self.caption}"))
+        body = self.cells.to_latex(index=False, escape=True, caption=caption, label=self.name)
         # Text from the tables, in a font that LaTeX has: its minus and dash signs.
         return body.replace("−", "$-$").replace(GAP, "--").replace("±", "$\\pm$")
 
@@ -36,6 +48,11 @@ class Table:
         write_atomic(paths[0], self.markdown())
         write_atomic(paths[1], self.latex())
         return paths
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it, sign by sign (pandas escapes the cells, not the caption)."""
+    return "".join(LATEX.get(sign, sign) for sign in text)
 
 
 def fraction(value: float | None) -> str:
@@ -54,6 +71,17 @@ def change(value: Interval | Difference | None) -> str:
 
 def p_value(value: float | None) -> str:
     return GAP if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def with_holm(table: list[dict[str, object]], p_values: Sequence[float | None], after: str) -> pd.DataFrame:
+    """The table with the Holm-corrected p values of its lines' comparisons behind the column `after`."""
+    frame = pd.DataFrame(table)
+    if table:
+        known = [i for i, p in enumerate(p_values) if p is not None]
+        corrected = dict(zip(known, holm([p_values[i] for i in known]), strict=True))
+        told = [p_value(corrected.get(i)) for i in range(len(table))]
+        frame.insert(frame.columns.get_loc(after) + 1, "p (Holm)", told)
+    return frame
 
 
 def markdown(cells: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 # What makes two rows answers to the same question, but for the seed (and the learning rate, which validation chooses).
 SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
+PAPERS_SHARE = 0.02
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
@@ -24,15 +25,13 @@ class Results:
     """What a results folder holds.
 
     `rows`: one line per cell, with the label arrays `answers`, `gold`, `source_answers` and `source_gold` [N], and the
-    metrics counted from them. `probes`: one line per cell, epoch and test, likewise. `maps` and `circuits`: the stored
-    scores and the JSON files of the circuits.
+    metrics counted from them. `probes`: one line per cell, epoch and test, likewise. `maps`: the stored scores.
     """
 
     folder: Path
     rows: pd.DataFrame
     probes: pd.DataFrame
     maps: list[Relevance]
-    circuits: list[dict]
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -62,29 +61,28 @@ class Results:
         rows["source_accuracy"] = [
             _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
         ]
-        circuits = [json.loads(path.read_text()) for path in sorted((folder / "circuits").glob("*.json"))]
         maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
-        return cls(folder, rows, _probes(folder, gold, rows), maps, circuits)
+        return cls(folder, rows, _probes(folder, gold, rows), maps)
+
+    def only(self, keep: pd.Series) -> Results:
+        """The rows where `keep` is true, with their probes and their tasks' maps."""
+        rows = self.rows[keep]
+        probes = self.probes[self.probes["cell"].isin(rows["cell"])]
+        maps = [relevance for relevance in self.maps if relevance.about["task"] in set(rows["task"])]
+        return Results(self.folder, rows, probes, maps)
 
     def of(self, experiment: str) -> Results | None:
         """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows."""
-        own = self.rows[self.rows["experiment"] == experiment]
-        if own.empty:
-            return None
-        task = own["task"].iloc[0]
-        rows = self.rows[self.rows["task"] == task]
-        return Results(
-            self.folder,
-            rows,
-            self.probes[self.probes["cell"].isin(rows["cell"])],
-            [relevance for relevance in self.maps if relevance.about["task"] == task],
-            [circuit for circuit in self.circuits if circuit["task"] == task],
-        )
+        own = self.rows.loc[self.rows["experiment"] == experiment, "task"]
+        return None if own.empty else self.only(self.rows["task"] == own.iloc[0])
+
+    def written_by(self, experiment: str) -> Results:
+        """The rows that the script `experiment` wrote itself."""
+        return self.only(self.rows["experiment"] == experiment)
 
     def from_most_source_rows(self) -> Results:
         """Only the rows that start from the most source rows; `direct` starts from none and stays."""
-        rows = self.rows[self.rows["n_source"].isin([0, self.rows["n_source"].max()])]
-        return replace(self, rows=rows, probes=self.probes[self.probes["cell"].isin(rows["cell"])])
+        return self.only(self.rows["n_source"].isin([0, self.rows["n_source"].max()]))
 
     @property
     def preset(self) -> str:
@@ -148,6 +146,11 @@ def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
     """
     ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
     return ordered.groupby([*SETTING, "draw", "seed"], dropna=False, sort=False).head(1).sort_index()
+
+
+def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads."""
+    return rows[rows["share"].isna() | (rows["share"] == PAPERS_SHARE)]
 
 
 def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:

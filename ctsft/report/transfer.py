@@ -26,13 +26,16 @@ def pick(rows: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     return rows[keep]
 
 
+def arms_in_order(rows: pd.DataFrame) -> list[tuple[str, object]]:
+    """Every (arm, depth) of the rows, in the order of ARMS, ct_sft last."""
+    order = [*ARMS, "ct_sft"]
+    pairs = rows[["arm", "depth"]].drop_duplicates().itertuples(index=False, name=None)
+    return sorted(pairs, key=lambda pair: (order.index(pair[0]), -1 if pd.isna(pair[1]) else pair[1]))
+
+
 def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
     """Every line that the table should have: each arm and depth for each target and number of rows, run or not."""
-    order = [*ARMS, "ct_sft"]
-    arms = sorted(
-        rows[["arm", "depth"]].drop_duplicates().itertuples(index=False),
-        key=lambda pair: (order.index(pair.arm), -1 if pd.isna(pair.depth) else pair.depth),
-    )
+    arms = arms_in_order(rows)
     sizes = sorted(set(rows["n_target"]))
     targets = list(dict.fromkeys(rows["target"]))
     starts = sorted(set(rows["n_source"]) - {0})
@@ -48,10 +51,9 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
             }
 
 
-def transfer_cells(results: Results, experiment: str = EXPERIMENT) -> pd.DataFrame:
+def transfer_cells(results: Results) -> pd.DataFrame:
     """The table as text. Of several learning rates every arm takes its validated one; gaps stay gaps."""
-    own = results.rows[results.rows["experiment"] == experiment]
-    rows = add_ct_sft(at_validated_rate(own))
+    rows = add_ct_sft(at_validated_rate(results.rows))
     seeds = rows["seed"].nunique()
     table = []
     for line in lines_of(rows):
@@ -88,21 +90,16 @@ def about(results: Results, rows: pd.DataFrame) -> str:
 
 
 def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
-    own = results.rows[results.rows["experiment"] == experiment]
+    own = results.written_by(experiment)
     return Table(
         f"{results.preset}_{experiment}",
-        f"{TITLES[experiment]} from {own['source'].iloc[0]}, preset {results.preset}",
-        f"{about(results, own)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` counts those "
-        "that a line has. `ct_sft` is circuit or near_zero, whichever the target's validation split prefers.",
-        transfer_cells(results, experiment),
+        f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, preset {results.preset}",
+        f"{about(results, own.rows)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` counts "
+        "those that a line has. `ct_sft` is circuit or near_zero, whichever the target's validation split prefers.",
+        transfer_cells(own),
     )
 
 
 def transfer(results: Results) -> str:
-    """What script 01 prints at the end."""
+    """What scripts 01 and 02 print at the end."""
     return markdown(transfer_cells(results))
-
-
-def entailment(results: Results) -> str:
-    """What script 02 prints at the end."""
-    return markdown(transfer_cells(results, ENTAILMENT))

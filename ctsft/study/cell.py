@@ -6,19 +6,17 @@ import time
 
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
-from ctsft.study.probes import Watch
+from ctsft.study.probes import Tests, Watch
 from ctsft.study.record import now, peak_memory_mb
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
 
-def run_cell(bench: Workbench, cell: Cell, key: str) -> tuple[dict[str, object], list[dict[str, object]]]:
+def run_cell(bench: Workbench, tests: Tests, cell: Cell, key: str) -> tuple[dict[str, object], list[dict[str, object]]]:
     """Run one cell; returns its row, and the lines of its probes where the configuration has any."""
-    config = bench.config
     theta1 = bench.theta1_of(cell.seed)
     heads = heads_of(bench, cell)
-    rows = bench.prompts(cell.target, "test")
-    watch = Watch(bench, cell, key) if config.probes else None
+    watch = Watch(bench, tests, cell, key) if bench.config.probes else None
     with bench.tuned(cell, heads, watch and watch.after_epoch) as (trainable_weights, train_seconds):
         started = time.perf_counter()
         predictions, test = bench.accuracy(cell.target, "test")
@@ -26,16 +24,39 @@ def run_cell(bench: Workbench, cell: Cell, key: str) -> tuple[dict[str, object],
         if cell.arm == "zero_shot":
             source_digits, source_accuracy = theta1["test_predictions"], theta1["test_accuracy"]
         else:
-            source, source_scores = bench.accuracy(config.source, "test")
+            source, source_scores = bench.accuracy(bench.config.source, "test")
             source_digits, source_accuracy = source.digits, source_scores["accuracy"]
         eval_seconds = time.perf_counter() - started
         if watch is not None:
             watch.at_the_end(predictions.digits, source_digits)
-    gold = [bench.label_tokens[label] for label in rows.labels]
+    gold = [bench.label_tokens[label] for label in bench.prompts(cell.target, "test").labels]
     total = sum(parameter.numel() for parameter in bench.model.parameters())
-    arm = get_arm(cell.arm)
     row = {
         "cell": key,
+        **_identity(bench, cell, theta1),
+        "accuracy": round(test["accuracy"], 6),
+        "macro_f1": round(test["macro_f1"], 6),
+        "full_vocab_accuracy": round(float((predictions.vocabulary == gold).mean()), 6),
+        "valid_accuracy": round(valid["accuracy"], 6),
+        "source_accuracy": round(source_accuracy, 6),
+        "source_accuracy_before": round(theta1["test_accuracy"], 6),
+        "heads": len(heads),
+        "trainable": trainable_weights,
+        "trainable_share": round(trainable_weights / total, 8),
+        "predictions": predictions.digits,
+        "source_predictions": source_digits,
+        "train_seconds": round(train_seconds - (watch.seconds if watch else 0), 2),
+        "eval_seconds": round(eval_seconds, 2),
+        "peak_memory_mb": peak_memory_mb(bench.device),
+        "created": now(),
+    }
+    return row, watch.lines if watch else []
+
+
+def _identity(bench: Workbench, cell: Cell, theta1: dict) -> dict[str, object]:
+    """What was asked for, and where it ran; a setting that the arm does not use stays empty."""
+    config, arm = bench.config, get_arm(cell.arm)
+    return {
         "experiment": config.experiment,
         "preset": config.preset,
         "model": bench.model_name,
@@ -56,23 +77,7 @@ def run_cell(bench: Workbench, cell: Cell, key: str) -> tuple[dict[str, object],
         "seed": cell.seed,
         "draw_seed": cell.seed,
         "order_seed": cell.seed,
-        "accuracy": round(test["accuracy"], 6),
-        "macro_f1": round(test["macro_f1"], 6),
-        "full_vocab_accuracy": round(float((predictions.vocabulary == gold).mean()), 6),
-        "valid_accuracy": round(valid["accuracy"], 6),
-        "source_accuracy": round(source_accuracy, 6),
-        "source_accuracy_before": round(theta1["test_accuracy"], 6),
-        "heads": len(heads),
-        "trainable": trainable_weights,
-        "trainable_share": round(trainable_weights / total, 8),
-        "predictions": predictions.digits,
-        "source_predictions": source_digits,
-        "dtype": bench.dtype,
+        "dtype": config.dtype,
         "device": str(bench.device),
-        "train_seconds": round(train_seconds - (watch.seconds if watch else 0), 2),
-        "eval_seconds": round(eval_seconds, 2),
-        "peak_memory_mb": peak_memory_mb(bench.device),
         "git_commit": bench.provenance["git_commit"],
-        "created": now(),
     }
-    return row, watch.lines if watch else []

@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-from ctsft.discovery.circuits import heads_per_depth, next_frontier, select
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers, next_frontier, select
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
@@ -32,7 +32,7 @@ def relevance_of(bench: Workbench, seed: int, depth: int, share: float) -> Relev
         stored = Relevance.load(path)
         # theta1 of another machine has other last bits; scores of its weights are not scores of ours.
         relevance = stored if stored.about["theta1_hash"] == theta1["weight_hash"] else None
-    frontiers = [] if relevance is None else _known_frontiers(relevance, depth, k)
+    frontiers = [] if relevance is None else known_frontiers(relevance, depth, k)
     if len(frontiers) > depth:
         return relevance
     problem, about = _problem(bench, seed, settings)
@@ -49,14 +49,6 @@ def relevance_of(bench: Workbench, seed: int, depth: int, share: float) -> Relev
     relevance.about |= about | {"seconds": round(seconds, 1), "created": now(), **bench.provenance}
     relevance.save(path)
     return relevance
-
-
-def _known_frontiers(relevance: Relevance, depth: int, k: int) -> list[list[Head]]:
-    """As many depths of the circuit as the stored columns allow."""
-    frontiers: list[list[Head]] = []
-    while len(frontiers) <= depth and (not frontiers or set(frontiers[-1]) <= relevance.columns.keys()):
-        frontiers.append(next_frontier(relevance, frontiers, k))
-    return frontiers
 
 
 def _problem(bench: Workbench, seed: int, settings: dict) -> tuple[Problem, dict]:

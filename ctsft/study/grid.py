@@ -40,7 +40,11 @@ class Cell:
 
 def theta1_settings(config: StudyConfig, weights: str) -> dict:
     """Everything that theta1 depends on besides the seed."""
-    own = {"source_epochs": config.source_epochs, "source_batch_size": config.source_batch_size}
+    own = {
+        "source_epochs": config.source_epochs,
+        "source_batch_size": config.source_batch_size,
+        "dtype": "bfloat16" if config.dtype == "bfloat16" else None,
+    }
     return {
         "model_hash": weights,
         "task": config.task,

@@ -21,6 +21,7 @@ from ctsft.storage import write_atomic, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.probes import Tests
 from ctsft.study.record import (
     PROBE_COLUMNS,
     PROBES,
@@ -44,7 +45,7 @@ def main(
 ) -> None:
     """Entry point of the scripts: `--preset NAME`, then any field of StudyConfig as a flag. Exits with a status.
 
-    `table` makes what is printed at the end out of the rows of the results folder.
+    `table` makes what is printed at the end out of the rows of this study's cells.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -78,35 +79,36 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     path = config.folder / f"{config.experiment}.csv"
     _check_writable(config.folder)
     bench = Workbench(config)
+    config = bench.config
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
     finished = read_cells(config.folder)
     probed = (
         {line["cell"] for line in read_rows(path.with_suffix(PROBES), PROBE_COLUMNS)} if config.probes else finished
     )
     left = [cell for cell, key in keys.items() if key not in finished or key not in probed]
-    print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {bench.dtype}")
+    print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {config.dtype}")
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
         _print_estimate(bench, keys, left)
         return 0
-    tests = (*(f"{config.task}/{language}" for language in (config.source, *config.targets)), *config.probes)
-    keep_gold(config.folder, {test: bench.test_rows(test) for test in tests})
+    tests = Tests(bench)
+    names = (*(f"{config.task}/{language}" for language in (config.source, *config.targets)), *config.probes)
+    keep_gold(config.folder, {test: tests.rows(test) for test in names})
     write_json(
         config.folder / f"{config.experiment}.config.json",
         {
             **config.to_dict(),
             "label_words": config.effective_task.label_words,
             "effective_device": str(bench.device),
-            "effective_dtype": bench.dtype,
             "threads": torch.get_num_threads(),
             "model_hash": bench.loaded.weights,
             "created": now(),
             **bench.provenance,
         },
     )
-    failed = _run_cells(bench, path, keys, left, finished)
-    _print_results(bench, path, table)
+    failed = _run_cells(bench, tests, path, keys, left, finished)
+    _print_results(bench, path, set(keys.values()), table)
     for key, reason in failed.items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -122,7 +124,12 @@ def _check_writable(folder: Path) -> None:
 
 
 def _run_cells(
-    bench: Workbench, path: Path, keys: dict[Cell, str], left: list[Cell], finished: Mapping[str, Mapping[str, str]]
+    bench: Workbench,
+    tests: Tests,
+    path: Path,
+    keys: dict[Cell, str],
+    left: list[Cell],
+    finished: Mapping[str, Mapping[str, str]],
 ) -> dict[str, str]:
     failed: dict[str, str] = {}
     with tqdm(left, unit="cell", disable=None) as bar:
@@ -131,7 +138,7 @@ def _run_cells(
             note = bench.config.folder / "failed" / f"{key}.json"
             started = time.perf_counter()
             try:
-                row, lines = run_cell(bench, cell, key)
+                row, lines = run_cell(bench, tests, cell, key)
             except CellFailed as error:
                 failed[key] = str(error)
                 write_json(
@@ -186,11 +193,12 @@ def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -
     )
 
 
-def _print_results(bench: Workbench, path: Path, table: Callable[[Results], str]) -> None:
+def _print_results(bench: Workbench, path: Path, keys: set[str], table: Callable[[Results], str]) -> None:
     config = bench.config
-    if not read_cells(config.folder):
+    if not keys & read_cells(config.folder).keys():
         return
-    print(f"\n{table(Results.read(config.folder))}\n")
+    results = Results.read(config.folder)
+    print(f"\n{table(results.only(results.rows['cell'].isin(keys)))}\n")
     for target in config.targets:
         labels = [example.label for example in bench.split(target, "test").examples]
         share = max(labels.count(label) for label in set(labels)) / len(labels)

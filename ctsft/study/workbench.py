@@ -28,7 +28,6 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, short_hash, theta1_settings
 from ctsft.study.record import git_commit, now, peak_memory_mb, versions
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
-from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Example, Rows, check_aligned, draw, split_pools
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
 from ctsft.tuning.loop import Recipe, train
@@ -39,11 +38,11 @@ class Workbench:
     """Holds the model, the data and the current state of the weights for `config`."""
 
     def __init__(self, config: StudyConfig):
-        self.config, self.task = config, config.effective_task
         self.device = _device(config.device)
-        low = config.dtype == "bfloat16" or (config.dtype == "auto" and self.device.type == "cuda")
-        self.dtype = "bfloat16" if low else "float32"
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+        if config.dtype == "auto":
+            config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
+        self.config, self.task = config, config.effective_task
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
         # Data first: a missing file must show before a large model is loaded.
         self.rows: dict[tuple[str, str], Rows] = {}
         source_train = self.split(config.source, "train")
@@ -59,9 +58,6 @@ class Workbench:
             raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
         self.label_tokens = label_tokens(self.loaded.tokenizer, self.task)
         self.encoded: dict[tuple[str, str], Encoded] = {}
-        self.related: dict[str, Rows] = {}
-        self.related_prompts: dict[str, tuple[Encoded, list[int]]] = {}
-        self.before: dict[tuple[int | None, str], str] = {}
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
         self.base = self._snapshot()
@@ -96,48 +92,15 @@ class Workbench:
         """Rows as prompts of at most --max-tokens tokens."""
         return encode(self.loaded.tokenizer, self.task, examples, self.config.max_tokens)
 
-    def predict(self, rows: Encoded) -> Predictions:
-        pad = self.loaded.tokenizer.pad_token_id
-        return predict(self.model, rows, self.label_tokens, pad, self.config.eval_batch, self.autocast)
+    def predict(self, rows: Encoded, words: Sequence[int] | None = None) -> Predictions:
+        """Answers in the study's own label words, or in the tokens `words` of another task."""
+        pad, words = self.loaded.tokenizer.pad_token_id, words or self.label_tokens
+        return predict(self.model, rows, words, pad, self.config.eval_batch, self.autocast)
 
     def accuracy(self, language: str, name: str) -> tuple[Predictions, dict[str, float]]:
         rows = self.prompts(language, name)
         predictions = self.predict(rows)
         return predictions, scores(predictions.labels, rows.labels)
-
-    # ---- tests, each named task/language -----------------------------------------------------------------------
-
-    def test_rows(self, test: str) -> Rows:
-        """The test rows of the study's own task, or of a related one."""
-        name, _, language = test.partition("/")
-        if name == self.config.task:
-            return self.split(language, "test")
-        if test not in self.related:
-            self.related[test] = get_task(name).load(language, "test", self.config.data_folder)
-        return self.related[test]
-
-    def answers(self, test: str) -> str:
-        """The model's answers now, as digits; a related task has its own prompt and label words."""
-        name, _, language = test.partition("/")
-        if name == self.config.task:
-            return self.predict(self.prompts(language, "test")).digits
-        if test not in self.related_prompts:
-            task, tokenizer = get_task(name), self.loaded.tokenizer
-            rows = encode(tokenizer, task, self.test_rows(test).examples, self.config.max_tokens)
-            self.related_prompts[test] = rows, label_tokens(tokenizer, task)
-        rows, words = self.related_prompts[test]
-        pad = self.loaded.tokenizer.pad_token_id
-        return predict(self.model, rows, words, pad, self.config.eval_batch, self.autocast).digits
-
-    def answers_of_theta1(self, test: str) -> str:
-        """The answers of theta1, which the model must be in; asked once for each seed."""
-        if (self.theta1_seed, test) not in self.before:
-            self.before[self.theta1_seed, test] = self.answers(test)
-        return self.before[self.theta1_seed, test]
-
-    def share_right(self, test: str, answers: str) -> float:
-        gold = [example.label for example in self.test_rows(test).examples]
-        return sum(int(digit) == label for digit, label in zip(answers[1:], gold, strict=True)) / len(gold)
 
     # ---- weights ----------------------------------------------------------------------------------------------
 
@@ -215,7 +178,6 @@ class Workbench:
     def provenance(self) -> dict:
         """What every JSON file beside the results says of where it came from."""
         data = {f"{language}/{name}": rows.sha256[:16] for (language, name), rows in sorted(self.rows.items())}
-        data |= {test: rows.sha256[:16] for test, rows in sorted(self.related.items())}
         return {
             "model": self.model_name,
             "model_commit": self.loaded.commit,

@@ -12,7 +12,7 @@ from torch import nn
 from ctsft.discovery.circuits import SELECTIONS
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy, Slice, head_slices
-from ctsft.models.families import Anatomy
+from ctsft.models.anatomy import Anatomy
 from ctsft.tuning import slices as compact_slices
 
 

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ctsft.discovery.circuits import circuit
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
 from ctsft.report.figures.style import WIDTH, style
@@ -21,12 +21,7 @@ def name_of(relevance: Relevance) -> str:
 
 def depths_of(relevance: Relevance, share: float) -> list[list[Head]]:
     """The heads of depth 0, 1, 2, as far as the stored scores to inner heads allow."""
-    frontiers: list[list[Head]] = []
-    for depth in range(3):
-        if frontiers and not set(frontiers[-1]) <= relevance.columns.keys():
-            break
-        frontiers = circuit(relevance, depth, share)
-    return frontiers
+    return known_frontiers(relevance, 2, heads_per_depth(relevance.logits.size, share))
 
 
 def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None:

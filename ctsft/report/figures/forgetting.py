@@ -5,10 +5,10 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_in_order, style, widen
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style, widen
 from ctsft.report.forgetting import by_epoch, plane
 from ctsft.report.rows import Results
-from ctsft.report.transfer import pick
+from ctsft.report.transfer import arms_in_order, pick
 
 
 def plane_figure(results: Results) -> plt.Figure | None:

@@ -16,7 +16,6 @@ from ctsft.tuning.arms import ARMS
 MARKERS = dict(zip(ARMS, ["o", "s", "D", "P", "X", "v", "^", "*"], strict=True))
 # Of the palette's ten colours those that also stand out from white paper.
 COLOURS = {arm: sns.color_palette("colorblind", 10)[i] for arm, i in zip(ARMS, (0, 1, 2, 3, 4, 5, 9, 7), strict=True)}
-ORDER = {arm: number for number, arm in enumerate(ARMS)}
 WIDTH = 7.0  # inches: two columns of a page, at which the fonts below keep their size
 # A narrower axis would blow up differences that 400 test rows cannot tell from chance.
 MIN_SPAN = 0.2
@@ -41,15 +40,6 @@ def style() -> Iterator[None]:
 def arm_label(arm: str, depth: object = None) -> str:
     """An arm in words, with its depth where it has one."""
     return ARMS[arm].words if pd.isna(depth) else f"{ARMS[arm].words}, depth {depth}"
-
-
-def arms_in_order(rows: pd.DataFrame) -> list[tuple[str, object]]:
-    """Every (arm, depth) of the rows, in the order of ARMS."""
-    pairs = rows[["arm", "depth"]].drop_duplicates().itertuples(index=False)
-    return sorted(
-        ((pair.arm, pair.depth) for pair in pairs),
-        key=lambda pair: (ORDER[pair[0]], -1 if pd.isna(pair[1]) else pair[1]),
-    )
 
 
 def widen(axis: plt.Axes, which: str) -> None:

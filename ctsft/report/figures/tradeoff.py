@@ -8,8 +8,8 @@ import seaborn as sns
 from ctsft.report.compare import paired
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
 from ctsft.report.render import change
-from ctsft.report.rows import Results, at_validated_rate
-from ctsft.report.tradeoff import SMALLEST, difficulty, difficulty_predicts, settings, surface
+from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate
+from ctsft.report.tradeoff import difficulty, difficulty_predicts, settings, surface
 from ctsft.report.transfer import pick
 
 
@@ -17,7 +17,7 @@ def difficulty_figure(results: Results) -> plt.Figure | None:
     """Accuracy of the circuit minus near-zero's, with its paired interval, over the difficulty of the transfer."""
     rows = at_validated_rate(results.rows)
     points = []
-    for setting in settings(pick(rows, **SMALLEST)).to_dict("records"):
+    for setting in settings(pick(rows, share=PAPERS_SHARE)).to_dict("records"):
         here = pick(rows, **setting)
         value = paired(pick(here, arm="circuit"), pick(here, arm="near_zero"))
         zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")

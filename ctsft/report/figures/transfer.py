@@ -12,13 +12,12 @@ from ctsft.report.figures.style import (
     MARKERS,
     WIDTH,
     arm_label,
-    arms_in_order,
     arms_of_error,
     style,
     widen,
 )
-from ctsft.report.rows import Results, at_validated_rate
-from ctsft.report.transfer import EXPERIMENT, pick
+from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.report.transfer import EXPERIMENT, arms_in_order, pick
 
 
 def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure:
@@ -27,8 +26,7 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
     Every arm stands at its validated learning rate, with its 95 % interval. The dashed line is the accuracy without
     target rows (left) and before tuning (right).
     """
-    rows = results.from_most_source_rows().rows
-    rows = at_validated_rate(rows[rows["experiment"] == experiment])
+    rows = at_validated_rate(results.from_most_source_rows().written_by(experiment).rows)
     targets, n_target = list(dict.fromkeys(rows["target"])), int(rows["n_target"].max())
     tuned = rows[(rows["n_target"] == n_target) & (rows["arm"] != "zero_shot")]
     arms = arms_in_order(tuned)
@@ -66,8 +64,8 @@ def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[st
 
 def by_rows_figure(results: Results) -> plt.Figure | None:
     """Accuracy on the target by number of target rows, one line an arm; None where there is only one number."""
-    rows = at_validated_rate(results.rows)
-    rows = rows[(rows["share"].isna() | (rows["share"] == 0.02)) & ((rows["depth"].isna()) | (rows["depth"] == 2))]
+    rows = at_papers_share(at_validated_rate(results.rows))
+    rows = rows[rows["depth"].isna() | (rows["depth"] == 2)]
     tuned = rows[rows["arm"] != "zero_shot"]
     several = tuned.groupby("target")["n_target"].nunique()
     targets = [target for target in dict.fromkeys(tuned["target"]) if several[target] > 1]
