@@ -185,7 +185,7 @@ class Workbench:
             "versions": versions(),
             "git_commit": git_commit(),
             "device": str(self.device),
-            "dtype": self.dtype,
+            "dtype": self.config.dtype,
         }
 
     def theta1_of(self, seed: int) -> dict[str, float]:
