@@ -20,6 +20,7 @@ from ctsft.report import claims
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.compare import paired, pooled
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
+from ctsft.report.render import Table
 from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
 from ctsft.report.stats import (
     holm,
@@ -330,6 +331,25 @@ def test_the_committed_tables_are_what_the_rows_give(tmp_path):
     kept = {path.name: path.read_text() for path in (ROOT / "paper_tables").glob("*.*")}
     assert made == kept
     assert {p.name for p in (tmp_path / "f").iterdir()} == {p.name for p in (ROOT / "figures").iterdir()}
+
+
+def test_captions_are_escaped_for_latex():
+    cells = pd.DataFrame([{"a_b": "1 %", "c": "–"}])
+    made = Table("name", "5 % & more", "`lr_1` ~ 5e-5 #2 {x} ^ \\ p < 0.001", cells).latex()
+    caption = next(line for line in made.splitlines() if line.startswith("\\caption"))
+    assert r"5 \% \& more. \texttt{lr\_1}" in caption
+    assert r"\textasciitilde{} 5e-5 \#2 \{x\} \textasciicircum{} \textbackslash{} p $<$ 0.001" in caption
+    assert r"a\_b" in made
+
+
+def test_the_papers_starts_stand_beside_ours_of_the_same_kind(demo):
+    """Its weak start (50 rows) beside 50 rows of ours only, its competent one beside the most that ours has."""
+    rows = pick(demo.of("02_xnli_generalization").rows, target="d30", n_target=100, arm="full")
+    assert set(rows["n_source"]) == {50, 2000}
+    line = pd.Series({"source": "d00", "target": "d30", "n_target": 100, "arm": "full", "depth": pd.NA})
+    for papers, ours in ((50, 50), (250, 2000)):
+        assert set(matching(rows, pd.concat([line, pd.Series({"n_source": papers})]))["n_source"]) == {ours}
+    assert matching(rows[rows["n_source"] == 2000], pd.concat([line, pd.Series({"n_source": 50})])).empty
 
 
 # ---- claims ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import torch
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
+from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
 from ctsft.study import run as study_run
 from ctsft.study.circuit_stage import heads_of
@@ -452,6 +453,20 @@ def test_measuring_between_epochs_changes_nothing(config, tmp_path):
     assert {line["role"] for line in first} == {"target", "source"}
     moved = {line["cell"]: float(line["distance"]) for line in first}
     assert all(distance > 0 for distance in moved.values())
+
+
+def test_forgetting_by_itself_leaves_no_gap(tmp_path, capsys):
+    """Script 04 in an empty folder measures everything that its table shows."""
+    fourth = runpy.run_path(str(ROOT / "experiments" / "04_forgetting.py"))
+    short = dict(n_source=60, epochs=1, seeds=(31,), targets=("d30",), n_targets=(20,), lrs=(1e-3,), by_epoch=False)
+    scored = dict(scorer="cdt_linear", mean_rows=24, score_rows=12)
+    assert run_study(replace(fourth["PRESETS"]["demo"], output=tmp_path, **short, **scored), forgetting) == 0
+    table, _, related = capsys.readouterr().out.partition("| related test")
+    assert "| circuit" in table
+    for line in table.splitlines():
+        if line.startswith("| d30") and "| full" not in line:
+            assert line.count("–") == (0 if "| 2 " in line else 1), line  # the depth, where there is none
+    assert "zero_shot" not in related
 
 
 def test_every_share_of_heads_is_a_cell_of_its_own(config, tmp_path):
