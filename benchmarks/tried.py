@@ -3,7 +3,7 @@
     python benchmarks/tried.py
 
 Kept: the fused AdamW, and the unembedding as one matrix product. Not kept: torch.compile, whose seconds of compilation
-per shape a short run does not win back. bfloat16 depends on the CPU, so `--dtype bfloat16` is a choice there, no default.
+per shape a short run does not win back. bfloat16 depends on the CPU: there `--dtype bfloat16` is a choice, no default.
 """
 
 from __future__ import annotations
