@@ -15,7 +15,7 @@ def heads_per_depth(n_heads: int, share: float) -> int:
     return max(1, int(share * n_heads))
 
 
-def _ranked(scores: np.ndarray) -> list[Head]:
+def ranked(scores: np.ndarray) -> list[Head]:
     """Heads by falling score [layers, heads]; ties go to the earlier head, so a ranking never depends on chance."""
     order = np.argsort(-scores.ravel(), kind="stable")
     return [Head(int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in order]
@@ -28,7 +28,7 @@ def next_frontier(relevance: Relevance, frontiers: Sequence[Sequence[Head]], k: 
         scores = relevance.logits
     else:
         scores = np.mean([relevance.columns[target] for target in frontiers[-1]], axis=0)
-    return [head for head in _ranked(scores) if head not in taken][:k]
+    return [head for head in ranked(scores) if head not in taken][:k]
 
 
 def circuit(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
@@ -72,19 +72,24 @@ def matched(ranking: Sequence[Head], like: Sequence[Head], per_group: int) -> li
     return chosen
 
 
+def top_ranking(relevance: Relevance, seed: int) -> list[Head]:
+    """Highest R to the logits first."""
+    return ranked(relevance.logits)
+
+
 def near_zero_ranking(relevance: Relevance, seed: int) -> list[Head]:
     """Smallest absolute R to the logits first."""
-    return _ranked(-np.abs(relevance.logits))
+    return ranked(-np.abs(relevance.logits))
 
 
 def bottom_ranking(relevance: Relevance, seed: int) -> list[Head]:
     """Most negative R to the logits first."""
-    return _ranked(-relevance.logits)
+    return ranked(-relevance.logits)
 
 
 def random_ranking(relevance: Relevance, seed: int) -> list[Head]:
     """A uniform permutation of all heads."""
-    return _ranked(np.random.default_rng(seed).random(relevance.logits.shape))
+    return ranked(np.random.default_rng(seed).random(relevance.logits.shape))
 
 
 SELECTIONS: dict[str, Callable[[Relevance, int], list[Head]] | None] = {

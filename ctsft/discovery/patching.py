@@ -14,13 +14,14 @@ from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
 from ctsft.discovery.problem import Batch, Problem, batches, checked
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
+from ctsft.models.load import Loaded
 
 
 @contextmanager
-def editing_z(problem: Problem, edits: dict[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def editing_z(loaded: Loaded, edits: dict[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Let `edits[layer]` change z [B, T, heads * d] on its way into the output projection of that layer."""
     hooks = [
-        problem.loaded.anatomy.layers[layer].o.module.register_forward_pre_hook(
+        loaded.anatomy.layers[layer].o.module.register_forward_pre_hook(
             lambda module, args, edit=edit: (edit(args[0]), *args[1:])
         )
         for layer, edit in edits.items()
@@ -40,7 +41,7 @@ def attribution(problem: Problem, relevance: Relevance | None, targets: Sequence
 
     def respond(batch: Batch) -> Response:
         leaves, z = empty_leaves(batch), {}
-        with editing_z(problem, {number: _adding(leaf, z, number) for number, leaf in enumerate(leaves)}):
+        with editing_z(problem.loaded, {number: _adding(leaf, z, number) for number, leaf in enumerate(leaves)}):
             out = problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1]
         return Response(leaves, batch.margin(out).sum(), z)
 
@@ -101,6 +102,6 @@ def _without(problem: Problem, batch: Batch, layer: int, part: slice) -> tuple[d
         return z
 
     edits = {number: reading(number) for number in range(layer + 1, len(batch.beta))} | {layer: at_mean}
-    with editing_z(problem, edits):
+    with editing_z(problem.loaded, edits):
         out = problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1]
     return read, batch.margin(out)

@@ -64,10 +64,17 @@ class Batch:
         norm, total = self.anatomy.final_norm, self.totals.final[:, -1]
         return back_through(self.answer, total, norm)
 
+    def _normed(self, stream: Tensor) -> Tensor:
+        """rel behind the final norm at the label position, [S, B, hidden]."""
+        return prop_norm(stream[:, :, -1], self.totals.final[:, -1], self.anatomy.final_norm, self.rules)
+
     def to_logits(self, stream: Tensor) -> Tensor:
         """R(s) = rel logit of gold - mean rel logit of the others, [S, B], from the last stream [S, B, T, hidden]."""
-        normed = prop_norm(stream[:, :, -1], self.totals.final[:, -1], self.anatomy.final_norm, self.rules)
-        return (normed * self.answer).sum(-1)
+        return (self._normed(stream) * self.answer).sum(-1)
+
+    def to_label_words(self, stream: Tensor) -> Tensor:
+        """The rel logit of every label word, [S, B, C]."""
+        return self._normed(stream) @ self.anatomy.unembedding.weight[self.label_tokens].T
 
     def margin(self, logits: Tensor) -> Tensor:
         """Logit of the gold label word - mean logit of the others, [B], from the model's logits [B, vocabulary]."""

@@ -1,15 +1,20 @@
-"""Scorers: how relevant is every head? All share one signature; a new scorer is one entry in SCORERS."""
+"""Scorers: how relevant is every head? All share one signature; a new scorer is one entry in SCORERS.
+
+A name may carry options, `cdt+pattern+pooled`: see OPTIONS.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
-from ctsft.discovery.decompose import LINEAR
+from ctsft.discovery.decompose import LINEAR, PAPER_RULES, Rules
 from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
 from ctsft.discovery.patching import ablation, attribution
 from ctsft.discovery.problem import Batch, Problem, batches, checked
@@ -33,15 +38,49 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-@torch.no_grad()
-def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
-    """The paper's scores: one propagation per source gives R to the logits and to every later head at once.
+# What is read off the propagated rel: to the logits [S, B] from the last stream [S, B, T, hidden], and to the heads of
+# a layer [S, B, heads] from their rel_z [S, B, T, heads * d].
+ToLogits = Callable[[Batch, Tensor], Tensor]
+ToHeads = Callable[[Batch, Tensor, int], Tensor]
 
-    The sources of a layer go side by side; where memory runs out, half as many. Called again for inner targets, it
-    returns what the first pass found.
+
+def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
+    """The paper's scores, signed and in the direction of the answer: Batch.to_logits, Batch.to_heads."""
+    return relevance or _by_propagation(problem, Batch.to_logits, Batch.to_heads)
+
+
+def magnitude(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
+    """|rel| / (|rel| + |irrel|) in L1, of the label words' logits and of z of every later head.
+
+    How much of an activation comes from the source, whichever answer it speaks for. It orders a row's heads as CD-T's
+    unsigned ratio |rel| / |irrel| does, and stays finite where a source is all there is.
     """
-    if relevance is not None:
-        return relevance
+    return relevance or _by_propagation(problem, _share_of_logits, _share_of_heads)
+
+
+def _share_of_logits(batch: Batch, stream: Tensor) -> Tensor:
+    rel = batch.to_label_words(stream)
+    return _share(rel, batch.totals.logits[:, batch.label_tokens])
+
+
+def _share_of_heads(batch: Batch, rel_z: Tensor, number: int) -> Tensor:
+    size = batch.anatomy.head_dim
+    z = batch.totals.layers[number].z[:, -1].unflatten(-1, (-1, size))
+    return _share(rel_z[:, :, -1].unflatten(-1, (-1, size)), z)
+
+
+def _share(rel: Tensor, total: Tensor) -> Tensor:
+    size = rel.abs().sum(-1)
+    both = size + (total - rel).abs().sum(-1)
+    return size / both.clamp(min=torch.finfo(both.dtype).tiny)
+
+
+@torch.no_grad()
+def _by_propagation(problem: Problem, to_logits: ToLogits, to_heads: ToHeads) -> Relevance:
+    """One propagation per source gives its score to the logits and to every later head at once.
+
+    The sources of a layer go side by side; where memory runs out, half as many.
+    """
     anatomy, n_rows = problem.loaded.anatomy, len(problem.rows)
     n_layers, heads = len(anatomy.layers), anatomy.heads
     logits = np.zeros((n_layers, heads))
@@ -53,7 +92,7 @@ def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) 
             while first < heads:
                 chunk = range(first, min(first + at_once, heads))
                 try:
-                    to_logits, to_heads = propagate(batch, layer, chunk)
+                    reached = propagate(batch, layer, chunk, to_logits, to_heads)
                 except RuntimeError as error:
                     if not _is_out_of_memory(error):
                         raise
@@ -64,8 +103,8 @@ def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) 
                     at_once = len(chunk) // 2
                     warnings.warn(f"out of memory: going on with {at_once} heads at a time", stacklevel=2)
                     continue
-                logits[layer, chunk] += to_logits
-                inner[layer, chunk] += to_heads
+                logits[layer, chunk] += reached[0]
+                inner[layer, chunk] += reached[1]
                 first = chunk.stop
     checked(logits, "the score to the logits")
     checked(inner, "the score to an inner head")
@@ -73,19 +112,25 @@ def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) 
     return Relevance(logits / n_rows, columns, {"rules": problem.rules.to_dict()})
 
 
-def propagate(batch: Batch, layer: int, chunk: range) -> tuple[np.ndarray, np.ndarray]:
+def propagate(
+    batch: Batch,
+    layer: int,
+    chunk: range,
+    to_logits: ToLogits = Batch.to_logits,
+    to_heads: ToHeads = Batch.to_heads,
+) -> tuple[np.ndarray, np.ndarray]:
     """R of the heads `chunk` of a layer to the logits [S] and to all heads [S, layers, heads], summed over rows."""
     size, beta = batch.anatomy.head_dim, batch.beta[layer]
     source = torch.zeros(len(chunk), *beta.shape, device=beta.device)
     for row, head in enumerate(chunk):
         part = slice(head * size, (head + 1) * size)
         source[row, ..., part] = beta[..., part]
-    to_heads = torch.zeros(len(chunk), len(batch.beta), batch.anatomy.heads, dtype=torch.float64)
+    inner = torch.zeros(len(chunk), len(batch.beta), batch.anatomy.heads, dtype=torch.float64)
     stream = source
     for number, rel_z, stream in batch.propagation.run(layer, source):  # noqa: B007
         if number > layer:
-            to_heads[:, number] = batch.to_heads(rel_z, number).double().sum(1).cpu()
-    return batch.to_logits(stream).double().sum(1).cpu().numpy(), to_heads.numpy()
+            inner[:, number] = to_heads(batch, rel_z, number).double().sum(1).cpu()
+    return to_logits(batch, stream).double().sum(1).cpu().numpy(), inner.numpy()
 
 
 def cdt_linear(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
@@ -108,16 +153,48 @@ def cdt_linear(problem: Problem, relevance: Relevance | None, targets: Sequence[
     return known
 
 
-Scorer = Callable[[Problem, Relevance | None, Sequence[Head]], Relevance]
-SCORERS: dict[str, Scorer] = {
+@dataclass(frozen=True)
+class Scorer:
+    """A way to score, with its options: the `rules` of the propagation (None: the problem's own), and whether the mean
+    is `aligned` by offset or pooled over all positions."""
+
+    score: Callable[[Problem, Relevance | None, Sequence[Head]], Relevance]
+    rules: Rules | None = None
+    aligned: bool = True
+
+    def __call__(self, problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
+        """Complete `relevance` (None: begin it) by the columns of the inner heads `targets`."""
+        return self.score(problem if self.rules is None else replace(problem, rules=self.rules), relevance, targets)
+
+
+SCORERS = {
     "cdt": cdt,
     "cdt_linear": cdt_linear,
+    "magnitude": magnitude,
     "attribution": attribution,
     "ablation": ablation,
+}
+# Options behind a name. Those of the rules are for the scorers that choose none by themselves.
+OPTIONS: dict[str, dict[str, str | bool]] = {
+    "pattern": {"attention": "pattern"},
+    "linear": {"gate": "linear"},
+    "raw": {"clean_up": False},
+    "pooled": {},
 }
 
 
 def get_scorer(name: str) -> Scorer:
-    if name not in SCORERS:
-        raise UserError(f"unknown scorer '{name}'. Valid: {', '.join(SCORERS)}.")
-    return SCORERS[name]
+    """`cdt`, or with options: `+pattern` (attention P rel_v), `+linear` (first-order gate), `+raw` (no clean-up),
+    `+pooled` (one mean for all positions)."""
+    base, *options = name.split("+")
+    if base not in SCORERS:
+        raise UserError(f"unknown scorer '{base}'. Valid: {', '.join(SCORERS)}.")
+    changes = {}
+    for option in options:
+        if option not in OPTIONS or options.count(option) > 1:
+            raise UserError(f"scorer '{name}': '{option}' is no option, or given twice. Valid: {', '.join(OPTIONS)}.")
+        if OPTIONS[option] and base not in ("cdt", "magnitude"):
+            raise UserError(f"scorer '{name}': '{option}' changes the rules of cdt and magnitude, not of {base}.")
+        changes |= OPTIONS[option]
+    rules = replace(PAPER_RULES, **changes) if changes else None
+    return Scorer(SCORERS[base], rules, aligned="pooled" not in options)

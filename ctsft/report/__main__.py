@@ -15,7 +15,9 @@ import matplotlib.pyplot as plt
 
 from ctsft.errors import UserError
 from ctsft.report.claims import claims_page
+from ctsft.report.faithfulness import Faithfulness, faithfulness_tables
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
+from ctsft.report.figures.faithfulness import curves_figure, paying_figure
 from ctsft.report.figures.forgetting import epochs_figure, plane_figure
 from ctsft.report.figures.style import save
 from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
@@ -51,7 +53,9 @@ def tables_of(results: Results) -> list[Table]:
     tables, main, second = [], results.of(EXPERIMENT), results.of(ENTAILMENT)
     if main is not None:
         tables += [transfer_table(main), *tradeoff_tables(main), *forgetting_tables(main)]
-    return tables + ([] if second is None else [transfer_table(second, ENTAILMENT)])
+    tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
+    found = Faithfulness.read(results.folder)
+    return tables + ([] if found is None else faithfulness_tables(found, results.folder, main))
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
@@ -60,6 +64,9 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
     for experiment, drawers in ((EXPERIMENT, FIGURES), (ENTAILMENT, ENTAILMENT_FIGURES)):
         own = results.of(experiment)
         drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
+    found = Faithfulness.read(results.folder)
+    if found is not None:
+        drawn |= {"05_faithfulness": curves_figure(found), "05_paying": paying_figure(found, results.of(EXPERIMENT))}
     return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
 
 

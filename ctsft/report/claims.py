@@ -3,7 +3,8 @@
 An effect counts as none within MARGIN, about one standard error of an accuracy on 400 rows: a claim that something is
 kept, or at least matched, is supported where the whole interval lies above -MARGIN, and contradicted where it lies
 below. A claim without its number is undecided, and says what is missing. These rules are no pre-registration: MARGIN
-was set before any row, but C3 was split in two, and C4's rule written, after the demo's rows had been seen.
+was set before any row, but C3 was split in two, and the rules of C4, C6 and C8 were written, after the demo's rows had
+been seen.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ctsft.report.compare import SOURCE, pooled
+from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.render import change, p_value
+from ctsft.report.render import change, interval, p_value
 from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.tradeoff import difficulty_predicts
@@ -178,8 +180,43 @@ def second_task(results: Results | None) -> Judgement:
     return Judgement("C5", verdict, "; ".join(part.number for part in parts), parts[0].data)
 
 
+def faithful(found: Faithfulness | None) -> Judgement:
+    """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less."""
+    if found is None:
+        return undecided("C6", "script 05")
+    here = pick(found.sets, language=found.source, scorer=found.main, direction="keep")
+    circuits = pick(here, selection="circuit")
+    mine, random = pick(circuits, size=circuits["size"].max()), pick(here, selection="random:circuit")
+    kept, by_chance = faithfulness_of(found, mine), faithfulness_of(found, random)
+    if kept is None or by_chance is None:
+        return undecided("C6", "the circuit of depth 2 and random sets like it (script 05)")
+    wins, draws = beaten(mine, random)
+    better = "supported" if wins >= 0.95 * draws else "contradicted" if wins < 0.5 * draws else "undecided"
+    verdicts = {by_interval(kept, 0.5, 0.5), better}
+    verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
+    share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
+    number = f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten"
+    return Judgement("C6", verdict, number, _asked(found, found.main))
+
+
+def directional(found: Faithfulness | None) -> Judgement:
+    """C8: the area under faithfulness is larger by `cdt` than by `magnitude`."""
+    value = None if found is None else area(found, "cdt", "magnitude")
+    if value is None:
+        return undecided("C8", "the scorers cdt and magnitude of script 05")
+    number = f"area under faithfulness, cdt − magnitude: {change(value)}"
+    return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude"))
+
+
+def _asked(found: Faithfulness, scorer: str) -> str:
+    rows = len(next(values for values in found.sets["values"] if values is not None))
+    seeds = ", ".join(map(str, sorted(set(found.sets["seed"]))))
+    return f"{scorer}; {found.source}, {rows} validation rows; seeds {seeds}"
+
+
 def judge(results: Results) -> list[Judgement]:
     """All claims on one results folder; all but C5 on the task of script 01."""
+    found = Faithfulness.read(results.folder)
     main, second = results.of(EXPERIMENT), results.of(ENTAILMENT)
     if main is None:
         rest = [undecided(claim, "script 01") for claim in CLAIMS if claim != "C5"]
@@ -192,9 +229,9 @@ def judge(results: Results) -> list[Judgement]:
         source_kept_better(main),
         competent_start(second),
         second_task(second),
-        undecided("C6", "the faithfulness of circuits against random heads"),
+        faithful(found),
         related_kept(main),
-        undecided("C8", "circuits by magnitude"),
+        directional(found),
     ]
 
 

@@ -41,7 +41,7 @@ class Results:
             raise UserError(
                 f"no result rows in {folder}. Run an experiment script with --output {folder.parent} first."
             )
-        gold = _gold(folder)
+        gold = labels_by_test(folder)
         rows = pd.DataFrame(cells).replace("", None)
         for name in NUMBERS:
             rows[name] = rows[name].astype(int)
@@ -52,9 +52,7 @@ class Results:
             tests = rows["task"] + "/" + rows[of]
             rows[labels] = [_labels(gold, test, folder) for test in tests]
             name = answers.replace("predictions", "answers")
-            rows[name] = [
-                _counted(text, right, folder) for text, right in zip(rows[answers], rows[labels], strict=True)
-            ]
+            rows[name] = [counted(text, right, folder) for text, right in zip(rows[answers], rows[labels], strict=True)]
         rows["accuracy"] = [
             _share(answers, right) for answers, right in zip(rows["answers"], rows["gold"], strict=True)
         ]
@@ -103,7 +101,7 @@ def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd
     probes["gold"] = [_labels(gold, test, folder) for test in probes["test"]]
     for column in ("predictions", "predictions_before"):
         pairs = zip(probes[column], probes["gold"], strict=True)
-        probes[column.replace("predictions", "answers")] = [_counted(text, right, folder) for text, right in pairs]
+        probes[column.replace("predictions", "answers")] = [counted(text, right, folder) for text, right in pairs]
     for column in ("accuracy", "accuracy_before"):
         answers = probes[column.replace("accuracy", "answers")]
         probes[column] = [_share(a, g) for a, g in zip(answers, probes["gold"], strict=True)]
@@ -111,7 +109,8 @@ def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd
     return probes.merge(about, on="cell", how="inner", validate="many_to_one")
 
 
-def _gold(folder: Path) -> dict[str, np.ndarray]:
+def labels_by_test(folder: Path) -> dict[str, np.ndarray]:
+    """The labels of the rows that were answered, by `task/language` (of another split, `task/language:valid`)."""
     path = folder / "gold.json"
     if not path.is_file():
         raise UserError(f"no {path}, which holds the labels of the test rows. The experiment script writes it.")
@@ -128,7 +127,8 @@ def _digits(text: str) -> np.ndarray:
     return np.frombuffer(text[1:].encode("ascii"), np.uint8) - ord("0")
 
 
-def _counted(text: str, gold: np.ndarray, folder: Path) -> np.ndarray:
+def counted(text: str, gold: np.ndarray, folder: Path) -> np.ndarray:
+    """Answers [N] from their digits; refused where they are not as many as there are labels."""
     if text[:1] != "p" or not text[1:].isdecimal() or len(text) != len(gold) + 1:
         raise UserError(f"{folder}: predictions must be p and {len(gold)} digits, but one row has '{text[:12]}...'.")
     return _digits(text)

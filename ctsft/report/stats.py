@@ -7,7 +7,7 @@ narrow; the tables say how many there are. Every generator is explicit, so equal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from math import lcm
@@ -62,6 +62,13 @@ def mean_interval(values: np.ndarray) -> Interval:
 def ratio_interval(over: np.ndarray, under: np.ndarray) -> Interval:
     """mean(over) / mean(under), both [seeds, rows] and paired: retention is accuracy after over accuracy before."""
     return _middle(over.mean() / under.mean(), mean_draws(over) / mean_draws(under))
+
+
+def combined(function: Callable[..., np.ndarray], *values: np.ndarray | Sequence[np.ndarray]) -> Interval:
+    """function(means of values...), each [seeds, rows] and paired: it is applied to every bootstrap draw's means."""
+    arrays = [np.asarray(value) for value in values]
+    point = function(*(array.mean() for array in arrays))
+    return _middle(point, function(*(mean_draws(array) for array in arrays)))
 
 
 def macro_f1_interval(answers: np.ndarray, gold: np.ndarray) -> Interval:

@@ -65,13 +65,16 @@ class StudyConfig:
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
     scorer: str = "cdt"
-    """How heads are scored: cdt (the paper) or cdt_linear (one backward pass)."""
+    """How heads are scored: cdt (the paper), cdt_linear (one backward pass), magnitude, attribution or ablation; with
+    options, as in cdt+pattern+pooled."""
     shares: tuple[float, ...] = (0.02,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
     """Source rows of the label-balanced mean."""
     score_rows: int = 48
     """Correctly predicted source rows to score on."""
+    pool: Literal["disjoint", "shared"] = "disjoint"
+    """Whether the scored rows are other rows than those of the mean, or some of them."""
     kv_policy: KVPolicy = "shared"
     """Whether the keys and values of a chosen head's group move."""
     random_draws: int = 1

@@ -65,6 +65,7 @@ def relevance_settings(config: StudyConfig, weights: str) -> dict:
         "scorer": config.scorer,
         "mean_rows": config.mean_rows,
         "score_rows": config.score_rows,
+        **({"pool": config.pool} if config.pool == "shared" else {}),
     }
 
 

@@ -31,6 +31,14 @@ PROBE_COLUMNS = (
     "git_commit created"
 ).split()
 PROBES = ".probes.csv"
+# One line per set of heads whose faithfulness was asked.
+SET_COLUMNS = (
+    "set preset model model_hash theta1 task source language seed scorer score_rows selection direction size heads "
+    "draw circuit accuracy margin answers margins error dtype device seconds git_commit created"
+).split()
+SETS = ".sets.csv"
+KNOWN_COLUMNS = "circuit seed scorer roc_auc heads ranks of seconds git_commit created".split()
+KNOWN = ".known.csv"
 
 
 def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
@@ -62,8 +70,11 @@ def append_rows(path: Path, new: Sequence[dict[str, object]], columns: Sequence[
 
 
 def read_cells(folder: Path) -> dict[str, dict[str, str]]:
-    """The rows of all experiments in a results folder, by cell: what one script ran, the others need not run again."""
-    files = [path for path in sorted(folder.glob("*.csv")) if not path.name.endswith(PROBES)]
+    """The rows of all experiments in a results folder, by cell: what one script ran, the others need not run again.
+
+    A file NAME.KIND.csv holds something else that was measured beside them.
+    """
+    files = [path for path in sorted(folder.glob("*.csv")) if "." not in path.stem]
     return {row["cell"]: row for path in files for row in read_rows(path)}
 
 

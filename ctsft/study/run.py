@@ -40,17 +40,18 @@ from ctsft.tuning.arms import get_arm
 def main(
     presets: Mapping[str, StudyConfig],
     description: str,
-    table: Callable[[Results], str] = transfer,
+    table: Callable[..., str] = transfer,
     argv: Sequence[str] | None = None,
+    study: Callable[..., int] | None = None,
 ) -> None:
-    """Entry point of the scripts: `--preset NAME`, then any field of StudyConfig as a flag. Exits with a status.
+    """Entry point of the scripts: `--preset NAME`, then any field of the presets' class as a flag. Exits with a status.
 
-    `table` makes what is printed at the end out of the rows of this study's cells.
+    `study` (without one: run_study) does the work; `table` makes what it prints at the end out of its rows.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        sys.exit(run_study(parse(presets, description, argv), table))
+        sys.exit((study or run_study)(parse(presets, description, argv), table))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -71,13 +72,13 @@ def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[s
         f"{description.strip()}\n\nPresets: --preset {'|'.join(presets)} (default {next(iter(presets))}). "
         f"The defaults below are those of the preset '{known.preset}'."
     )
-    return tyro.cli(StudyConfig, default=presets[known.preset], args=rest, description=about)
+    return tyro.cli(type(presets[known.preset]), default=presets[known.preset], args=rest, description=about)
 
 
 def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -> int:
     """Run every cell that no experiment has run yet. Returns the exit status: 1 when a cell failed, else 0."""
     path = config.folder / f"{config.experiment}.csv"
-    _check_writable(config.folder)
+    check_writable(config.folder)
     bench = Workbench(config)
     config = bench.config
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
@@ -114,7 +115,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     return 1 if failed else 0
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     try:
         probe = folder / ".writable"
         write_atomic(probe, "")

@@ -1,0 +1,81 @@
+"""Figures of script 05: curves of faithfulness, against chance and by scorer, and whether faithfulness pays."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of, paying
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
+from ctsft.report.rows import Results
+from ctsft.report.transfer import pick
+
+LINES = ("-", "--", ":", "-.")
+
+
+def curves_figure(found: Faithfulness) -> plt.Figure:
+    """Left: the main scorer's heads kept and knocked out, other selections, random sets. Right: every scorer, kept."""
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharey=True, layout="constrained")
+        base = dict(language=found.source, scorer=found.main)
+        looks = {
+            ("top", "keep"): ("best heads kept", COLOURS["circuit"], MARKERS["circuit"]),
+            ("top", "knock_out"): ("best heads knocked out", COLOURS["full"], MARKERS["full"]),
+            ("near_zero", "keep"): ("near-zero heads kept", COLOURS["near_zero"], MARKERS["near_zero"]),
+            ("bottom", "keep"): ("bottom heads kept", COLOURS["bottom"], MARKERS["bottom"]),
+        }
+        for (selection, direction), (label, colour, marker) in looks.items():
+            _draw(left, found, label, colour, marker, "-", **base, selection=selection, direction=direction)
+        total = int(found.sets["heads"].iloc[0])
+        drawn = pick(found.sets, **base, selection="random:top")
+        for number, (size, group) in enumerate(drawn.groupby("size")):
+            value = faithfulness_of(found, group)
+            look = dict(color=COLOURS["random"], marker=MARKERS["random"], linestyle="none", markersize=5)
+            label = None if number else "random heads of the same layers"
+            left.errorbar(size / total, value.value, yerr=arms_of_error(value), label=label, **look)
+        left.set_title(f"scorer {found.main}", loc="left")
+        palette = sns.color_palette("colorblind", 10)
+        for number, scorer in enumerate(found.scorers):
+            look = dict(language=found.source, scorer=scorer, selection="top", direction="keep")
+            line = LINES[number // len(palette) % len(LINES)] if number >= len(palette) else LINES[number % 2]
+            _draw(right, found, scorer, palette[number % len(palette)], "osD^vPX*"[number % 8], line, **look)
+        right.set_title("best heads kept, by scorer", loc="left")
+        for axis in (left, right):
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.axhline(1, color="black", linewidth=0.8, linestyle="--")
+            axis.set_xlabel("share of heads")
+        left.set_ylabel("faithfulness (0: no head, 1: all heads)")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", frameon=False)
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
+        figure.suptitle(f"{found.sets['model'].iloc[0]}, {found.source}, validation rows", fontsize=10)
+    return figure
+
+
+def _draw(axis, found: Faithfulness, label: str, colour, marker: str, line: str, **wanted: object) -> None:
+    points = faithfulness_curve(found, **wanted)
+    if points is None:
+        return
+    shares, values = points
+    look = dict(color=colour, marker=marker, linestyle=line, markersize=4, linewidth=1)
+    axis.plot(shares, [value.value for value in values], label=label, **look)
+    axis.fill_between(
+        shares, [value.low for value in values], [value.high for value in values], color=colour, alpha=0.12, linewidth=0
+    )
+
+
+def paying_figure(found: Faithfulness, results: Results | None) -> plt.Figure | None:
+    """Every tuned circuit: its faithfulness against the gain on the target, and the change on the source."""
+    lines = None if results is None else paying(found, results)
+    if lines is None or lines.empty:
+        return None
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharex=True, layout="constrained")
+        for axis, what in zip(axes, ("target gain", "source change"), strict=True):
+            for arm, group in lines.groupby("arm"):
+                look = dict(color=COLOURS[arm], marker=MARKERS[arm], alpha=0.8, label=arm)
+                axis.scatter(group["faithfulness"], group[what], s=12 + 6 * group["heads"], **look)
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.set_xlabel("faithfulness (the area grows with the number of heads)")
+            axis.set_ylabel(what)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure

@@ -1,0 +1,267 @@
+"""Which heads are the mechanism? Faithfulness by scorer and size, and the scores that stability rests on (script 05).
+
+Everything is asked on validation rows, which no score has seen; heads are put to the mean that discovery uses.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+from tyro.conf import Suppress
+
+from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
+from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
+from ctsft.discovery.mean import LabelBalancedMean
+from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.scorers import get_scorer
+from ctsft.errors import CellFailed, UserError
+from ctsft.heads import Head
+from ctsft.storage import write_json
+from ctsft.study.circuit_stage import problem_of, relevance_of
+from ctsft.study.config import StudyConfig
+from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
+from ctsft.study.known import run_known
+from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
+from ctsft.study.run import check_writable
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.task import digits
+
+DEPTH = 2
+
+
+@dataclass(frozen=True)
+class FaithfulnessConfig(StudyConfig):
+    """What to measure. `scorer` is the one whose circuit is compared with controls and other rows."""
+
+    scorers: tuple[str, ...] = ("cdt", "cdt_linear", "magnitude", "attribution", "ablation")
+    """Scorers whose curves are drawn, with options as in cdt+pattern+pooled."""
+    sizes: tuple[float, ...] = (0.02, 0.04, 0.06, 0.1, 0.2, 0.4, 0.6, 0.8)
+    """Share of all heads in a set."""
+    matched_sizes: tuple[float, ...] = (0.06, 0.2, 0.4)
+    """Sizes at which random sets of the same layers are drawn, --random-draws of each."""
+    random_draws: int = 20
+    """Random sets of the same size and layers, for each size of --matched-sizes."""
+    row_counts: tuple[int, ...] = (8, 16, 48, 96)
+    """Numbers of scored rows at which the circuit is found again (its stability)."""
+    known: bool = False
+    """Score models whose circuits are known too: a planted one, and one that is trained here in a minute or two."""
+    arms: Annotated[tuple[str, ...], Suppress] = ("circuit",)
+    n_targets: Annotated[tuple[int, ...], Suppress] = (1,)
+    depths: Annotated[tuple[int, ...], Suppress] = (DEPTH,)
+    lrs: Annotated[tuple[float, ...], Suppress] = (5e-5,)
+    kv_policy: Annotated[str, Suppress] = "shared"
+    probes: Annotated[tuple[str, ...], Suppress] = ()
+    by_epoch: Annotated[bool, Suppress] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for scorer in self.scorers:
+            get_scorer(scorer)
+        if self.scorer not in self.scorers:
+            raise UserError(f"--scorer is {self.scorer}, which must be one of --scorers: {', '.join(self.scorers)}.")
+        if not all(0 < size < 1 for size in (*self.sizes, *self.matched_sizes)):
+            raise UserError("--sizes and --matched-sizes are shares of all heads and lie between 0 and 1.")
+
+
+class HeadSet(NamedTuple):
+    """One set of heads that keeps its activations (`keep`) or loses them (`knock_out`), and where that is asked.
+
+    selection: `none` and `all` are the ends of every curve; `top` are the heads of the highest score to the logits,
+    `circuit` those of depths 0 to 2, `random:top` and `random:circuit` others of the same layers; `tuned` are the heads
+    in a circuit file (named by `circuit`) that some cell of the folder tuned.
+    """
+
+    language: str
+    seed: int
+    selection: str
+    direction: str = "keep"
+    size: int = 0
+    scorer: str = ""
+    draw: int = 0
+    circuit: str = ""
+
+
+def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSet]:
+    """The sets of one seed, those that the claims need first."""
+    source, main = config.source, config.scorer
+    k = heads_per_depth(n_heads, config.shares[0])
+    # Small models have fewer heads than there are sizes.
+    sizes, matched = (
+        list(dict.fromkeys(max(1, round(share * n_heads)) for share in shares))
+        for shares in (config.sizes, config.matched_sizes)
+    )
+    for language in (source, *config.targets):
+        yield HeadSet(language, seed, "none", size=0)
+        yield HeadSet(language, seed, "all", size=n_heads)
+    for direction in ("keep", "knock_out"):
+        for depth in range(DEPTH + 1):
+            yield HeadSet(source, seed, "circuit", direction, (depth + 1) * k, main)
+        for size in sizes:
+            yield HeadSet(source, seed, "top", direction, size, main)
+    for like, size in (("circuit", (DEPTH + 1) * k), *(("top", size) for size in matched)):
+        for draw in range(config.random_draws):
+            yield HeadSet(source, seed, f"random:{like}", "keep", size, main, draw)
+    for scorer in config.scorers:
+        for size in sizes if scorer != main else ():
+            yield HeadSet(source, seed, "top", "keep", size, scorer)
+    for selection in ("near_zero", "bottom"):
+        for size in sizes:
+            yield HeadSet(source, seed, selection, "keep", size, main)
+    for language in config.targets:
+        for size in sizes:
+            yield HeadSet(language, seed, "top", "keep", size, main)
+
+
+def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
+    """The heads that cells of this folder tuned from the same theta1: does their faithfulness say how tuning ends?"""
+    mine = json.loads(json.dumps({"seed": seed, **theta1_settings(bench.config, bench.loaded.weights)}))
+    found = {}
+    for path in sorted((bench.config.folder / "circuits").glob("*.json")):
+        content = json.loads(path.read_text())
+        if mine.items() <= content.items():
+            heads = [Head.parse(name) for name in content["heads"]]
+            wanted = HeadSet(
+                bench.config.source, seed, "tuned", "keep", len(heads), content["scorer"], circuit=path.stem
+            )
+            found[wanted] = heads
+    return found
+
+
+def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> list[Head]:
+    """The heads that `wanted` names, by the scores of its scorer."""
+    name, _, like = wanted.selection.partition(":")
+    if like:
+        heads = heads_of_set(wanted._replace(selection=like), relevance, share)
+        return same_layers(heads, relevance.logits.shape[1], wanted.seed + wanted.draw)
+    if name == "circuit":
+        k = heads_per_depth(relevance.logits.size, share)
+        return [head for frontier in circuit(relevance, wanted.size // k - 1, share) for head in frontier]
+    ranking = top_ranking if name == "top" else SELECTIONS[name]
+    return ranking(relevance, 0)[: wanted.size]
+
+
+class Asked:
+    """The sets of one seed, asked one after the other; finished ones are in the file already."""
+
+    def __init__(self, bench: Workbench, seed: int, path: Path):
+        self.bench, self.seed, self.path = bench, seed, path
+        self.config: FaithfulnessConfig = bench.config
+        self.theta1 = bench.theta1_of(seed)
+        self.maps: dict[str, Relevance | str] = {}
+        self.tuned = tuned_sets(bench, seed)
+        self.mean: LabelBalancedMean | None = None
+
+    def key(self, wanted: HeadSet) -> str:
+        config = replace(self.config, scorer=wanted.scorer or self.config.scorer)
+        settings = relevance_settings(config, self.bench.loaded.weights)
+        if not wanted.scorer:
+            settings |= {"scorer": None, "score_rows": None}
+        parts = [wanted.language, wanted.selection, wanted.direction, wanted.scorer, f"k{wanted.size}"]
+        parts += [f"draw{wanted.draw}"] if wanted.draw else []
+        if wanted.circuit:
+            return f"{wanted.language}-tuned-{wanted.circuit}"
+        return "-".join([*filter(None, parts), f"s{wanted.seed}", short_hash(settings)])
+
+    def map_of(self, scorer: str) -> Relevance:
+        """The scores of `scorer`; CellFailed again where it failed before."""
+        if scorer not in self.maps:
+            config = replace(self.config, scorer=scorer)
+            depth = DEPTH if scorer == self.config.scorer else 0
+            try:
+                self.maps[scorer] = relevance_of(self.bench, config, self.seed, depth, config.shares[0])
+            except CellFailed as error:
+                self.maps[scorer] = str(error)
+        found = self.maps[scorer]
+        if isinstance(found, str):
+            raise CellFailed(found)
+        return found
+
+    def heads_of(self, wanted: HeadSet) -> list[Head]:
+        known = self.tuned.get(wanted)
+        return heads_of_set(wanted, self.map_of(wanted.scorer), self.config.shares[0]) if known is None else known
+
+    def ask(self, wanted: HeadSet) -> dict[str, object]:
+        """The row of one set: accuracy and mean margin on the validation rows, or why there is none."""
+        bench, shape = self.bench, (len(self.bench.anatomy.layers), self.bench.anatomy.heads)
+        if self.mean is None:
+            # One mean for all scorers, aligned by offset, so that only the choice of heads differs.
+            self.mean = problem_of(bench, replace(self.config, scorer="cdt"), self.seed)[0].mean
+        started = time.perf_counter()
+        rows, answers, error = bench.prompts(wanted.language, "valid"), None, None
+        try:
+            if wanted.selection in ("none", "all"):
+                kept = np.full(shape, wanted.selection == "all")
+            else:
+                kept = named(self.heads_of(wanted), shape)
+            with heads_at_mean(bench.loaded, self.mean, kept if wanted.direction == "knock_out" else ~kept):
+                answers = bench.predict(rows)
+        except CellFailed as reason:
+            error = str(reason)
+        by_row = margins(answers.logits, rows.labels) if answers else None
+        return {
+            "set": self.key(wanted),
+            "preset": self.config.preset,
+            "model": bench.model_name,
+            "model_hash": bench.loaded.weights,
+            "theta1": self.theta1["weight_hash"],
+            "task": self.config.task,
+            "source": self.config.source,
+            "score_rows": self.config.score_rows if wanted.scorer else None,
+            **wanted._asdict(),
+            "heads": bench.anatomy.n_heads,
+            "accuracy": round(float((answers.labels == np.array(rows.labels)).mean()), 6) if answers else None,
+            "margin": round(float(by_row.mean()), 6) if answers else None,
+            "answers": digits(answers.labels) if answers else None,
+            "margins": " ".join(f"{value:.4g}" for value in by_row) if answers else None,
+            "error": error,
+            "dtype": self.config.dtype,
+            "device": str(bench.device),
+            "seconds": round(time.perf_counter() - started, 2),
+            "git_commit": bench.provenance["git_commit"],
+            "created": now(),
+        }
+
+
+def stability_maps(bench: Workbench, seed: int) -> None:
+    """Score the heads again on other numbers of rows, and on rows shared with the mean."""
+    config = bench.config
+    for rows in config.row_counts:
+        relevance_of(bench, replace(config, score_rows=rows), seed, DEPTH, config.shares[0])
+    relevance_of(bench, replace(config, pool="shared"), seed, DEPTH, config.shares[0])
+
+
+def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
+    """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv."""
+    path = config.folder / f"{config.experiment}{SETS}"
+    check_writable(config.folder)
+    bench = Workbench(config)
+    config = bench.config
+    finished = {row["set"] for row in read_rows(path, SET_COLUMNS)}
+    todo = [wanted for seed in config.seeds for wanted in plan(config, seed, bench.anatomy.n_heads)]
+    print(f"{len(todo)} sets of heads to ask on {bench.device} in {config.dtype}; {len(finished)} are in {path}")
+    if config.dry_run:
+        return 0
+    languages = (config.source, *config.targets)
+    keep_gold(config.folder, {f"{config.task}/{name}:valid": bench.split(name, "valid") for name in languages})
+    settings = {**config.to_dict(), "model_hash": bench.loaded.weights, "created": now(), **bench.provenance}
+    write_json(config.folder / f"{config.experiment}.config.json", settings)
+    with tqdm(todo, unit="set", disable=None) as bar:
+        for seed in config.seeds:
+            asked = Asked(bench, seed, path)
+            mine = [wanted for wanted in todo if wanted.seed == seed]
+            for wanted in (*mine, *asked.tuned):
+                if asked.key(wanted) not in finished:
+                    append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
+                bar.update()
+            stability_maps(bench, seed)
+    if config.known:
+        run_known(config.folder / f"{config.experiment}{KNOWN}", config.scorers, config.seeds)
+    print(f"\n{table(config.folder)}\n\nrows: {path}")
+    return 0

@@ -1,0 +1,52 @@
+"""Faithful circuits: is it the mechanism, or a lucky subset? Scorer x options x size, and how stable circuits are.
+
+    python experiments/05_faithfulness.py --output build     # demo: constructed languages, minutes on two cores
+    python experiments/05_faithfulness.py --preset small     # SmolLM2-135M on real NusaX
+    python experiments/05_faithfulness.py --preset paper     # Qwen2.5-0.5B, one GPU
+
+Everything is asked on validation rows. Sets that are in the output folder already are not asked again.
+"""
+
+from ctsft.report.faithfulness import faithfulness
+from ctsft.study.faithfulness import FaithfulnessConfig, run_faithfulness
+from ctsft.study.run import main
+
+PROPAGATED = ("cdt", "cdt+pattern", "cdt+linear", "cdt+raw", "cdt+linear+raw", "cdt+pooled", "magnitude")
+NUSAX = dict(
+    experiment="05_faithfulness",
+    task="nusax",
+    source="indonesian",
+    targets=("javanese", "buginese"),
+    scorers=("cdt_linear", *PROPAGATED, "cdt_linear+pooled", "attribution", "ablation"),
+)
+
+PRESETS = {
+    "demo": FaithfulnessConfig(
+        experiment="05_faithfulness",
+        preset="demo",
+        task="demo",
+        source="d00",
+        targets=("d30", "d90"),
+        scorers=("cdt", "cdt_linear", *PROPAGATED[1:], "cdt_linear+pooled", "attribution", "ablation"),
+        model="demo",
+        n_source=400,
+        seeds=(31, 777),
+        source_lr=3e-3,
+        micro_batch=16,
+        eval_batch=200,
+        known=True,
+    ),
+    # Scored on 12 rows: a propagated scorer costs SmolLM2 about a hundred forward passes for each.
+    "small": FaithfulnessConfig(
+        **NUSAX,
+        preset="small",
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        n_source=400,
+        scorer="cdt_linear",
+        score_rows=12,
+    ),
+    "paper": FaithfulnessConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, __doc__, faithfulness, study=run_faithfulness)

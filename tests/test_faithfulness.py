@@ -1,0 +1,238 @@
+"""Faithfulness: exact ends, known circuits, a study that goes on where it stopped, and its tables."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABEL_TOKENS, random_rows, tiny
+
+from ctsft.discovery.circuits import circuit
+from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
+from ctsft.discovery.mean import label_balanced_mean
+from ctsft.errors import UserError
+from ctsft.evaluation import predict
+from ctsft.heads import Head
+from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness, faithfulness_of, paying
+from ctsft.report.rows import Results
+from ctsft.report.transfer import pick
+from ctsft.study.faithfulness import HeadSet, heads_of_set, plan, run_faithfulness
+from ctsft.study.known import score_known
+from ctsft.study.record import SET_COLUMNS, read_rows
+from ctsft.tasks.known.induction import induction
+from ctsft.tasks.known.planted import planted
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "results" / "demo"
+PRESETS = runpy.run_path(str(ROOT / "experiments" / "05_faithfulness.py"))["PRESETS"]
+NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
+
+
+def answers(loaded, rows):
+    return predict(loaded.model, rows, LABEL_TOKENS, 0, 5, NO_AUTOCAST).logits
+
+
+def test_with_no_head_replaced_the_model_is_itself(loaded):
+    rows, mean = random_rows(9), label_balanced_mean(loaded, random_rows(18, 5), 3, 4)
+    shape = (len(loaded.anatomy.layers), loaded.anatomy.heads)
+    before = answers(loaded, rows)
+    with heads_at_mean(loaded, mean, np.zeros(shape, bool)):
+        np.testing.assert_array_equal(answers(loaded, rows), before)
+    with heads_at_mean(loaded, mean, np.ones(shape, bool)):
+        assert np.abs(answers(loaded, rows) - before).max() > 0.01
+    np.testing.assert_array_equal(answers(loaded, rows), before)
+
+
+def test_with_every_head_at_its_mean_only_the_last_token_speaks():
+    """Rotary positions enter through attention alone, so rows that end alike are then answered alike."""
+    loaded = tiny("llama-2kv")
+    rows = random_rows(9)
+    rows = replace(rows, prompts=tuple((*prompt[:-1], 30) for prompt in rows.prompts))
+    mean = label_balanced_mean(loaded, random_rows(18, 5), 3, 4)
+    assert np.ptp(answers(loaded, rows), axis=0).max() > 0.01
+    with heads_at_mean(loaded, mean, np.ones((3, 4), bool)):
+        assert np.ptp(answers(loaded, rows), axis=0).max() < 1e-4
+
+
+def test_one_head_at_its_mean_is_what_ablation_measures():
+    from ctsft.discovery.problem import Problem
+    from ctsft.discovery.scorers import get_scorer
+
+    loaded = tiny("qwen2-2kv")
+    rows, mean = random_rows(6), label_balanced_mean(loaded, random_rows(18, 5), 3, 4)
+    lost = get_scorer("ablation")(Problem(loaded, rows, LABEL_TOKENS, mean), None, []).logits
+    whole = margins(answers(loaded, rows), rows.labels).mean()
+    for head in (Head(0, 1), Head(2, 3)):
+        with heads_at_mean(loaded, mean, named([head], (3, 4))):
+            without = margins(answers(loaded, rows), rows.labels).mean()
+        assert lost[head] == pytest.approx(whole - without, rel=1e-3, abs=1e-5)
+
+
+def test_margins_are_gold_minus_the_mean_of_the_others():
+    np.testing.assert_allclose(margins(np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 5.0]]), [0, 1]), [2.5, -1.0])
+
+
+def test_random_sets_have_as_many_heads_in_every_layer():
+    heads = [Head(0, 1), Head(2, 0), Head(2, 3)]
+    draws = {tuple(same_layers(heads, 4, seed)) for seed in range(20)}
+    assert len(draws) > 5
+    for drawn in draws:
+        assert [head.layer for head in drawn] == [0, 2, 2]
+        assert len(set(drawn)) == 3
+
+
+# ---- known circuits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scorer", ["cdt", "cdt_linear", "cdt+raw", "attribution", "ablation"])
+def test_directional_scores_find_the_planted_circuit(scorer):
+    assert score_known(planted(0), scorer, 31)["roc_auc"] > 0.95
+
+
+def test_magnitude_takes_the_loud_head_and_the_opponent_for_the_circuit():
+    assert score_known(planted(0), "magnitude", 31)["roc_auc"] < score_known(planted(0), "cdt", 31)["roc_auc"] - 0.1
+
+
+def test_an_untrained_model_has_no_induction_heads():
+    assert not induction(0, steps=1).heads
+
+
+# ---- the study ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return replace(
+        PRESETS["demo"],
+        seeds=(31,),
+        targets=("d30",),
+        scorers=("cdt", "cdt_linear", "magnitude"),
+        sizes=(0.1, 0.5),
+        matched_sizes=(0.1,),
+        random_draws=3,
+        row_counts=(12,),
+        n_source=60,
+        epochs=1,
+        mean_rows=24,
+        score_rows=12,
+        known=False,
+        output=tmp_path_factory.mktemp("results"),
+    )
+
+
+@pytest.fixture(scope="module")
+def found(config) -> Faithfulness:
+    assert run_faithfulness(config, lambda folder: "") == 0
+    return Faithfulness.read(config.folder)
+
+
+def test_every_set_of_the_plan_is_asked_once(config, found):
+    wanted = list(plan(config, 31, 32))
+    assert len(found.sets) == len(wanted) == len(set(wanted))
+    assert set(found.sets["selection"]) == {
+        *("none", "all", "circuit", "top", "random:circuit", "random:top", "near_zero", "bottom")
+    }
+    assert not found.sets["error"].any()
+
+
+def test_a_second_run_asks_nothing_again(config, found):
+    path = config.folder / "05_faithfulness.sets.csv"
+    before = path.read_text()
+    assert run_faithfulness(config, faithfulness) == 0
+    assert path.read_text() == before
+
+
+def test_the_ends_of_every_curve_are_exact(config, found):
+    base = dict(language="d00", scorer="cdt", selection="top")
+    for direction, ends in (("keep", (0, 1)), ("knock_out", (1, 0))):
+        shares, points = curve(found, **base, direction=direction)
+        assert shares == [0, 3 / 32, 16 / 32, 1]
+        none, whole = (pick(found.sets, language="d00", selection=name)["values"].iloc[0] for name in ("none", "all"))
+        np.testing.assert_array_equal(points[0][0], (none, whole)[ends[0]])
+        np.testing.assert_array_equal(points[-1][0], (none, whole)[ends[1]])
+    assert faithfulness_of(found, pick(found.sets, language="d00", selection="all")).value == 1
+    assert faithfulness_of(found, pick(found.sets, language="d00", selection="none")).value == 0
+
+
+def test_the_area_is_the_trapezoid_of_the_curve(found):
+    line = {name: pick(found.sets, language="d00", selection=name)["values"].iloc[0].mean() for name in ("none", "all")}
+    top = pick(found.sets, language="d00", selection="top", direction="keep", scorer="cdt").sort_values("size")
+    inner = [(values.mean() - line["none"]) / (line["all"] - line["none"]) for values in top["values"]]
+    by_hand = np.trapezoid([0, *inner, 1], [0, 3 / 32, 16 / 32, 1])
+    assert area(found, "cdt").value == pytest.approx(by_hand)
+    apart = area(found, "cdt_linear", "cdt")
+    assert apart.value == pytest.approx(area(found, "cdt_linear").value - by_hand)
+    assert area(found, "cdt", "cdt").low == area(found, "cdt", "cdt").high == 0
+
+
+def test_sets_come_from_their_scores(config, found):
+    relevance = next(m for m in found.maps if m.about["scorer"] == "cdt" and len(m.columns) == 32)
+    heads = heads_of_set(HeadSet("d00", 31, "circuit", "keep", 3, "cdt"), relevance, 0.02)
+    assert heads == [head for part in circuit(relevance, 2, 0.02) for head in part]
+    top = heads_of_set(HeadSet("d00", 31, "top", "keep", 3, "cdt"), relevance, 0.02)
+    assert top[0] == heads[0]
+    random = heads_of_set(HeadSet("d00", 31, "random:top", "keep", 3, "cdt", 1), relevance, 0.02)
+    assert sorted(head.layer for head in random) == sorted(head.layer for head in top)
+
+
+def test_a_random_set_is_beaten_by_its_own_seed(found):
+    top = pick(found.sets, language="d00", scorer="cdt", selection="top", direction="keep", size=3)
+    random = pick(found.sets, language="d00", scorer="cdt", selection="random:top", size=3)
+    own = top["values"].iloc[0].mean()
+    assert beaten(top, random) == (sum(values.mean() < own for values in random["values"]), 3)
+    assert beaten(top.assign(seed=1), random) == (0, 0)
+
+
+def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, tmp_path):
+    from ctsft.discovery import scorers
+    from ctsft.errors import CellFailed
+
+    def diverges(problem, relevance, targets):
+        raise CellFailed("the score to the logits is not finite from layer 2 on. Try another.")
+
+    monkeypatch.setitem(scorers.SCORERS, "magnitude", diverges)
+    short = replace(config, output=tmp_path, sizes=(0.5,), matched_sizes=(0.5,), random_draws=1, targets=("d30",))
+    assert run_faithfulness(short, lambda folder: "") == 0
+    found = Faithfulness.read(short.folder)
+    assert pick(found.sets, scorer="magnitude")["error"].str.contains("not finite from layer 2").all()
+    assert area(found, "magnitude") is None
+    assert area(found, "cdt") is not None
+    assert "not finite from layer 2 on" in faithfulness(short.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scorers": ("cdt_linear",)}, "must be one of --scorers"),
+        ({"sizes": (0.5, 1.0)}, "between 0 and 1"),
+        ({"scorers": ("cdt", "cdt+loud")}, "'loud' is no option"),
+        ({"scorers": ("cdt", "ablation+raw")}, "not of ablation"),
+    ],
+)
+def test_wrong_settings_are_refused(change, said):
+    with pytest.raises(UserError, match=said):
+        replace(PRESETS["demo"], **change)
+
+
+# ---- the committed rows ------------------------------------------------------------------------------------------
+
+
+def test_tuned_circuits_are_compared_on_the_same_ground():
+    found, results = Faithfulness.read(DEMO), Results.read(DEMO).of("01_nusax_transfer")
+    lines = paying(found, results)
+    assert set(lines["seed"]) == {31, 777}
+    one = lines.iloc[0]
+    content = [json.loads(path.read_text()) for path in (DEMO / "circuits").glob("*.json")]
+    assert any(c["seed"] == one["seed"] and len(c["heads"]) == one["heads"] and c["arm"] == one["arm"] for c in content)
+    assert lines["settings"].nunique() == 1
+
+
+def test_the_committed_sets_are_whole():
+    rows = read_rows(DEMO / "05_faithfulness.sets.csv", SET_COLUMNS)
+    assert len({row["set"] for row in rows}) == len(rows)
+    assert {row["seed"] for row in rows} == {"31", "777"}
