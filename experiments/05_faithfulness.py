@@ -3,6 +3,7 @@
     python experiments/05_faithfulness.py --output build     # demo: constructed languages, minutes on two cores
     python experiments/05_faithfulness.py --preset small     # SmolLM2-135M on real NusaX
     python experiments/05_faithfulness.py --preset paper     # Qwen2.5-0.5B, one GPU
+    python experiments/05_faithfulness.py --output build --known ioi     # GPT-2's published circuit, from the hub
 
 Everything is asked on validation rows. Sets that are in the output folder already are not asked again.
 """
@@ -34,7 +35,7 @@ PRESETS = {
         source_lr=3e-3,
         micro_batch=16,
         eval_batch=200,
-        known=True,
+        known=("planted", "induction"),
     ),
     # Scored on 12 rows: a propagated scorer costs SmolLM2 about a hundred forward passes for each.
     "small": FaithfulnessConfig(

@@ -24,7 +24,10 @@ from ctsft.report.transfer import pick
 from ctsft.study.faithfulness import HeadSet, heads_of_set, plan, run_faithfulness
 from ctsft.study.known import score_known
 from ctsft.study.record import SET_COLUMNS, read_rows
+from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known.induction import induction
+from ctsft.tasks.known.induction import rows as induction_rows
+from ctsft.tasks.known.ioi import NAMES, sentences
 from ctsft.tasks.known.planted import planted
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +105,22 @@ def test_an_untrained_model_has_no_induction_heads():
     assert not induction(0, steps=1).heads
 
 
+def test_the_sentences_of_ioi_are_balanced():
+    said = sentences()
+    assert len({text for text, _ in said}) == len(said)
+    assert sum(label for _, label in said) == len(said) / 2
+    text, label = said[0]
+    assert text.count(NAMES[label]) == 1
+    assert text.count(NAMES[1 - label]) == 2
+
+
+def test_known_rows_are_balanced_and_repeat():
+    for known in (planted(0), KnownCircuit(None, induction_rows, (1, 2, 3), {})):
+        rows = known.rows(9, 4)
+        assert rows == known.rows(9, 4)
+        assert [rows.labels.count(label) for label in range(3)] == [3, 3, 3]
+
+
 # ---- the study ---------------------------------------------------------------------------------------------------
 
 
@@ -120,7 +139,7 @@ def config(tmp_path_factory):
         epochs=1,
         mean_rows=24,
         score_rows=12,
-        known=False,
+        known=(),
         output=tmp_path_factory.mktemp("results"),
     )
 
@@ -211,6 +230,7 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
         ({"scorers": ("cdt_linear",)}, "must be one of --scorers"),
         ({"sizes": (0.5, 1.0)}, "between 0 and 1"),
         ({"scorers": ("cdt", "cdt+loud")}, "'loud' is no option"),
+        ({"known": ("plantd",)}, "'plantd'.*planted, induction, ioi"),
         ({"scorers": ("cdt", "ablation+raw")}, "not of ablation"),
     ],
 )

@@ -27,7 +27,7 @@ from ctsft.storage import write_json
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
-from ctsft.study.known import run_known
+from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
 from ctsft.study.run import check_writable
 from ctsft.study.workbench import Workbench
@@ -50,8 +50,8 @@ class FaithfulnessConfig(StudyConfig):
     """Random sets of the same size and layers, for each size of --matched-sizes."""
     row_counts: tuple[int, ...] = (8, 16, 48, 96)
     """Numbers of scored rows at which the circuit is found again (its stability)."""
-    known: bool = False
-    """Score models whose circuits are known too: a planted one, and one that is trained here in a minute or two."""
+    known: tuple[str, ...] = ()
+    """Models whose circuits are known: planted, induction (trained here in minutes), ioi (GPT-2, from the hub)."""
     arms: Annotated[tuple[str, ...], Suppress] = ("circuit",)
     n_targets: Annotated[tuple[int, ...], Suppress] = (1,)
     depths: Annotated[tuple[int, ...], Suppress] = (DEPTH,)
@@ -66,6 +66,9 @@ class FaithfulnessConfig(StudyConfig):
             get_scorer(scorer)
         if self.scorer not in self.scorers:
             raise UserError(f"--scorer is {self.scorer}, which must be one of --scorers: {', '.join(self.scorers)}.")
+        for name in self.known:
+            if name not in CIRCUITS:
+                raise UserError(f"unknown circuit '{name}' in --known. Valid: {', '.join(CIRCUITS)}.")
         if not all(0 < size < 1 for size in (*self.sizes, *self.matched_sizes)):
             raise UserError("--sizes and --matched-sizes are shares of all heads and lie between 0 and 1.")
 
@@ -261,7 +264,6 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
                 bar.update()
             stability_maps(bench, seed)
-    if config.known:
-        run_known(config.folder / f"{config.experiment}{KNOWN}", config.scorers, config.seeds)
+    run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.seeds)
     print(f"\n{table(config.folder)}\n\nrows: {path}")
     return 0

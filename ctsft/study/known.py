@@ -16,9 +16,10 @@ from ctsft.discovery.scorers import get_scorer
 from ctsft.study.record import KNOWN_COLUMNS, append_rows, git_commit, now, read_rows
 from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known.induction import induction
+from ctsft.tasks.known.ioi import ioi
 from ctsft.tasks.known.planted import planted
 
-CIRCUITS: dict[str, Callable[[int], KnownCircuit]] = {"planted": planted, "induction": induction}
+CIRCUITS: dict[str, Callable[[int], KnownCircuit]] = {"planted": planted, "induction": induction, "ioi": ioi}
 MEAN_ROWS, SCORE_ROWS, ROWS_PER_PASS = 48, 24, 16
 
 
@@ -40,15 +41,15 @@ def score_known(known: KnownCircuit, scorer: str, seed: int) -> dict[str, object
     }
 
 
-def run_known(path: Path, scorers: Sequence[str], seeds: Sequence[int]) -> None:
-    """Append a row for every circuit, seed and scorer that `path` lacks."""
+def run_known(path: Path, names: Sequence[str], scorers: Sequence[str], seeds: Sequence[int]) -> None:
+    """Append a row for every circuit of `names`, seed and scorer that `path` lacks."""
     done = {(row["circuit"], int(row["seed"]), row["scorer"]) for row in read_rows(path, KNOWN_COLUMNS)}
-    for name, make in CIRCUITS.items():
+    for name in names:
         for seed in seeds:
             left = [scorer for scorer in scorers if (name, seed, scorer) not in done]
             if not left:
                 continue
-            known = make(seed)
+            known = CIRCUITS[name](seed)
             about = {"circuit": name, "seed": seed, "git_commit": git_commit(), "created": now()}
             rows = [about | {"scorer": scorer} | score_known(known, scorer, seed) for scorer in left]
             append_rows(path, rows, KNOWN_COLUMNS)

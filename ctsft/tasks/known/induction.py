@@ -26,6 +26,8 @@ FIRST_KEY, HEADS = 4, 4
 STEPS, BATCH, LR, PRICE = 2000, 64, 3e-3, 1e-2
 # A head has a part in the circuit when more than this share of its attention does what the part asks.
 PART = 0.4
+# Heads that the price has silenced write next to nothing, wherever they look.
+ALIVE = 0.01
 
 
 def draw(generator: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,11 +69,10 @@ def trained(seed: int = 0, steps: int = STEPS) -> GPT2LMHeadModel:
         prompts, labels = draw(generator, BATCH)
         logits = model(torch.from_numpy(prompts)).logits[:, ::2, list(LABEL_TOKENS)]
         wrong = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(labels).flatten())
-        outputs = (block.attn.c_proj.weight.unflatten(0, (HEADS, -1)) for block in model.transformer.h)
         # First the solution, then the price: the other way round every head would die. The root makes one strong head
         # cheaper than two that share its work.
         price = PRICE * (step > steps / 2)
-        (wrong + price * sum(output.norm(dim=(1, 2)).sqrt().sum() for output in outputs)).backward()
+        (wrong + price * sum(size.sqrt().sum() for size in written(model))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -80,7 +81,7 @@ def trained(seed: int = 0, steps: int = STEPS) -> GPT2LMHeadModel:
 
 
 def parts(model: GPT2LMHeadModel, n: int = 256) -> dict[Head, str]:
-    """Who does what, read off the attention patterns alone: no score has a say in it."""
+    """Who does what, read off attention patterns and the size of what heads write: no score has a say in it."""
     prompts, _ = draw(np.random.default_rng(1), n)
     first, second = model(torch.from_numpy(prompts), output_attentions=True).attentions
     values = torch.arange(1, 2 * PAIRS, 2)
@@ -90,11 +91,16 @@ def parts(model: GPT2LMHeadModel, n: int = 256) -> dict[Head, str]:
         1: (second[:, :, -1, values] * same_key[:, None]).sum(-1).mean(0),
     }
     names = {0: "looks at the previous token", 1: "looks at what followed before"}
-    return {Head(layer, int(i)): names[layer] for layer, share in looks.items() for i in _above(share)}
+    return {
+        Head(layer, i): names[layer]
+        for layer, size in enumerate(written(model))
+        for i in torch.nonzero((looks[layer] > PART) & (size > ALIVE * size.max())).flatten().tolist()
+    }
 
 
-def _above(share: Tensor) -> list[int]:
-    return torch.nonzero(share > PART).flatten().tolist()
+def written(model: GPT2LMHeadModel) -> list[Tensor]:
+    """Frobenius norm of W_O of every head [HEADS], for every layer."""
+    return [block.attn.c_proj.weight.unflatten(0, (HEADS, -1)).norm(dim=(1, 2)) for block in model.transformer.h]
 
 
 def induction(seed: int = 0, steps: int = STEPS) -> KnownCircuit:
