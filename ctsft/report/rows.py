@@ -25,7 +25,8 @@ class Results:
     """What a results folder holds.
 
     `rows`: one line per cell, with the label arrays `answers`, `gold`, `source_answers` and `source_gold` [N], and the
-    metrics counted from them. `probes`: one line per cell, epoch and test, likewise. `maps`: the stored scores.
+    metrics counted from them. `probes`: one line per cell, epoch and test, likewise. `maps`: the scores that circuits
+    of the cells were taken from.
     """
 
     folder: Path
@@ -59,8 +60,7 @@ class Results:
         rows["source_accuracy"] = [
             _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
         ]
-        maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
-        return cls(folder, rows, _probes(folder, gold, rows), maps)
+        return cls(folder, rows, _probes(folder, gold, rows), _maps(folder))
 
     def only(self, keep: pd.Series) -> Results:
         """The rows where `keep` is true, with their probes and their tasks' maps."""
@@ -89,6 +89,18 @@ class Results:
     @property
     def model(self) -> str:
         return str(self.rows["model"].iloc[0])
+
+
+def _maps(folder: Path) -> list[Relevance]:
+    """The stored scores, but for those that no circuit file was made of (script 05 scores in many more ways)."""
+
+    def settings(about: dict) -> tuple:
+        names = ("task", "source", "seed", "n_source", "scorer", "mean_rows", "score_rows", "pool")
+        return tuple(about.get(name) for name in names)
+
+    used = {settings(json.loads(path.read_text())) for path in (folder / "circuits").glob("*.json")}
+    maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
+    return [relevance for relevance in maps if settings(relevance.about) in used]
 
 
 def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
