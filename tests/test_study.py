@@ -341,7 +341,7 @@ def test_the_label_position_alone_gives_the_models_own_logits():
     loaded = load_model("demo")
     rows = [[10, 11, 12, 13], [20, 21], [30]]
     for size in (3, 1):
-        batch = pad_left(rows[:size], loaded.tokenizer.pad_token_id, "cpu")
+        batch = pad_left(rows[:size], loaded.layout, "cpu")
         short = loaded.model(**batch, logits_to_keep=1).logits
         assert short.shape[:2] == (size, 1)
         torch.testing.assert_close(short[:, 0], loaded.model(**batch).logits[:, -1], rtol=1e-5, atol=1e-5)
