@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BERT, LABEL_TOKENS, random_rows, tiny
+from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import (
     BertConfig,
@@ -31,6 +32,7 @@ from ctsft.tasks.demo.languages import LABELS, vocabulary
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.prompts import Layout, encode, fill, label_tokens, pad_left
 from ctsft.tasks.task import Example
+from ctsft.tasks.xnli import XNLI
 from ctsft.tuning.arms import get_arm, trainable
 from ctsft.tuning.loop import Recipe, train
 
@@ -126,6 +128,17 @@ def test_a_mask_token_in_a_text_does_not_move_the_label_position(tokenizer):
     assert batch["position_ids"][0, -1] == len(prompt) - 1 - layout.behind
 
 
+def test_two_texts_end_with_the_mask_too():
+    tokenizer = load_model("demo").tokenizer  # it knows none of these words, but counts them
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    layout = Layout.of(tokenizer, masked=True)
+    row = Example("1", "a " * 50, 0, "b " * 50)
+    [prompt] = encode(tokenizer, XNLI, [row], 30, layout).prompts
+    field = tokenizer(f"Label:{layout.mask}")["input_ids"]
+    assert len(prompt) == 30
+    assert list(prompt[-len(field) :]) == field
+
+
 def test_a_label_word_that_the_mask_cannot_hold_is_refused(tokenizer):
     layout = Layout.of(tokenizer, masked=True)
     with pytest.raises(UserError, match=r"' positive negative' is not a single token"):
@@ -212,6 +225,23 @@ def test_an_encoder_without_its_language_model_head_is_refused(tmp_path):
     BertModel(BertConfig(**{**BERT, "vocab_size": len(wordpiece())})).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"no weights for cls\.predictions\..*no whole language model"):
         load_model(str(tmp_path))
+
+
+def test_a_checkpoint_with_the_names_of_older_days_gives_the_same_model(tmp_path):
+    """The first BERT files call a norm's weights gamma and beta, and hold what they were also trained for."""
+    weights = load_model(str(save_bert(tmp_path))).weights
+    path, names = (
+        tmp_path / "model.safetensors",
+        {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"},
+    )
+    older = {"cls.seq_relationship.weight": torch.zeros(2, 32), "bert.pooler.dense.weight": torch.zeros(32, 32)}
+    for name, value in load_file(path).items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        older[name] = value
+    assert any(name.endswith("gamma") for name in older)
+    save_file(older, path, {"format": "pt"})
+    assert load_model(str(tmp_path)).weights == weights
 
 
 # ---- the study --------------------------------------------------------------------------------------------------

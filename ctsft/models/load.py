@@ -116,7 +116,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
-                "this machine, and its architecture is not one that can be decomposed."
+                "this machine. Choose a model whose architecture and tokenizer transformers has itself."
             ) from error
         raise UserError(
             f"cannot load the model '{name}': {str(error).splitlines()[0]} "
