@@ -93,6 +93,8 @@ def test_misaligned_languages_are_refused():
         ("id,text,label\n1,hello,positive\n2,  ,negative\n", "line 3: the text is empty"),
         ("id,text,label\n1,hello,happy\n", "line 2: unknown label 'happy'. Valid: negative, neutral, positive"),
         ("id,text,label\n1,hello\n", "line 2: unknown label 'None'"),
+        ("id,text,label\n1,hello,\n", "line 2: unknown label ''"),
+        ("id,text,label\n1,hello,-\n", "line 2: unknown label '-'"),
     ],
 )
 def test_faulty_csv_files_are_named_by_line(content, message):
