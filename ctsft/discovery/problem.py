@@ -81,7 +81,7 @@ class Batch:
         return directions
 
     def _before_unembedding(self, stream: Tensor) -> Tensor:
-        """rel behind the final norm, and behind a masked language model's head, at the label position [S, B, hidden]."""
+        """rel behind the final norm and a masked language model's head, at the label position [S, B, hidden]."""
         rel = prop_norm(stream[:, :, -1], self.totals.final[:, -1], self.anatomy.final_norm, self.rules)
         if self.anatomy.transform is None:
             return rel
