@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.load import Loaded, unembed_as_a_matrix
 from ctsft.storage import write_atomic, write_json
 from ctsft.study.record import git_commit, now, versions
-from ctsft.tasks.prompts import Encoded
+from ctsft.tasks.prompts import Encoded, Layout
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = [11, 12, 13]
@@ -56,7 +55,7 @@ def random_model(shape: str, device: str) -> Loaded:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(SHAPES[shape]).to(device).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
-    return Loaded(model, SimpleNamespace(pad_token_id=0), anatomy(model), "random", None)
+    return Loaded(model, None, anatomy(model), Layout(0), "random", None)
 
 
 def random_rows(rows: int, tokens: int) -> Encoded:

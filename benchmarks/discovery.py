@@ -70,7 +70,7 @@ def main() -> None:
     anatomy = loaded.anatomy
 
     problem = problem_of(loaded, options.rows, options.tokens)
-    batch = pad_left(problem.rows.prompts, 0, options.device)
+    batch = pad_left(problem.rows.prompts, problem.loaded.layout, options.device)
     everything = [(layer, head) for layer in range(len(anatomy.layers)) for head in range(anatomy.heads)]
     some = everything[:: options.reference_step]
     scores: dict[str, object] = {}

@@ -18,7 +18,7 @@ import torch
 from common import LABELS, RESULTS, alternating, random_heads, random_model, random_rows, write
 
 from ctsft.study.record import peak_memory_mb
-from ctsft.tasks.prompts import pad_left
+from ctsft.tasks.prompts import Layout, pad_left
 from ctsft.tuning.arms import get_arm, trainable
 from ctsft.tuning.loop import Recipe, train
 
@@ -71,14 +71,14 @@ def loop_steps(model, parameters, rows, options, after_step) -> list[float]:
 
     recipe = Recipe(epochs=options.steps, batch_size=len(rows), micro_batch=len(rows))
     autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.device != "cpu")
-    train(model, parameters, rows, LABELS, 0, recipe, 0, autocast, clock)
+    train(model, parameters, rows, LABELS, Layout(0), recipe, 0, autocast, clock)
     return np.diff(times).tolist()
 
 
 def bare_steps(model, rows, options, backward: bool) -> list[float]:
     """Seconds of a forward pass, with or without the backward pass to the inputs."""
     times = []
-    batch = pad_left(rows.prompts, 0, options.device)
+    batch = pad_left(rows.prompts, Layout(0), options.device)
     embed = model.get_input_embeddings()
     ids = batch.pop("input_ids")
     for _ in range(options.steps):

@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
-from ctsft.tasks.prompts import Encoded, by_length, pad_left
+from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tasks.task import digits
 
 
@@ -31,14 +31,19 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, rows: Encoded, label_tokens: Sequence[int], pad: int, batch_size: int, autocast: torch.autocast
+    model: nn.Module,
+    rows: Encoded,
+    label_tokens: Sequence[int],
+    layout: Layout,
+    batch_size: int,
+    autocast: torch.autocast,
 ) -> Predictions:
     """Score the label words at the label position, in batches of similar length."""
     device = next(model.parameters()).device
     logits = np.empty((len(rows), len(label_tokens)), dtype=np.float32)
     vocabulary = np.empty(len(rows), dtype=np.int64)
     for group in by_length(rows.prompts, batch_size):
-        batch = pad_left([rows.prompts[i] for i in group], pad, device)
+        batch = pad_left([rows.prompts[i] for i in group], layout, device)
         with autocast:
             out = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         logits[group] = out[:, list(label_tokens)].cpu().numpy()

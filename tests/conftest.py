@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ctsft.models.anatomy import anatomy
+from ctsft.models.families import family_of
 from ctsft.models.load import Loaded, weight_hash
-from ctsft.tasks.prompts import Encoded
+from ctsft.tasks.prompts import Encoded, Layout
 
 torch.set_num_threads(1)
 
@@ -24,6 +24,8 @@ LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 NEOX = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4, "rotary_pct": 0.5, "tie_word_embeddings": False}
 OPT = {**SIZES, "ffn_dim": 48, "num_attention_heads": 4, "word_embed_proj_dim": 32, "dropout": 0.0}
+BERT = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4}
+BERT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 CONFIGS = {
     "llama-1kv": ("llama", {**ROPE, "num_key_value_heads": 1}),
     "llama-2kv": ("llama", {**ROPE, "num_key_value_heads": 2, "tie_word_embeddings": True}),
@@ -43,6 +45,9 @@ CONFIGS = {
     "gpt-neox": ("gpt_neox", {**NEOX, "use_parallel_residual": True}),
     "gpt-neox-serial": ("gpt_neox", {**NEOX, "use_parallel_residual": False}),
     "opt": ("opt", OPT),
+    "bert": ("bert", BERT),
+    "roberta": ("roberta", {**BERT, "pad_token_id": 1}),
+    "xlm-roberta": ("xlm-roberta", {**BERT, "pad_token_id": 1, "type_vocab_size": 1}),
     "gpt2": ("gpt2", {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **NO_DROPOUT}),
 }
 LABEL_TOKENS = [5, 6, 7]
@@ -53,7 +58,8 @@ def tiny(name: str, seed: int = 0, **changes) -> Loaded:
     model_type, options = CONFIGS[name]
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{**options, **changes})
-    model = AutoModelForCausalLM.from_config(config).eval()
+    family = family_of(config)
+    model = (AutoModelForMaskedLM if family.masked else AutoModelForCausalLM).from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -61,8 +67,9 @@ def tiny(name: str, seed: int = 0, **changes) -> Loaded:
             else:
                 parameter.mul_(6)  # the library's initialisation is so small that every head is nearly silent
     model.requires_grad_(False)
-    tokenizer = SimpleNamespace(pad_token_id=0)
-    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), None)
+    # A masked language model's prompts end with the mask token and one token more.
+    layout = Layout(0, " [MASK]", 1, family.first_position(config)) if family.masked else Layout(0)
+    return Loaded(model, None, anatomy(model), layout, weight_hash(model), None)
 
 
 def random_rows(n: int = 12, seed: int = 0, longest: int = 14) -> Encoded:

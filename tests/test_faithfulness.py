@@ -37,7 +37,7 @@ NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
 
 def answers(loaded, rows):
-    return predict(loaded.model, rows, LABEL_TOKENS, 0, 5, NO_AUTOCAST).logits
+    return predict(loaded.model, rows, LABEL_TOKENS, loaded.layout, 5, NO_AUTOCAST).logits
 
 
 def test_with_no_head_replaced_the_model_is_itself(loaded):

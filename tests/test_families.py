@@ -73,6 +73,10 @@ def test_variants_of_a_family_that_cannot_be_decomposed_are_refused():
         family_of(AutoConfig.for_model("opt", do_layer_norm_before=False))
     with pytest.raises(UserError, match="projected embeddings"):
         family_of(AutoConfig.for_model("opt", word_embed_proj_dim=8))
+    with pytest.raises(UserError, match="BERT with a decoder's causal mask"):
+        family_of(AutoConfig.for_model("bert", is_decoder=True))
+    with pytest.raises(UserError, match="XLM-RoBERTa with positions of type 'relative_key'"):
+        family_of(AutoConfig.for_model("xlm-roberta", position_embedding_type="relative_key"))
     with pytest.raises(UserError, match="cross-attention"):
         family_of(AutoConfig.for_model("gpt2", add_cross_attention=True))
 

@@ -45,7 +45,7 @@ def test_stories260k_speaks_and_adds_up(model_dir):
     out = loaded.model.generate(**ids, max_new_tokens=12, do_sample=False)
     assert loaded.tokenizer.decode(out[0], skip_special_tokens=True).startswith("Zoo was a little girl named Lily")
     rows = [loaded.tokenizer(text)["input_ids"] for text in ("Once upon a time", "Lily saw a big red ball.")]
-    batch = pad_left(rows, loaded.tokenizer.pad_token_id, "cpu")
+    batch = pad_left(rows, loaded.layout, "cpu")
     for rules in (Rules(), LINEAR):
         close_to_logits(loaded, batch, rules, range(5))
 
@@ -53,11 +53,11 @@ def test_stories260k_speaks_and_adds_up(model_dir):
 def test_smollm2_adds_up_on_real_rows(model_dir, real_data):
     loaded = load_model(str(model_dir / SMOLLM2))
     assert sum(p.numel() for p in loaded.model.parameters()) == 134_515_008
-    assert label_tokens(loaded.tokenizer, NUSAX) == [3524, 9174, 2731]
+    assert label_tokens(loaded.tokenizer, NUSAX, loaded.layout) == [3524, 9174, 2731]
     rows = draw_balanced(NUSAX.load("indonesian", "valid", real_data).examples, 1, 3, 0)
-    encoded = encode(loaded.tokenizer, NUSAX, rows, 24)
+    encoded = encode(loaded.tokenizer, NUSAX, rows, 24, loaded.layout)
     assert all(len(prompt) <= 24 for prompt in encoded.prompts)
-    batch = pad_left(encoded.prompts, loaded.tokenizer.pad_token_id, "cpu")
+    batch = pad_left(encoded.prompts, loaded.layout, "cpu")
     close_to_logits(loaded, batch, Rules(), (0, 15, 29))
     close_to_logits(loaded, batch, LINEAR, (0, 29))
 

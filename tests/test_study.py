@@ -325,8 +325,29 @@ def test_a_model_that_asks_for_remote_code_is_refused(tmp_path):
     }
     (tmp_path / "m" / "config.json").write_text(json.dumps(settings))
     (tmp_path / "m" / "code.py").write_text("raise SystemExit('remote code ran')")
-    with pytest.raises(UserError, match="cannot load the model"):
+    with pytest.raises(UserError, match=r"asks to run code of its own, which is never run here: it could do anything"):
         load_model(str(tmp_path / "m"))
+    # Where transformers knows the architecture itself, its own code is taken, and the model's is not run.
+    (tmp_path / "m" / "config.json").write_text(json.dumps(settings | {"model_type": "qwen2"}))
+    assert load_model(str(tmp_path / "m")).weights == load_model("demo").weights
+
+
+def without_tokens(folder: Path, **changes) -> Path:
+    """The demo's model, its tokenizer without a pad token and with `changes`."""
+    shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None, **changes}))
+    return folder
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_the_end_token(tmp_path):
+    usual, other = load_model("demo"), load_model(str(without_tokens(tmp_path / "m", eos_token="<s>")))
+    assert (usual.layout.pad, other.layout.pad) == tuple(usual.tokenizer.convert_tokens_to_ids(["<pad>", "<s>"]))
+    rows = [[10, 11, 12, 13], [20, 21], [30]]
+    answers = [m.model(**pad_left(rows, m.layout, "cpu"), logits_to_keep=1).logits for m in (usual, other)]
+    assert torch.equal(*answers)
+    with pytest.raises(UserError, match="neither a pad nor an end token"):
+        load_model(str(without_tokens(tmp_path / "n")))
 
 
 def test_pickled_weights_are_refused(tmp_path):
@@ -341,7 +362,7 @@ def test_the_label_position_alone_gives_the_models_own_logits():
     loaded = load_model("demo")
     rows = [[10, 11, 12, 13], [20, 21], [30]]
     for size in (3, 1):
-        batch = pad_left(rows[:size], loaded.tokenizer.pad_token_id, "cpu")
+        batch = pad_left(rows[:size], loaded.layout, "cpu")
         short = loaded.model(**batch, logits_to_keep=1).logits
         assert short.shape[:2] == (size, 1)
         torch.testing.assert_close(short[:, 0], loaded.model(**batch).logits[:, -1], rtol=1e-5, atol=1e-5)

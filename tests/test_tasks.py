@@ -16,7 +16,7 @@ from ctsft.tasks.demo.entailment import ENTAILMENT
 from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.nusax import NUSAX, parse_csv
-from ctsft.tasks.prompts import encode, label_tokens, pad_left
+from ctsft.tasks.prompts import Layout, encode, label_tokens, pad_left
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.smsa import SMSA
 from ctsft.tasks.task import Example, Rows, check_aligned, draw, draw_balanced, split_pools
@@ -93,6 +93,8 @@ def test_misaligned_languages_are_refused():
         ("id,text,label\n1,hello,positive\n2,  ,negative\n", "line 3: the text is empty"),
         ("id,text,label\n1,hello,happy\n", "line 2: unknown label 'happy'. Valid: negative, neutral, positive"),
         ("id,text,label\n1,hello\n", "line 2: unknown label 'None'"),
+        ("id,text,label\n1,hello,\n", "line 2: unknown label ''"),
+        ("id,text,label\n1,hello,-\n", "line 2: unknown label '-'"),
     ],
 )
 def test_faulty_csv_files_are_named_by_line(content, message):
@@ -167,7 +169,7 @@ def test_too_few_rows_are_refused(tmp_path, real_data):
 
 def test_long_prompts_lose_text_and_keep_the_label_field(tokenizer):
     text = " ".join(vocabulary()[:50])
-    encoded = encode(tokenizer, DEMO, [Example("1", text, 0)], 20)
+    encoded = encode(tokenizer, DEMO, [Example("1", text, 0)], 20, Layout(1))
     words = tokenizer.convert_ids_to_tokens(list(encoded.prompts[0]))
     assert len(words) == 20
     assert words[-2:] == ["|", "sentiment:"]
@@ -176,20 +178,20 @@ def test_long_prompts_lose_text_and_keep_the_label_field(tokenizer):
 
 def test_no_room_for_the_text_is_refused(tokenizer):
     with pytest.raises(UserError, match="no room for the text of row '1'"):
-        encode(tokenizer, DEMO, [Example("1", "banebing suyu kipan", 0)], 2)
+        encode(tokenizer, DEMO, [Example("1", "banebing suyu kipan", 0)], 2, Layout(1))
 
 
 def test_a_label_word_of_several_tokens_is_refused_with_its_pieces(tokenizer):
     with pytest.raises(UserError, match=r"' very good' is not a single token.*\["):
-        label_tokens(tokenizer, replace(DEMO, label_words=(" very good", " neutral", " bad")))
+        label_tokens(tokenizer, replace(DEMO, label_words=(" very good", " neutral", " bad")), Layout(1))
     with pytest.raises(UserError, match="share one token"):
-        label_tokens(tokenizer, replace(DEMO, label_words=(" neutral", " neutral", " positive")))
+        label_tokens(tokenizer, replace(DEMO, label_words=(" neutral", " neutral", " positive")), Layout(1))
     with pytest.raises(UserError, match="unknown to this tokenizer"):
-        label_tokens(tokenizer, replace(DEMO, label_words=(" zzz", " neutral", " positive")))
+        label_tokens(tokenizer, replace(DEMO, label_words=(" zzz", " neutral", " positive")), Layout(1))
 
 
 def test_padding_goes_left_and_positions_start_at_the_first_real_token():
-    batch = pad_left([[4, 5, 6], [7]], 0, "cpu")
+    batch = pad_left([[4, 5, 6], [7]], Layout(0), "cpu")
     assert batch["input_ids"].tolist() == [[4, 5, 6], [0, 0, 7]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]

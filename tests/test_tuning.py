@@ -29,7 +29,9 @@ BF16 = torch.autocast("cpu", torch.bfloat16)
 def tune(loaded, arm, heads=HEADS, policy="shared", autocast=NO_AUTOCAST, recipe=RECIPE):
     with trainable(loaded.model, loaded.anatomy, get_arm(arm), heads, policy) as (parameters, compact_slices):
         write_back = compact_slices.write_back
-        return train(loaded.model, parameters, random_rows(), LABEL_TOKENS, 0, recipe, 3, autocast, write_back)
+        return train(
+            loaded.model, parameters, random_rows(), LABEL_TOKENS, loaded.layout, recipe, 3, autocast, write_back
+        )
 
 
 def state(model):
@@ -58,7 +60,7 @@ def masked_dense(loaded, slices, recipe=RECIPE):
         order = torch.randperm(len(rows), generator=generator).tolist()
         for start in range(0, len(rows), recipe.batch_size):
             batch = rows.subset(order[start : start + recipe.batch_size])
-            inputs = pad_left(batch.prompts, 0, "cpu")
+            inputs = pad_left(batch.prompts, loaded.layout, "cpu")
             gold = torch.tensor([LABEL_TOKENS[label] for label in batch.labels])
             loss = torch.nn.functional.cross_entropy(model(**inputs).logits[:, -1], gold)
             model.zero_grad()
@@ -78,15 +80,18 @@ def masked_dense(loaded, slices, recipe=RECIPE):
 
 @pytest.mark.parametrize("policy", ["shared", "frozen", "all"])
 def test_compact_slices_equal_masked_dense_gradients(policy):
-    for name in ("llama-2kv", "llama-4kv", "qwen2-1kv", "gpt2"):
+    for name in ("llama-2kv", "llama-4kv", "qwen2-1kv", "gpt2", "bert"):
         one, other = tiny(name), tiny(name)
         tune(one, "circuit", policy=policy)
         masked_dense(other, moving_slices(other.model, other.anatomy, ARMS["circuit"], HEADS, policy))
         for (key, a), (_, b) in zip(state(one.model).items(), state(other.model).items(), strict=True):
             # Adam divides by the gradient's size, so rounding shows where a gradient is all but zero.
             difference = (a - b).abs()
+            # A key bias without rotary cancels in the softmax: its gradient is noise.
             if key.endswith("c_attn.bias"):
-                difference = difference[:32]  # a key bias without rotary cancels in the softmax: its gradient is noise
+                difference = difference[:32]
+            if key.endswith("self.key.bias"):
+                continue
             assert difference.max() < 0.05 * RECIPE.lr, (name, key)
             assert difference.mean() < 1e-3 * RECIPE.lr, (name, key)
 
@@ -119,7 +124,9 @@ def test_a_warm_optimizer_moves_nothing_outside_the_mask():
     with compact(loaded.model, pieces) as slices:
         optimizer = torch.optim.AdamW(slices.parameters(), lr=0.1, weight_decay=0.5)
         for _ in range(3):
-            loaded.model(**pad_left(random_rows().prompts, 0, "cpu")).logits[:, -1].square().sum().backward()
+            loaded.model(**pad_left(random_rows().prompts, loaded.layout, "cpu")).logits[
+                :, -1
+            ].square().sum().backward()
             optimizer.step()
             slices.write_back()
         optimizer.zero_grad(set_to_none=False)
@@ -188,7 +195,7 @@ def test_clipping_sees_only_what_moves():
     """With a clip far below the full gradient's norm, the step would shrink if frozen weights had a say."""
     loaded = tiny("llama-2kv")
     with trainable(loaded.model, loaded.anatomy, ARMS["circuit"], HEADS, "shared") as (parameters, _):
-        loaded.model(**pad_left(random_rows().prompts, 0, "cpu")).logits[:, -1].square().sum().backward()
+        loaded.model(**pad_left(random_rows().prompts, loaded.layout, "cpu")).logits[:, -1].square().sum().backward()
         with_gradient = [p for p in loaded.model.parameters() if p.grad is not None]
         assert {id(p) for p in with_gradient} <= {id(p) for p in parameters}
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -211,7 +218,7 @@ def test_unknown_arm_names_the_valid_ones():
 def test_a_delta_on_a_fresh_copy_gives_identical_logits_and_reverts(loaded, tmp_path):
     fresh = state(loaded.model)
     base = weight_hash(loaded.model)
-    inputs = pad_left(random_rows().prompts, 0, "cpu")
+    inputs = pad_left(random_rows().prompts, loaded.layout, "cpu")
     tune(loaded, "circuit")
     tuned_logits = loaded.model(**inputs).logits
     moving = moving_slices(loaded.model, loaded.anatomy, ARMS["circuit"], HEADS, "shared")

@@ -13,7 +13,7 @@ import pytest
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
 from ctsft.tasks import xnli
-from ctsft.tasks.prompts import encode, fill
+from ctsft.tasks.prompts import Layout, encode, fill
 from ctsft.tasks.task import Example, check_aligned, split_pools
 from ctsft.tasks.xnli import CODES, SPLITS, XNLI
 
@@ -146,18 +146,18 @@ def test_the_longer_of_two_texts_is_cut_first(words, pair_words):
     """The demo's tokenizer knows none of these words, but counts them."""
     tokenizer = load_model("demo").tokenizer
     row = Example("r", " ".join(["a"] * words), 0, " ".join(["b"] * pair_words))
-    [prompt] = encode(tokenizer, XNLI, [row], 40).prompts
+    [prompt] = encode(tokenizer, XNLI, [row], 40, Layout(1)).prompts
     assert len(prompt) == min(40, words + pair_words + 3)
-    whole = encode(tokenizer, XNLI, [row], 400).prompts[0]
+    whole = encode(tokenizer, XNLI, [row], 400, Layout(1)).prompts[0]
     assert (prompt[0], prompt[-1]) == (whole[0], whole[-1])
     if (words, pair_words) == (60, 5):
-        assert len(encode(tokenizer, XNLI, [Example("r", "a " * 60, 0, "b")], 8).prompts[0]) == 8
+        assert len(encode(tokenizer, XNLI, [Example("r", "a " * 60, 0, "b")], 8, Layout(1)).prompts[0]) == 8
 
 
 def test_a_prompt_without_room_for_its_texts_is_refused():
     tokenizer = load_model("demo").tokenizer
     with pytest.raises(UserError, match="leaves no room"):
-        encode(tokenizer, XNLI, [Example("r", "a a a", 0, "b b")], 2)
+        encode(tokenizer, XNLI, [Example("r", "a a a", 0, "b b")], 2, Layout(1))
 
 
 def test_real_xnli_is_balanced_and_parallel(real_data):

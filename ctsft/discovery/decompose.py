@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ctsft.discovery.totals import LayerTotals, Totals
-from ctsft.models.anatomy import Anatomy, Layer, Norm, Projection
+from ctsft.models.anatomy import Anatomy, Layer, Norm, Projection, Transform
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ def slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.autograd.grad(function(x).sum(), x)[0]
 
 
+def prop_activation(rel: Tensor, total: Tensor, function: Callable[[Tensor], Tensor], rules: Rules) -> Tensor:
+    """inclusive: f(total) - f(total - rel). linear: f'(total) rel."""
+    if rules.gate == "linear":
+        return slope(function, total) * rel
+    # f(total) - f(total - 0) is zero only up to rounding: vector and scalar code differ in the last bit.
+    return rel.any(-1, keepdim=True) * (function(total) - function(total - rel))
+
+
 def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Tensor:
     """From the MLP's normed input to its output. With a = act(g) the hidden value is h = a u, or h = act(u) ungated.
 
@@ -93,14 +101,9 @@ def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Te
     linear: act'(g) u rel_g + act(g) rel_u, or act'(u) rel_u.
     A norm behind the MLP is the last step.
     """
-    # f(total) - f(total - 0) is zero only up to rounding: vector and scalar code differ in the last bit.
-    alive = rel.any(-1, keepdim=True)
     rel_up = clean_up(prop_linear(rel, layer.up, totals.up, rules), totals.up, rules)
     if layer.gate is None:
-        if rules.gate == "linear":
-            hidden = slope(layer.activation, totals.up) * rel_up
-        else:
-            hidden = alive * (layer.activation(totals.up) - layer.activation(totals.up - rel_up))
+        hidden = prop_activation(rel_up, totals.up, layer.activation, rules)
     else:
         rel_gate = clean_up(prop_linear(rel, layer.gate, totals.gate, rules), totals.gate, rules)
         if rules.gate == "linear":
@@ -109,9 +112,20 @@ def prop_mlp(rel: Tensor, layer: Layer, totals: LayerTotals, rules: Rules) -> Te
             )
         else:
             whole = layer.activation(totals.gate) * totals.up
+            alive = rel.any(-1, keepdim=True)  # as in prop_activation
             hidden = (whole - layer.activation(totals.gate - rel_gate).mul_(totals.up - rel_up)).mul_(alive)
     out = clean_up(prop_linear(hidden, layer.down, totals.mlp_out, rules), totals.mlp_out, rules)
     return out if layer.post_mlp is None else prop_norm(out, totals.mlp_out, layer.post_mlp, rules)
+
+
+def prop_transform(rel: Tensor, total: Tensor, transform: Transform, rules: Rules) -> Tensor:
+    """Through the head of a masked language model up to the unembedding; `total` leaves its dense map.
+
+    The dense map and its activation are the first half of an MLP, and follow the rules of one.
+    """
+    rel = clean_up(prop_linear(rel, transform.dense, total, rules), total, rules)
+    rel = prop_activation(rel, total, transform.activation, rules)
+    return prop_norm(rel, transform.activation(total), transform.norm, rules)
 
 
 class Propagation:
@@ -125,13 +139,14 @@ class Propagation:
         self.anatomy, self.totals, self.rules = anatomy, totals, rules
         self.end = len(anatomy.layers) - 1
         real = totals.mask
-        causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
+        every = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device)
+        before = every if anatomy.family.masked else every.tril()
         # A pad position may look at itself: a row of the softmax must not be empty. No real position looks at a pad.
         itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
-        seen = causal & real[:, None, :]
+        seen = before & real[:, None, :]
         # Which keys a query does not see [B, 1, T, T]; with a window it sees only the last `window` positions.
         self.hidden = {
-            window: ~((seen if window is None else seen & torch.ones_like(causal).triu(1 - window)) | itself)[:, None]
+            window: ~((seen if window is None else seen & every.triu(1 - window)) | itself)[:, None]
             for window in {layer.window for layer in anatomy.layers}
         }
 
@@ -200,13 +215,17 @@ class Propagation:
             written = prop_norm(written, written_total, layer.post_attention, rules)
             written_total = layer.post_attention.module(written_total)
         before = torch.zeros_like(written) if rel is None else self.reach(rel, number)
+        if layer.post_norm:
+            before = prop_norm(before, totals.x, layer.attention_norm, rules)
         mid = written + before
         # Beside attention, the MLP reads the stream as it was before.
         read = before if layer.parallel else mid
-        out = prop_mlp(prop_norm(read, totals.mid, layer.mlp_norm, rules), layer, totals, rules)
+        normed = prop_norm(read, totals.mid, layer.mlp_norm, rules)
+        out = prop_mlp(normed, layer, totals, rules)
         mlp_total = totals.mlp_out if layer.post_mlp is None else layer.post_mlp.module(totals.mlp_out)
-        behind = totals.mid + mlp_total + (written_total if layer.parallel else 0)
-        return clean_up(mid + out, behind, rules)
+        kept, kept_total = (normed, layer.mlp_norm.module(totals.mid)) if layer.post_norm else (mid, totals.mid)
+        behind = kept_total + mlp_total + (written_total if layer.parallel else 0)
+        return clean_up(kept + out, behind, rules)
 
     def run(self, start: int, source: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Inject `source` as rel_z of layer `start` [S, B, T, heads * d] and propagate to the end.

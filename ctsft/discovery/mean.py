@@ -48,7 +48,7 @@ def label_balanced_mean(
     seen = torch.zeros(n_labels, width, dtype=torch.float64, device=device)
     labels = torch.tensor(rows.labels, device=device)
     for group in by_length(rows.prompts, batch_size):
-        batch = pad_left([rows.prompts[i] for i in group], loaded.tokenizer.pad_token_id, device)
+        batch = pad_left([rows.prompts[i] for i in group], loaded.layout, device)
         totals = record(loaded, batch, only_z=True)
         mask = batch["attention_mask"].flip(1).double()
         span = mask.shape[1]

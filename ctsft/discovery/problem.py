@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctsft.discovery.decompose import PAPER_RULES, Propagation, Rules, prop_norm
+from ctsft.discovery.decompose import PAPER_RULES, Propagation, Rules, prop_norm, prop_transform, slope
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.totals import record
 from ctsft.errors import CellFailed
@@ -42,7 +42,7 @@ class Batch:
     def __init__(self, problem: Problem, group: Sequence[int], rules: Rules):
         loaded, rows = problem.loaded, problem.rows
         device = next(loaded.model.parameters()).device
-        self.tokens = pad_left([rows.prompts[i] for i in group], loaded.tokenizer.pad_token_id, device)
+        self.tokens = pad_left([rows.prompts[i] for i in group], loaded.layout, device)
         self.anatomy, self.rules = loaded.anatomy, rules
         self.totals = record(loaded, self.tokens)
         self.propagation = Propagation(loaded.anatomy, self.totals, rules)
@@ -57,24 +57,46 @@ class Batch:
         others = (unembedding.sum(0) - unembedding[gold]) / (len(problem.label_tokens) - 1)
         self.answer = unembedding[gold] - others
         self.gold, self.label_tokens = gold, list(problem.label_tokens)
-        self.direction = self._through_final_norm()
+        self.directions = self._directions()
 
-    def _through_final_norm(self) -> Tensor:
-        """v [B, hidden] with <rel, v> = the answer's share of the final norm of rel, its bias left out."""
-        norm, total = self.anatomy.final_norm, self.totals.final[:, -1]
-        return back_through(self.answer, total, norm)
+    def _directions(self) -> list[Tensor]:
+        """v / |v| [B, hidden] of every layer: <rel, v> is the answer's share of what `rel`, written there, becomes.
 
-    def _normed(self, stream: Tensor) -> Tensor:
-        """rel behind the final norm at the label position, [S, B, hidden]."""
-        return prop_norm(stream[:, :, -1], self.totals.final[:, -1], self.anatomy.final_norm, self.rules)
+        It goes the straight way, along the residuals: through the final norm (and a masked language model's head, to
+        first order), their biases left out. On that way post-norm models have the norms of all later layers too.
+        """
+        transform, totals = self.anatomy.transform, self.totals
+        v = self.answer
+        if transform is not None:
+            v = back_through(v, transform.activation(totals.transform), transform.norm)
+            v = (v * slope(transform.activation, totals.transform)) @ transform.dense.weight
+        v = back_through(v, totals.final[:, -1], self.anatomy.final_norm)
+        directions = []
+        for layer, kept in zip(reversed(self.anatomy.layers), reversed(totals.layers), strict=True):
+            if layer.post_norm:
+                v = back_through(v, kept.mid[:, -1], layer.mlp_norm)
+            directions.insert(0, v / v.norm(dim=-1, keepdim=True))
+            if layer.post_norm:
+                v = back_through(v, kept.x[:, -1], layer.attention_norm)
+        return directions
+
+    def _before_unembedding(self, stream: Tensor) -> Tensor:
+        """rel behind the final norm and a masked language model's head, at the label position [S, B, hidden]."""
+        rel = prop_norm(stream[:, :, -1], self.totals.final[:, -1], self.anatomy.final_norm, self.rules)
+        if self.anatomy.transform is None:
+            return rel
+        return prop_transform(rel, self.totals.transform, self.anatomy.transform, self.rules)
 
     def to_logits(self, stream: Tensor) -> Tensor:
-        """R(s) = rel logit of gold - mean rel logit of the others, [S, B], from the last stream [S, B, T, hidden]."""
-        return (self._normed(stream) * self.answer).sum(-1)
+        """R(s) = rel logit of gold - mean rel logit of the others, [S, B], from the last stream [S, B, T, hidden].
+
+        A bias of the unembedding is no head's doing: it counts as irrelevant.
+        """
+        return (self._before_unembedding(stream) * self.answer).sum(-1)
 
     def to_label_words(self, stream: Tensor) -> Tensor:
         """The rel logit of every label word, [S, B, C]."""
-        return self._normed(stream) @ self.anatomy.unembedding.weight[self.label_tokens].T
+        return self._before_unembedding(stream) @ self.anatomy.unembedding.weight[self.label_tokens].T
 
     def margin(self, logits: Tensor) -> Tensor:
         """Logit of the gold label word - mean logit of the others, [B], from the model's logits [B, vocabulary]."""
@@ -87,8 +109,7 @@ class Batch:
 
         Where the attention output is normed on its way to the stream, v goes back through that norm.
         """
-        v = self.direction / self.direction.norm(dim=-1, keepdim=True)
-        layer = self.anatomy.layers[number]
+        v, layer = self.directions[number], self.anatomy.layers[number]
         if layer.post_attention is not None:
             v = back_through(v, self.totals.layers[number].attention_out[:, -1], layer.post_attention)
         readers = (v @ layer.o.weight).unflatten(-1, (-1, self.anatomy.head_dim))

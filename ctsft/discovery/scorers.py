@@ -121,7 +121,7 @@ def propagate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """R of the heads `chunk` of a layer to the logits [S] and to all heads [S, layers, heads], summed over rows."""
     size, beta = batch.anatomy.head_dim, batch.beta[layer]
-    source = torch.zeros(len(chunk), *beta.shape, device=beta.device)
+    source = beta.new_zeros(len(chunk), *beta.shape)
     for row, head in enumerate(chunk):
         part = slice(head * size, (head + 1) * size)
         source[row, ..., part] = beta[..., part]

@@ -41,11 +41,15 @@ class LayerTotals:
 @dataclass
 class Totals:
     """One forward pass: per layer, the input of the final norm, the logits at the label position [B, V] (before a
-    soft cap, where the model has one), and which positions are real [B, T]."""
+    soft cap, where the model has one), and which positions are real [B, T].
+
+    transform: what leaves the dense map of a masked language model's head, at the label position [B, hidden].
+    """
 
     layers: list[LayerTotals]
     mask: Tensor
     final: Tensor | None = None
+    transform: Tensor | None = None
     logits: Tensor | None = None
     hooks: list = field(default_factory=list, repr=False)
 
@@ -78,6 +82,12 @@ def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> To
 
         return hook
 
+    def keep_label_position(name: str) -> Callable:
+        def hook(module, args, output):
+            setattr(totals, name, output if output.ndim == 2 else output[:, -1])
+
+        return hook
+
     for layer, kept in zip(loaded.anatomy.layers, totals.layers, strict=True):
         totals.hooks.append(layer.o.module.register_forward_pre_hook(keep_input(kept, "z")))
         if only_z:
@@ -93,11 +103,10 @@ def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> To
                 totals.hooks.append(projection.module.register_forward_hook(hook))
     if not only_z:
         totals.hooks.append(loaded.anatomy.final_norm.module.register_forward_pre_hook(keep_input(totals, "final")))
-        totals.hooks.append(
-            loaded.anatomy.unembedding.register_forward_hook(
-                lambda module, args, out: setattr(totals, "logits", out.flatten(0, -2))
-            )
-        )
+        totals.hooks.append(loaded.anatomy.unembedding.register_forward_hook(keep_label_position("logits")))
+        if loaded.anatomy.transform is not None:
+            dense = loaded.anatomy.transform.dense.module
+            totals.hooks.append(dense.register_forward_hook(keep_label_position("transform")))
     try:
         loaded.model(**batch, logits_to_keep=1, use_cache=False)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -84,7 +84,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Layer:
-    """The parts of one decoder layer, in the order in which an activation meets them."""
+    """The parts of one layer, in the order in which an activation meets them."""
 
     attention: nn.Module
     attention_norm: Norm
@@ -105,11 +105,21 @@ class Layer:
     softcap: float | None
     window: int | None
     parallel: bool
+    post_norm: bool
 
     @property
     def norms(self) -> tuple[Norm, ...]:
         every = (self.attention_norm, self.q_norm, self.k_norm, self.post_attention, self.mlp_norm, self.post_mlp)
         return tuple(norm for norm in every if norm is not None)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a masked language model does between its last norm and the unembedding: norm(activation(dense(x)))."""
+
+    dense: Projection
+    activation: Callable[[Tensor], Tensor]
+    norm: Norm
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class Anatomy:
     kv_heads: int
     head_dim: int
     final_norm: Norm
+    transform: Transform | None
     unembedding: nn.Module
     norm_parameters: tuple[str, ...]
 
@@ -144,7 +155,7 @@ def _qkv_rows(family: Family, heads: int, kv_heads: int, size: int) -> dict[str,
 
 
 def _layer(family: Family, config: object, module: nn.Module, prefix: str, qkv: dict[str, slice | Tensor]) -> Layer:
-    """The parts of the decoder layer `module`, which the model calls `prefix`."""
+    """The parts of the layer `module`, which the model calls `prefix`."""
 
     def project(path: str, rows: slice | Tensor = slice(None)) -> Projection:
         return Projection(f"{prefix}.{path}", module.get_submodule(path), rows)
@@ -175,11 +186,23 @@ def _layer(family: Family, config: object, module: nn.Module, prefix: str, qkv: 
         softcap=getattr(attention, "attn_logit_softcapping", None),
         window=family.window(config, attention),
         parallel=family.parallel(config),
+        post_norm=family.embedding_norm is not None,
+    )
+
+
+def _transform(family: Family, model: nn.Module) -> Transform | None:
+    head = family.mask_head
+    if head is None:
+        return None
+    return Transform(
+        dense=Projection(head.dense, model.get_submodule(head.dense), slice(None)),
+        activation=nn.functional.gelu if head.activation is None else model.get_submodule(head.activation),
+        norm=Norm(model.get_submodule(head.norm)),
     )
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Find the heads, norms and MLPs of a Hugging Face causal language model."""
+    """Find the heads, norms and MLPs of a Hugging Face language model, causal or masked."""
     config = model.config
     family = family_of(config)
     heads = config.num_attention_heads
@@ -194,8 +217,17 @@ def anatomy(model: nn.Module) -> Anatomy:
         _layer(family, config, module, f"{family.layers}.{number}", qkv)
         for number, module in enumerate(model.get_submodule(family.layers))
     ]
-    final_norm = Norm(model.get_submodule(family.final_norm), family.one_plus)
+    if family.embedding_norm is None:
+        final_norm = Norm(model.get_submodule(family.final_norm), family.one_plus)
+    else:
+        # A layer's attention reads from the norm that ends the layer before it.
+        ends = [layer.attention_norm for layer in layers]
+        before = [Norm(model.get_submodule(family.embedding_norm), family.one_plus), *ends]
+        layers = [replace(layer, attention_norm=norm) for layer, norm in zip(layers, before, strict=False)]
+        final_norm = ends[-1]
+    transform = _transform(family, model)
     norms = {id(norm.module) for layer in layers for norm in layer.norms} | {id(final_norm.module)}
+    norms |= {id(transform.norm.module)} if transform else set()
     norm_parameters = tuple(
         f"{name}.{leaf}"
         for name, module in model.named_modules()
@@ -209,6 +241,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         kv_heads=kv_heads,
         head_dim=head_dim,
         final_norm=final_norm,
+        transform=transform,
         unembedding=model.get_output_embeddings(),
         norm_parameters=norm_parameters,
     )

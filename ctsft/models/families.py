@@ -11,6 +11,19 @@ from ctsft.errors import UserError
 
 
 @dataclass(frozen=True)
+class MaskHead:
+    """Module paths of a masked language model's head: logits = unembedding(norm(activation(dense(x)))).
+
+    `path` is the whole head. No path for the activation: it is a plain GELU.
+    """
+
+    path: str
+    dense: str
+    norm: str
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """Module paths inside one decoder layer (or inside the model, for `layers` and `final_norm`).
 
@@ -20,6 +33,12 @@ class Family:
     stream. `one_plus`: norms multiply by 1 + weight. `parallel(config)`: the MLP reads the stream before attention.
     `window(config, attention)`: how many positions a layer sees back, or None. `refuse` returns why a configuration
     cannot be decomposed, or None.
+
+    `embedding_norm`, a path inside the model, marks post-norm residuals, which carry what leaves a norm and not what
+    enters it. Their norms come in the same order (before attention, before the MLP, at the end), but `attention_norm`
+    stands at the end of a layer, for the next one, and `embedding_norm` before the first; there is no `final_norm`.
+    `mask_head` marks a masked language model: it reads in both directions, and the label word stands at a mask token.
+    `first_position(config)` is the position id of the first token.
     """
 
     name: str
@@ -43,11 +62,19 @@ class Family:
     post_mlp: str | None = None
     per_head_qkv: bool = False
     one_plus: bool = False
+    embedding_norm: str | None = None
+    mask_head: MaskHead | None = None
+    first_position: Callable[[object], int] = lambda config: 0
     parallel: Callable[[object], bool] = lambda config: False
     window: Callable[[object, nn.Module], int | None] = lambda config, attention: getattr(
         attention, "sliding_window", None
     )
     refuse: Callable[[object], str | None] = lambda config: None
+
+    @property
+    def masked(self) -> bool:
+        """Whether this is a masked language model, and not one that predicts the next token."""
+        return self.mask_head is not None
 
 
 def _gpt2_variants(config) -> str | None:
@@ -60,6 +87,14 @@ def _opt_variants(config) -> str | None:
     return "projected embeddings" if config.word_embed_proj_dim != config.hidden_size else None
 
 
+def _bert_variants(config) -> str | None:
+    if config.is_decoder:
+        return "a decoder's causal mask (is_decoder)"
+    # transformers 5 has no relative positions for these models any more, and would leave them out without a word.
+    positions = getattr(config, "position_embedding_type", "absolute")
+    return None if positions == "absolute" else f"positions of type '{positions}'"
+
+
 def _everywhere(config, attention: nn.Module) -> int | None:
     return getattr(config, "sliding_window", None)
 
@@ -69,6 +104,28 @@ _GEMMA = dict(
     post_attention="post_attention_layernorm",
     post_mlp="post_feedforward_layernorm",
     one_plus=True,
+)
+
+_BERT = dict(
+    attention="attention.self",
+    attention_norm="output.LayerNorm",
+    mlp_norm="attention.output.LayerNorm",
+    q="attention.self.query",
+    k="attention.self.key",
+    v="attention.self.value",
+    o="attention.output.dense",
+    gate=None,
+    up="intermediate.dense",
+    down="output.dense",
+    activation="intermediate.intermediate_act_fn",
+    refuse=_bert_variants,
+)
+_ROBERTA = dict(
+    layers="roberta.encoder.layer",
+    embedding_norm="roberta.embeddings.LayerNorm",
+    mask_head=MaskHead("lm_head", "lm_head.dense", "lm_head.layer_norm"),
+    first_position=lambda config: config.pad_token_id + 1,
+    **_BERT,
 )
 
 FAMILIES = (
@@ -138,6 +195,21 @@ FAMILIES = (
         activation="activation_fn",
         refuse=_opt_variants,
     ),
+    Family(
+        "BERT",
+        ("bert",),
+        layers="bert.encoder.layer",
+        embedding_norm="bert.embeddings.LayerNorm",
+        mask_head=MaskHead(
+            "cls",
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.transform.transform_act_fn",
+        ),
+        **_BERT,
+    ),
+    Family("RoBERTa", ("roberta",), **_ROBERTA),
+    Family("XLM-RoBERTa", ("xlm-roberta",), **_ROBERTA),
 )
 
 # What these have cannot be decomposed exactly by the rules of decompose.py.

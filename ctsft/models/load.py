@@ -1,4 +1,4 @@
-"""Load a causal language model from a hub id, a local folder or a .gguf file, and name its weights by their hash."""
+"""Load a language model from a hub id, a local folder or a .gguf file, and name its weights by their hash."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ctsft.errors import UserError
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.families import family_of
+from ctsft.tasks.prompts import Layout
 
 DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in float32 with its tokenizer (padding on the left), its anatomy, and where its weights came from."""
+    """A model in float32 with its tokenizer, anatomy and layout of prompts, and where its weights came from."""
 
     model: nn.Module
     tokenizer: object
     anatomy: Anatomy
+    layout: Layout
     weights: str
     commit: str | None
 
@@ -68,6 +76,14 @@ def unembed_as_a_matrix(unembedding: nn.Module) -> None:
     unembedding.register_forward_hook(lambda module, args, out: out.unsqueeze(1) if out.ndim == 2 else None)
 
 
+def answer_at_the_label(head: nn.Module) -> None:
+    """Let the head of a masked language model see the label position alone, as [B, 1, hidden].
+
+    These models know no `logits_to_keep`: without this they would meet the whole vocabulary at every position.
+    """
+    head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:],))
+
+
 def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
     """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
 
@@ -88,23 +104,41 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-            family_of(config)
+            family = family_of(config)
             tokenizer = _load_tokenizer(source, options)
             # use_safetensors refuses pickled checkpoints; a .gguf file is no pickle and has its own reader.
             safe = {} if "gguf_file" in options else {"use_safetensors": True}
-            model = AutoModelForCausalLM.from_pretrained(
-                source, trust_remote_code=False, dtype=torch.float32, **safe, **options
+            loader = AutoModelForMaskedLM if family.masked else AutoModelForCausalLM
+            model, found = loader.from_pretrained(
+                source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **safe, **options
             )
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
+                "this machine. Choose a model whose architecture and tokenizer transformers has itself."
+            ) from error
         raise UserError(
             f"cannot load the model '{name}': {str(error).splitlines()[0]} "
             "Without a connection to the hub, give a local folder or .gguf file with --model "
             "(and the data with --data-dir)."
         ) from error
+    if found["missing_keys"]:
+        raise UserError(
+            f"the model '{name}' has no weights for {min(found['missing_keys'])}: it is no whole language model, "
+            "and cannot answer with label words."
+        )
+    if family.masked and tokenizer.mask_token is None:
+        raise UserError(
+            f"the tokenizer of '{name}' has no mask token, which a masked language model needs in the label's place."
+        )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
-    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), _hub_commit(source, revision))
+    if family.masked:
+        answer_at_the_label(model.get_submodule(family.mask_head.path))
+    layout = Layout.of(tokenizer, family.masked, family.first_position(config))
+    return Loaded(model, tokenizer, anatomy(model), layout, weight_hash(model), _hub_commit(source, revision))

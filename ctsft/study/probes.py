@@ -39,9 +39,9 @@ class Tests:
         if name == self.bench.config.task:
             return self.bench.predict(self.bench.prompts(language, "test")).digits
         if test not in self.prompts:
-            task, tokenizer = get_task(name), self.bench.loaded.tokenizer
-            rows = encode(tokenizer, task, self.rows(test).examples, self.bench.config.max_tokens)
-            self.prompts[test] = rows, label_tokens(tokenizer, task)
+            task, tokenizer, layout = get_task(name), self.bench.loaded.tokenizer, self.bench.loaded.layout
+            rows = encode(tokenizer, task, self.rows(test).examples, self.bench.config.max_tokens, layout)
+            self.prompts[test] = rows, label_tokens(tokenizer, task, layout)
         return self.bench.predict(*self.prompts[test]).digits
 
     def answers_of_theta1(self, test: str, seed: int) -> str:

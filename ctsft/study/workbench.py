@@ -54,9 +54,10 @@ class Workbench:
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
         longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
+        longest -= self.loaded.layout.first_position
         if config.max_tokens > longest:
             raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
-        self.label_tokens = label_tokens(self.loaded.tokenizer, self.task)
+        self.label_tokens = label_tokens(self.loaded.tokenizer, self.task, self.loaded.layout)
         self.encoded: dict[tuple[str, str], Encoded] = {}
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
@@ -90,12 +91,12 @@ class Workbench:
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """Rows as prompts of at most --max-tokens tokens."""
-        return encode(self.loaded.tokenizer, self.task, examples, self.config.max_tokens)
+        return encode(self.loaded.tokenizer, self.task, examples, self.config.max_tokens, self.loaded.layout)
 
     def predict(self, rows: Encoded, words: Sequence[int] | None = None) -> Predictions:
         """Answers in the study's own label words, or in the tokens `words` of another task."""
-        pad, words = self.loaded.tokenizer.pad_token_id, words or self.label_tokens
-        return predict(self.model, rows, words, pad, self.config.eval_batch, self.autocast)
+        words, layout = words or self.label_tokens, self.loaded.layout
+        return predict(self.model, rows, words, layout, self.config.eval_batch, self.autocast)
 
     def accuracy(self, language: str, name: str) -> tuple[Predictions, dict[str, float]]:
         rows = self.prompts(language, name)
@@ -153,7 +154,6 @@ class Workbench:
     ) -> None:
         config = self.config
         with trainable(self.model, self.anatomy, arm, heads, config.kv_policy) as (parameters, compact):
-            pad = self.loaded.tokenizer.pad_token_id
             write_back = compact.write_back
             if config.checkpointing:
                 self.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -162,7 +162,7 @@ class Workbench:
                 parameters,
                 rows,
                 self.label_tokens,
-                pad,
+                self.loaded.layout,
                 recipe,
                 order_seed,
                 self.autocast,

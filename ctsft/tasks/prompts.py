@@ -28,10 +28,37 @@ class Encoded:
         return Encoded(*(tuple(field[i] for i in index) for field in (self.prompts, self.labels, self.ids)))
 
 
-def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int) -> Encoded:
+@dataclass(frozen=True)
+class Layout:
+    """How a model wants its prompts.
+
+    pad: the token that fills a batch. mask: the text that ends the prompt of a masked language model, in the label
+    word's place; empty where the label is the next token. behind: how many of the tokenizer's own tokens follow the
+    label position. first_position: the position id of a prompt's first token.
+    """
+
+    pad: int
+    mask: str = ""
+    behind: int = 0
+    first_position: int = 0
+
+    @classmethod
+    def of(cls, tokenizer, masked: bool, first_position: int = 0) -> Layout:
+        """Read it off a tokenizer with a pad token, and a mask token for a masked language model."""
+        if not masked:
+            return cls(tokenizer.pad_token_id, first_position=first_position)
+        # Mostly the space before a mask token belongs to it; where it would be a token of its own, it is left out.
+        size, texts = len(tokenizer("x")["input_ids"]) + 1, (f" {tokenizer.mask_token}", tokenizer.mask_token)
+        mask = next((text for text in texts if len(tokenizer(f"x{text}")["input_ids"]) == size), texts[0])
+        behind = tokenizer(f"x{mask}")["input_ids"][::-1].index(tokenizer.mask_token_id)
+        return cls(tokenizer.pad_token_id, mask, behind, first_position)
+
+
+def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int, layout: Layout) -> Encoded:
     """Tokenize prompts of at most `max_tokens` tokens, cutting the end of a text and never the label field."""
+    template = task.template + layout.mask
     return Encoded(
-        tuple(tuple(_fit(tokenizer, task, example, max_tokens)) for example in examples),
+        tuple(tuple(_fit(tokenizer, template, example, max_tokens)) for example in examples),
         tuple(example.label for example in examples),
         tuple(example.id for example in examples),
     )
@@ -48,10 +75,10 @@ def fill(template: str, fields: Mapping[str, str]) -> tuple[str, dict[str, tuple
     return text, spans
 
 
-def _fit(tokenizer, task: Task, example: Example, max_tokens: int) -> list[int]:
+def _fit(tokenizer, template: str, example: Example, max_tokens: int) -> list[int]:
     fields = {"text": example.text, "pair": example.pair}
     while True:
-        prompt, spans = fill(task.template, fields)
+        prompt, spans = fill(template, fields)
         encoded = tokenizer(prompt, return_offsets_mapping=True)
         ids, excess = encoded["input_ids"], len(encoded["input_ids"]) - max_tokens
         if excess <= 0:
@@ -66,7 +93,7 @@ def _fit(tokenizer, task: Task, example: Example, max_tokens: int) -> list[int]:
         if excess > len(starts[longest]) + rest:
             raise UserError(
                 f"max_tokens = {max_tokens} leaves no room for the text of row '{example.id}' beside the prompt "
-                f"'{task.template}'. Allow more tokens."
+                f"'{template}'. Allow more tokens."
             )
         # Of two fields the longer one gives first, down to the length of the other.
         other = max([len(inside) for name, inside in starts.items() if name != longest], default=0)
@@ -74,15 +101,17 @@ def _fit(tokenizer, task: Task, example: Example, max_tokens: int) -> list[int]:
         fields[longest] = fields[longest][: starts[longest][-give] - spans[longest][0]].rstrip()
 
 
-def label_tokens(tokenizer, task: Task) -> list[int]:
+def label_tokens(tokenizer, task: Task, layout: Layout) -> list[int]:
     """The single token of every label word as it follows the prompt; a word of several tokens is refused."""
     prompt, _ = fill(task.template, {"text": "x", "pair": "x"})
-    before = tokenizer(prompt)["input_ids"]
+    asked = tokenizer(prompt + layout.mask)["input_ids"]
+    place = len(asked) - 1 - layout.behind if layout.mask else len(asked)
+    before, behind = asked[:place], asked[place + 1 :]
     tokens = []
     for word in task.label_words:
-        after = tokenizer(prompt + word)["input_ids"]
-        added = after[len(before) :]
-        if after[: len(before)] != before or len(added) != 1:
+        answered = tokenizer(prompt + word)["input_ids"]
+        added = answered[place : len(answered) - len(behind)]
+        if len(added) != 1 or answered != [*before, *added, *behind]:
             pieces = tokenizer.convert_ids_to_tokens(added)
             raise UserError(
                 f"the label word '{word}' is not a single token after the prompt: it splits into {pieces}. "
@@ -96,12 +125,22 @@ def label_tokens(tokenizer, task: Task) -> list[int]:
     return tokens
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str) -> dict[str, Tensor]:
-    """A batch whose last column is the label position: input_ids, attention_mask and position_ids, each [B, T]."""
+def pad_left(prompts: Sequence[Sequence[int]], layout: Layout, device: torch.device | str) -> dict[str, Tensor]:
+    """A batch whose last column is the label position: input_ids, attention_mask and position_ids, each [B, T].
+
+    What follows the label position in the prompt (of a masked language model) stands before it in the batch. Such a
+    model reads in both directions and knows a token's place from its position id alone, which every token keeps.
+    """
     width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    ids = torch.tensor([[layout.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    places = (mask.cumsum(-1) - 1).clamp(min=0) + layout.first_position
+    batch = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    if layout.behind:
+        label = width - 1 - layout.behind
+        order = [*range(label), *range(label + 1, width), label]
+        batch = {name: value[:, order] for name, value in batch.items()}
+    return batch
 
 
 def by_length(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ctsft.errors import CellFailed
-from ctsft.tasks.prompts import Encoded, by_length, pad_left
+from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def train(
     parameters: Sequence[nn.Parameter],
     rows: Encoded,
     label_tokens: Sequence[int],
-    pad: int,
+    layout: Layout,
     recipe: Recipe,
     order_seed: int,
     autocast: torch.autocast,
@@ -67,7 +67,7 @@ def train(
             order = torch.randperm(len(rows), generator=generator).tolist()
             for start in range(0, len(rows), recipe.batch_size):
                 batch = rows.subset(order[start : start + recipe.batch_size])
-                loss = _accumulate(model, batch, label_tokens, pad, recipe.micro_batch, device, autocast)
+                loss = _accumulate(model, batch, label_tokens, layout, recipe.micro_batch, device, autocast)
                 if not math.isfinite(loss):
                     raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -85,14 +85,15 @@ def train(
     return losses
 
 
-def _accumulate(model, batch: Encoded, label_tokens, pad, micro_batch, device, autocast) -> float:
+def _accumulate(model, batch: Encoded, label_tokens, layout, micro_batch, device, autocast) -> float:
     """Backward through one batch, micro-batch by micro-batch; returns its mean loss."""
     total = 0.0
     for group in by_length(batch.prompts, micro_batch):
         part = batch.subset(group)
         gold = torch.tensor([label_tokens[label] for label in part.labels], device=device)
         with autocast:
-            logits = model(**pad_left(part.prompts, pad, device), logits_to_keep=1, use_cache=False).logits[:, -1]
+            inputs = pad_left(part.prompts, layout, device)
+            logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         loss = nn.functional.cross_entropy(logits.float(), gold, reduction="sum") / len(batch)
         loss.backward()
         total += loss.item()

@@ -8,8 +8,6 @@ A price on every head's output keeps the other heads from learning the same.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ from ctsft.heads import Head
 from ctsft.models.anatomy import anatomy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.tasks.known import KnownCircuit
-from ctsft.tasks.prompts import Encoded
+from ctsft.tasks.prompts import Encoded, Layout
 
 KEYS, LABEL_TOKENS, PAIRS = 6, (1, 2, 3), 10
 FIRST_KEY, HEADS = 4, 4
@@ -106,7 +104,7 @@ def written(model: GPT2LMHeadModel) -> list[Tensor]:
 def induction(seed: int = 0, steps: int = STEPS) -> KnownCircuit:
     """Train the model by `seed`, and read its circuit off its attention."""
     model = trained(seed, steps)
-    loaded = Loaded(model, SimpleNamespace(pad_token_id=0), anatomy(model), weight_hash(model), None)
+    loaded = Loaded(model, None, anatomy(model), Layout(0), weight_hash(model), None)
     return KnownCircuit(loaded, rows, LABEL_TOKENS, parts(model))
 
 

@@ -7,8 +7,6 @@ nothing to do with the label. Every head looks at all positions alike; norms are
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,7 +14,7 @@ from ctsft.heads import Head
 from ctsft.models.anatomy import anatomy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.tasks.known import KnownCircuit
-from ctsft.tasks.prompts import Encoded
+from ctsft.tasks.prompts import Encoded, Layout
 
 LAYERS, HEADS, SIZE, HIDDEN, VOCABULARY = 4, 8, 8, 32, 40
 # The residual stream: the class of the class token, the answer, the class handed on, the norm's constant, noise.
@@ -82,7 +80,7 @@ def planted(seed: int = 0) -> KnownCircuit:
         SENDER: "hands the label on",
         RECEIVER: "reads what is handed on",
     }
-    loaded = Loaded(model, SimpleNamespace(pad_token_id=0), anatomy(model), weight_hash(model), None)
+    loaded = Loaded(model, None, anatomy(model), Layout(0), weight_hash(model), None)
     return KnownCircuit(loaded, rows, LABEL_TOKENS, heads)
 
 
