@@ -30,7 +30,8 @@ class Tests:
         if name == self.bench.config.task:
             return self.bench.split(language, "test")
         if test not in self.related:
-            self.related[test] = get_task(name).load(language, "test", self.bench.config.data_folder)
+            folder = self.bench.config.data_folder
+            self.related[test] = get_task(name, folder).load(language, "test", folder)
         return self.related[test]
 
     def answers(self, test: str) -> str:
@@ -39,7 +40,8 @@ class Tests:
         if name == self.bench.config.task:
             return self.bench.predict(self.bench.prompts(language, "test")).digits
         if test not in self.prompts:
-            task, tokenizer = get_task(name), self.bench.loaded.tokenizer
+            task = get_task(name, self.bench.config.data_folder)
+            tokenizer = self.bench.loaded.tokenizer
             rows = encode(tokenizer, task, self.rows(test).examples, self.bench.config.max_tokens)
             self.prompts[test] = rows, label_tokens(tokenizer, task)
         return self.bench.predict(*self.prompts[test]).digits
