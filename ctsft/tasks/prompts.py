@@ -30,7 +30,7 @@ class Encoded:
 
 def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int) -> Encoded:
     """Tokenize prompts of at most `max_tokens` tokens, cutting the end of a text and never the label field."""
-    end = answers(tokenizer, task)[0]
+    end = answers(tokenizer, task)[0] if task.several_tokens == "first" else []
     room = max_tokens - len(end)
     return Encoded(
         tuple((*_fit(tokenizer, task, example, room), *end) for example in examples),
