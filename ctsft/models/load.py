@@ -22,13 +22,17 @@ DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in float32 with its tokenizer (padding on the left), its anatomy, and where its weights came from."""
+    """A model in float32 with its tokenizer (padding on the left), its anatomy, and where its weights came from.
+
+    `name` is the hub id with the commit it resolved to, or the last name of a local folder or file.
+    """
 
     model: nn.Module
     tokenizer: object
     anatomy: Anatomy
     weights: str
     commit: str | None
+    name: str = ""
 
 
 def weight_hash(model: nn.Module) -> str:
@@ -107,4 +111,6 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
-    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), _hub_commit(source, revision))
+    commit = _hub_commit(source, revision)
+    called = f"{name}@{commit[:12]}" if commit else Path(name).name
+    return Loaded(model, tokenizer, anatomy(model), weight_hash(model), commit, called)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
@@ -98,7 +97,8 @@ class Workbench:
         counts = Counter(example.label for example in train.by_id(self.pool_a))
         label, scarcest = min(((n, counts[n]) for n in range(len(self.task.labels))), key=lambda pair: pair[1])
         per_label = self.config.mean_rows // len(self.task.labels)
-        if scarcest <= per_label and any(get_arm(arm).needs_heads for arm, _ in self.config.arm_depths()):
+        apart = self.config.pool == "disjoint"
+        if apart and scarcest <= per_label and any(get_arm(arm).needs_heads for arm, _ in self.config.arm_depths()):
             raise UserError(
                 f"--mean-rows {self.config.mean_rows} takes {per_label} source rows of each label, but there are "
                 f"{scarcest} of '{self.task.labels[label]}', and none would be left to score heads on. Lower it."
@@ -275,9 +275,7 @@ class Workbench:
 
     @property
     def model_name(self) -> str:
-        """The hub id with the commit it resolved to, or the name of the local folder or file."""
-        name, commit = self.config.model, self.loaded.commit
-        return f"{name}@{commit[:12]}" if commit else Path(name).name
+        return self.loaded.name
 
 
 def _device(name: str) -> torch.device:
