@@ -63,6 +63,19 @@ def _hub_commit(source: str, revision: str | None) -> str | None:
     return extract_commit_hash(cached_file(source, "config.json", revision=revision, local_files_only=True), None)
 
 
+def device_of(name: str) -> torch.device:
+    """cpu, cuda, cuda:<number>, or auto: the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'. Valid: auto, cpu, cuda, cuda:<number>.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was asked for, but torch sees no GPU here. Use --device cpu.")
+    return device
+
+
 def unembed_as_a_matrix(unembedding: nn.Module) -> None:
     """Let the label position's states [B, 1, hidden] meet the unembedding as [B, hidden].
 

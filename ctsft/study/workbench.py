@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.heads import Head
-from ctsft.models.load import load_model, weight_hash
+from ctsft.models.load import device_of, load_model, weight_hash
 from ctsft.storage import write_atomic, write_json
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, short_hash, theta1_settings
@@ -40,7 +40,7 @@ class Workbench:
     """Holds the model, the data and the current state of the weights for `config`."""
 
     def __init__(self, config: StudyConfig):
-        self.device = _device(config.device)
+        self.device = device_of(config.device)
         if config.dtype == "auto":
             config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
         self.config, self.task = config, config.effective_task
@@ -276,15 +276,3 @@ class Workbench:
     @property
     def model_name(self) -> str:
         return self.loaded.name
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device '{name}'. Valid: auto, cpu, cuda, cuda:<number>.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was asked for, but torch sees no GPU here. Use --device cpu.")
-    return device

@@ -270,23 +270,18 @@ def _json_lines(path: Path) -> Records:
             yield number, record
 
 
-def _comma_separated(path: Path) -> Records:
-    return _separated(path, delimiter=",", strict=True)
-
-
-def _tab_separated(path: Path) -> Records:
-    """No quoting: in tab-separated text a quotation mark is a character like any other."""
-    return _separated(path, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _separated(path: Path, **form) -> Records:
+def _separated(path: Path) -> Records:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from separated(file, str(path), **form)
+        yield from separated(file, str(path), path.suffix)
 
 
-def separated(lines: Iterator[str], where: str, **form) -> Records:
-    """Rows of comma- or tab-separated text with a header, one at a time; a row of another width is refused."""
+def separated(lines: Iterator[str], where: str, kind: str) -> Records:
+    """Rows of text with a header, .csv or .tsv, one at a time; a row of another width is refused.
+
+    Tab-separated text has no quoting: a quotation mark is a character like any other, so no row can swallow the next.
+    """
     csv.field_size_limit(LONGEST_FIELD)
+    form = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind == ".tsv" else dict(delimiter=",", strict=True)
     reader = csv.reader(lines, **form)
     try:
         header = next(reader, [])
@@ -306,8 +301,8 @@ def separated(lines: Iterator[str], where: str, **form) -> Records:
 
 
 READERS: dict[str, Callable[[Path], Records]] = {
-    ".csv": _comma_separated,
-    ".tsv": _tab_separated,
+    ".csv": _separated,
+    ".tsv": _separated,
     ".jsonl": _json_lines,
 }
 
