@@ -40,7 +40,7 @@ def model_card(delta: HeadDelta) -> str:
         "task": task.get("name"),
         "language": about.get("language"),
         "labels": ", ".join(task.get("labels", [])),
-        "prompt": f"`{task['template']}`" if "template" in task else None,
+        "prompt": f"`{task['template']}`".replace("|", "\\|") if "template" in task else None,
         "label words": ", ".join(f"`{word}`" for word in task.get("label_words", [])),
         "arm": about.get("arm"),
         "heads (layer.index)": ", ".join(about.get("heads", [])),
