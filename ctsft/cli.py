@@ -1,4 +1,4 @@
-"""The command line: `ctsft discover | tune | evaluate | predict | show`, one dataclass a command."""
+"""The command line: `ctsft advise | discover | tune | evaluate | predict | show`, one dataclass a command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tyro
 from transformers.utils import logging as transformers_logging
 
 from ctsft import library
+from ctsft.advise import advise, evidence, probe
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head, KVPolicy
@@ -300,7 +301,40 @@ class Show:
             print(f"picture: {self.png}")
 
 
-COMMANDS = {"discover": Discover, "tune": Tune, "evaluate": Evaluate, "predict": Predict, "show": Show}
+@dataclass(frozen=True)
+class Advise:
+    """Probe your setting (no training) and recommend an arm, from our result rows of the settings most like it."""
+
+    using: OnModel
+    data: OnTask
+    source: str
+    """The language that the model is competent on."""
+    target: str
+    """The language to adapt to."""
+    n: int | None = None
+    """How many target rows you have; without it, all training rows."""
+    may_lose: float = 0.02
+    """How much accuracy on the source you can give up."""
+    scores: Path | None = None
+    """What `ctsft discover` wrote, to say how concentrated relevance is."""
+    results: tuple[Path, ...] = (Path("results/demo"), Path("results/small"))
+    """Folders of result rows to draw on: ours, or your own."""
+
+    def run(self) -> None:
+        task, loaded = self.data.load(), self.using.load()
+        table = evidence(self.results)
+        scores = load_scores(self.scores) if self.scores else None
+        print(advise(probe(loaded, task, self.source, self.target, scores, self.n), table, self.may_lose))
+
+
+COMMANDS = {
+    "advise": Advise,
+    "discover": Discover,
+    "tune": Tune,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "show": Show,
+}
 
 
 def load_scores(path: Path) -> Relevance:
