@@ -107,8 +107,8 @@ def advise(found: Probe, table: pd.DataFrame, may_lose: float) -> str:
     source, target = found.source, found.zero_shot
     lines = [
         f"source (validation): {source.value:.3f} [{source.low:.3f}, {source.high:.3f}]",
-        f"target without training: {target.value:.3f} [{target.low:.3f}, {target.high:.3f}], {found.transfer:.0%} of the "
-        f"source's accuracy; majority class {found.majority:.3f}",
+        f"target without training: {target.value:.3f} [{target.low:.3f}, {target.high:.3f}], "
+        f"{found.transfer:.0%} of the source's accuracy; majority class {found.majority:.3f}",
         f"target rows: {found.rows}, scarcest label '{found.rarest[0]}' with {found.rarest[1]}",
     ]
     if found.concentration is not None:
