@@ -26,7 +26,12 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Drawings and file trees; mermaid is drawn by the reader's browser.
 NOT_CODE = {"text", "mermaid"}
 # What sets up the machine that the tests run on already, and what runs these tests.
-SETUP = ("python3 -m venv", ".venv/bin/python -m pip install", ".venv/bin/python -m pytest", "pre-commit install")
+SETUP = (
+    "python3 -m venv",
+    ".venv/bin/python -m pip install",
+    ".venv/bin/python -m pytest",
+    ".venv/bin/pre-commit install",
+)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
