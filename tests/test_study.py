@@ -133,7 +133,7 @@ def test_discovery_never_sees_target_rows(config, rows):
     [relevance] = (config.folder / "relevance").glob("*.json")
     about = json.loads(relevance.read_text())
     assert {*about["mean_row_ids"], *about["score_row_ids"]} <= set(bench.pool_a)
-    assert not set(bench.pool_a) & set(bench.pool_b)
+    assert not set(bench.pool_a) & set(bench.pools_b["d30"])
 
 
 def test_scores_are_made_on_theta1_whoever_asks_first(config, rows, tmp_path):

@@ -222,11 +222,11 @@ def test_a_delta_on_a_fresh_copy_gives_identical_logits_and_reverts(loaded, tmp_
     tune(loaded, "circuit")
     tuned_logits = loaded.model(**inputs).logits
     moving = moving_slices(loaded.model, loaded.anatomy, ARMS["circuit"], HEADS, "shared")
-    HeadDelta.of(loaded.model, moving, base).save(tmp_path / "delta.safetensors")
+    HeadDelta.of(loaded.model, moving, base).save(tmp_path)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             parameter.copy_(fresh[name])
-    undo = HeadDelta.load(tmp_path / "delta.safetensors").apply(loaded.model)
+    undo = HeadDelta.load(tmp_path).apply(loaded.model)
     assert torch.equal(loaded.model(**inputs).logits, tuned_logits)
     undo.apply(loaded.model)
     assert weight_hash(loaded.model) == base
@@ -235,10 +235,10 @@ def test_a_delta_on_a_fresh_copy_gives_identical_logits_and_reverts(loaded, tmp_
 def test_a_delta_of_another_model_is_refused(tmp_path):
     one, other = tiny("llama-2kv"), tiny("llama-2kv", seed=1)
     pieces = head_slices(one.anatomy, HEADS)
-    HeadDelta.of(one.model, pieces, weight_hash(one.model)).save(tmp_path / "d.safetensors")
+    HeadDelta.of(one.model, pieces, weight_hash(one.model)).save(tmp_path)
     with pytest.raises(UserError, match="made on weights"):
-        HeadDelta.load(tmp_path / "d.safetensors").apply(other.model)
-    (tmp_path / "broken.safetensors").write_bytes((tmp_path / "d.safetensors").read_bytes()[:100])
+        HeadDelta.load(tmp_path).apply(other.model)
+    (tmp_path / "broken.safetensors").write_bytes((tmp_path / "delta.safetensors").read_bytes()[:100])
     with pytest.raises(UserError, match="cannot read"):
         HeadDelta.load(tmp_path / "broken.safetensors")
 

@@ -29,7 +29,10 @@ DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in float32 with its tokenizer, anatomy and layout of prompts, and where its weights came from."""
+    """A model in float32 with its tokenizer, anatomy and layout of prompts, and where its weights came from.
+
+    `name` is the hub id with the commit it resolved to, or the last name of a local folder or file.
+    """
 
     model: nn.Module
     tokenizer: object
@@ -37,6 +40,7 @@ class Loaded:
     layout: Layout
     weights: str
     commit: str | None
+    name: str = ""
 
 
 def weight_hash(model: nn.Module) -> str:
@@ -65,6 +69,19 @@ def _hub_commit(source: str, revision: str | None) -> str | None:
     if Path(source).is_dir():
         return None
     return extract_commit_hash(cached_file(source, "config.json", revision=revision, local_files_only=True), None)
+
+
+def device_of(name: str) -> torch.device:
+    """cpu, cuda, cuda:<number>, or auto: the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'. Valid: auto, cpu, cuda, cuda:<number>.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was asked for, but torch sees no GPU here. Use --device cpu.")
+    return device
 
 
 def unembed_as_a_matrix(unembedding: nn.Module) -> None:
@@ -141,4 +158,6 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     if family.masked:
         answer_at_the_label(model.get_submodule(family.mask_head.path))
     layout = Layout.of(tokenizer, family.masked, family.first_position(config))
-    return Loaded(model, tokenizer, anatomy(model), layout, weight_hash(model), _hub_commit(source, revision))
+    commit = _hub_commit(source, revision)
+    called = f"{name}@{commit[:12]}" if commit else Path(name).name
+    return Loaded(model, tokenizer, anatomy(model), layout, weight_hash(model), commit, called)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ctsft.report.stats import Difference, Interval, macro_f1_interval, mean_interval, paired_difference
+from ctsft.report.stats import Difference, Interval, macro_f1_interval, mean_interval, paired_difference, permutation_p
 
 TARGET = ("answers", "gold")
 SOURCE = ("source_answers", "source_gold")
@@ -44,7 +44,8 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, columns: tuple[str, str] =
 def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, str] = TARGET) -> Difference | None:
     """The mean over settings of paired differences, on the seeds that every setting has in both arms.
 
-    The settings' test rows must correspond (the languages of a task are parallel): a row is drawn in all of them.
+    Where the settings' test rows correspond (the languages of a task are parallel), a row is drawn in all of them.
+    Where they do not, all rows are drawn as one sample in which every setting weighs the same.
     """
     sides = [(right(first, columns), right(second, columns)) for first, second in pairs]
     if not sides:
@@ -52,5 +53,10 @@ def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, s
     seeds = sorted(set.intersection(*(set(one) & set(two) for one, two in sides)))
     if not seeds:
         return None
-    first, second = (np.mean([stack(side[i], seeds) for side in sides], axis=0) for i in (0, 1))
-    return paired_difference(first, second)
+    first, second = ([stack(side[i], seeds) for side in sides] for i in (0, 1))
+    if len({rows[columns[1]].iloc[0].tobytes() for rows, _ in pairs}) == 1:
+        return paired_difference(np.mean(first, axis=0), np.mean(second, axis=0))
+    apart = [one - two for one, two in zip(first, second, strict=True)]
+    size = np.mean([values.shape[1] for values in apart])
+    weighted = np.concatenate([values * (size / values.shape[1]) for values in apart], axis=1)
+    return Difference(*mean_interval(weighted), permutation_p(np.concatenate(apart, axis=1).mean(0)))

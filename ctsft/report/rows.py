@@ -12,6 +12,7 @@ import pandas as pd
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
+from ctsft.tasks.task import from_digits
 
 # What makes two rows answers to the same question, but for the seed (and the learning rate, which validation chooses).
 SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
@@ -126,7 +127,7 @@ def labels_by_test(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "gold.json"
     if not path.is_file():
         raise UserError(f"no {path}, which holds the labels of the test rows. The experiment script writes it.")
-    return {test: _digits(entry["labels"]) for test, entry in json.loads(path.read_text()).items()}
+    return {test: from_digits(entry["labels"]) for test, entry in json.loads(path.read_text()).items()}
 
 
 def _labels(gold: dict[str, np.ndarray], test: str, folder: Path) -> np.ndarray:
@@ -135,15 +136,15 @@ def _labels(gold: dict[str, np.ndarray], test: str, folder: Path) -> np.ndarray:
     return gold[test]
 
 
-def _digits(text: str) -> np.ndarray:
-    return np.frombuffer(text[1:].encode("ascii"), np.uint8) - ord("0")
-
-
 def counted(text: str, gold: np.ndarray, folder: Path) -> np.ndarray:
     """Answers [N] from their digits; refused where they are not as many as there are labels."""
-    if text[:1] != "p" or not text[1:].isdecimal() or len(text) != len(gold) + 1:
+    try:
+        answers = from_digits(text)
+    except ValueError:
+        answers = None
+    if answers is None or len(answers) != len(gold):
         raise UserError(f"{folder}: predictions must be p and {len(gold)} digits, but one row has '{text[:12]}...'.")
-    return _digits(text)
+    return answers
 
 
 def _share(answers: np.ndarray, gold: np.ndarray) -> float:

@@ -6,7 +6,8 @@ import time
 
 from tqdm import tqdm
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers, next_frontier, select
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers, select
+from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
@@ -17,7 +18,6 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, relevance_settings, short_hash
 from ctsft.study.record import now
 from ctsft.study.workbench import Workbench
-from ctsft.tasks.task import draw_balanced
 from ctsft.tuning.arms import get_arm
 
 
@@ -42,13 +42,7 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
     problem, about = problem_of(bench, config, seed)
     tqdm.write(f"scores of seed {seed}: {config.scorer} on {len(problem.rows)} rows of {config.source}")
     started = time.perf_counter()
-    scorer = get_scorer(config.scorer)
-    relevance = scorer(problem, relevance, [])
-    frontiers = []
-    for _ in range(depth + 1):
-        frontiers.append(next_frontier(relevance, frontiers, k))
-        if len(frontiers) <= depth:
-            relevance = scorer(problem, relevance, frontiers[-1])
+    relevance = score_to_depth(config.scorer, problem, relevance, depth, k)
     seconds = time.perf_counter() - started
     relevance.about |= settings | about | {"seconds": round(seconds, 1), "created": now(), **bench.provenance}
     relevance.save(path)
@@ -62,26 +56,24 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
     """
     n_labels, theta1 = len(bench.task.labels), bench.theta1_of(seed)
     pool = bench.split(config.source, "train").by_id(bench.pool_a)
-    mean_rows = draw_balanced(pool, config.mean_rows // n_labels, n_labels, seed)
-    used = {example.id for example in mean_rows}
-    shared = config.pool == "shared"
-    rest = [example for example in pool if (example.id in used) == shared]
-    answers = bench.predict(bench.encode(rest)).labels
-    right = [example for example, answer in zip(rest, answers, strict=True) if example.label == answer]
-    scored = draw_balanced(right, config.score_rows // n_labels, n_labels, seed)
-    only_right = bool(scored)
-    if not only_right:
-        # A start so weak that it never gives some label (the paper's case of 50 XNLI rows) is scored all the same.
-        scored = draw_balanced(rest, config.score_rows // n_labels, n_labels, seed)
+    rows = scoring_rows(
+        pool,
+        lambda rest: bench.predict(bench.encode(rest)).labels,
+        n_labels,
+        config.mean_rows,
+        config.score_rows,
+        seed,
+        shared=config.pool == "shared",
+    )
     aligned = get_scorer(config.scorer).aligned
-    mean = label_balanced_mean(bench.loaded, bench.encode(mean_rows), n_labels, config.eval_batch, aligned)
-    problem = Problem(bench.loaded, bench.encode(scored), bench.label_tokens, mean)
+    mean = label_balanced_mean(bench.loaded, bench.encode(rows.mean), n_labels, config.eval_batch, aligned)
+    problem = Problem(bench.loaded, bench.encode(rows.scored), bench.label_tokens, mean)
     about = {
         "seed": seed,
         "theta1_hash": theta1["weight_hash"],
-        "mean_row_ids": [example.id for example in mean_rows],
-        "score_row_ids": [example.id for example in scored],
-        "only_correct_rows": only_right,
+        "mean_row_ids": [example.id for example in rows.mean],
+        "score_row_ids": [example.id for example in rows.scored],
+        "only_correct_rows": rows.only_right,
     }
     return problem, about
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ class StudyConfig:
     preset: str
     """Name of the results folder."""
     task: str
-    """Registered task: its prompt, label words and loader."""
+    """Registered task, or a folder in --data-dir that holds your own files."""
     source: str
     """Language the model is made competent on, and the circuit is found in."""
     targets: tuple[str, ...]
@@ -95,11 +96,13 @@ class StudyConfig:
     """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
 
     def __post_init__(self) -> None:
-        task = get_task(self.task)
+        if isinstance(self.data_dir, str):  # as a script may write it
+            object.__setattr__(self, "data_dir", Path(self.data_dir))
+        task = self.effective_task
         for language in (self.source, *self.targets):
             if language not in task.languages:
                 raise UserError(f"unknown language '{language}' for {self.task}. Valid: {', '.join(task.languages)}.")
-        if len(self.effective_task.label_words) != len(task.labels):
+        if len(task.label_words) != len(task.labels):
             raise UserError(f"--label-words needs one word for each of: {', '.join(task.labels)}.")
         if self.source in self.targets:
             raise UserError(f"the source '{self.source}' is also a target; leave it out of --targets.")
@@ -121,8 +124,9 @@ class StudyConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UserError(f"--{name.replace('_', '-')} needs at least one value, and each only once.")
-        if min(self.n_targets) < 1 or max(self.n_targets) > task.target_pool:
-            raise UserError(f"--n-targets must lie between 1 and {task.target_pool} (the size of pool B).")
+        if min(self.n_targets) < 1 or (task.parallel and max(self.n_targets) > task.target_pool):
+            most = f"between 1 and {task.target_pool} (the size of pool B)" if task.parallel else "above 0"
+            raise UserError(f"--n-targets must lie {most}.")
         if min(self.depths) < 0 or min(self.seeds) < 0:
             raise UserError("--depths and --seeds must not be negative.")
         if min(*self.lrs, self.source_lr) <= 0:
@@ -131,10 +135,9 @@ class StudyConfig:
             raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
         for probe in self.probes:
             name, _, language = probe.partition("/")
-            if language not in get_task(name).languages:
-                raise UserError(
-                    f"unknown probe '{probe}'. Give task/language; {name} has: {', '.join(get_task(name).languages)}."
-                )
+            languages = get_task(name, self.data_folder).languages
+            if language not in languages:
+                raise UserError(f"unknown probe '{probe}'. Give task/language; {name} has: {', '.join(languages)}.")
         if self.by_epoch and not self.probes:
             raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
         self.arm_depths()
@@ -154,10 +157,10 @@ class StudyConfig:
             pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
         return pairs
 
-    @property
+    @cached_property
     def effective_task(self) -> Task:
         """The task, with --label-words in place of its own words where they are given."""
-        task = get_task(self.task)
+        task = get_task(self.task, self.data_folder)
         return replace(task, label_words=self.label_words) if self.label_words else task
 
     @property

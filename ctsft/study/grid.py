@@ -40,15 +40,17 @@ class Cell:
 
 def theta1_settings(config: StudyConfig, weights: str) -> dict:
     """Everything that theta1 depends on besides the seed."""
+    task = config.effective_task
     own = {
         "source_epochs": config.source_epochs,
         "source_batch_size": config.source_batch_size,
         "dtype": "bfloat16" if config.dtype == "bfloat16" else None,
+        "prompt": None if task.published else [task.template, task.several_tokens],
     }
     return {
         "model_hash": weights,
         "task": config.task,
-        "label_words": config.effective_task.label_words,
+        "label_words": task.label_words,
         "source": config.source,
         "n_source": config.n_source,
         "source_lr": config.source_lr,

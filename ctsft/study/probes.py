@@ -30,7 +30,8 @@ class Tests:
         if name == self.bench.config.task:
             return self.bench.split(language, "test")
         if test not in self.related:
-            self.related[test] = get_task(name).load(language, "test", self.bench.config.data_folder)
+            folder = self.bench.config.data_folder
+            self.related[test] = get_task(name, folder).load(language, "test", folder)
         return self.related[test]
 
     def answers(self, test: str) -> str:
@@ -39,7 +40,8 @@ class Tests:
         if name == self.bench.config.task:
             return self.bench.predict(self.bench.prompts(language, "test")).digits
         if test not in self.prompts:
-            task, tokenizer, layout = get_task(name), self.bench.loaded.tokenizer, self.bench.loaded.layout
+            task = get_task(name, self.bench.config.data_folder)
+            tokenizer, layout = self.bench.loaded.tokenizer, self.bench.loaded.layout
             rows = encode(tokenizer, task, self.rows(test).examples, self.bench.config.max_tokens, layout)
             self.prompts[test] = rows, label_tokens(tokenizer, task, layout)
         return self.bench.predict(*self.prompts[test]).digits

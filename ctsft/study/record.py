@@ -94,6 +94,23 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
             write_json(path, dict(sorted((known | new).items())))
 
 
+def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
+    """Stop where `folder` has rows of this task that were made from files with another content.
+
+    `hashes` are the sha256 of the files by language/split, as in the settings beside the rows.
+    """
+    for path in sorted(folder.glob("*.config.json")):
+        settings = json.loads(path.read_text())
+        if settings["task"] != task:
+            continue
+        for name, sha256 in settings["data_sha256"].items():
+            if hashes.get(name, sha256) != sha256:
+                raise UserError(
+                    f"the file of {task}/{name} has changed since the rows in {folder} were made (see {path.name}). "
+                    "Rows of both would be mixed: give another --output, or move the old rows away."
+                )
+
+
 def git_commit() -> str:
     """The commit of this code, with `+` when the working tree differs; `unknown` outside git."""
     here = Path(__file__).parents[1]

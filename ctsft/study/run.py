@@ -31,6 +31,7 @@ from ctsft.study.record import (
     now,
     read_cells,
     read_rows,
+    refuse_other_data,
     versions,
 )
 from ctsft.study.workbench import Workbench
@@ -81,6 +82,12 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     check_writable(config.folder)
     bench = Workbench(config)
     config = bench.config
+    if not bench.task.published:
+        refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
+        for label, word in zip(bench.task.labels, bench.task.label_words, strict=True):
+            print(f"label {label}: '{word}'")
+    for finding in bench.findings:
+        print(f"check: {finding}")
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
     finished = read_cells(config.folder)
     probed = (
@@ -104,6 +111,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             "effective_device": str(bench.device),
             "threads": torch.get_num_threads(),
             "model_hash": bench.loaded.weights,
+            **({"checks": bench.findings} if bench.findings else {}),
             "created": now(),
             **bench.provenance,
         },

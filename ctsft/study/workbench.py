@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from itertools import product
 
 import torch
 from safetensors.torch import load_file, save
@@ -22,13 +23,14 @@ from tqdm import tqdm
 from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.heads import Head
-from ctsft.models.load import load_model, weight_hash
+from ctsft.models.load import device_of, load_model, weight_hash
 from ctsft.storage import write_atomic, write_json
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, short_hash, theta1_settings
 from ctsft.study.record import git_commit, now, peak_memory_mb, versions
+from ctsft.tasks.checks import findings
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
-from ctsft.tasks.task import Example, Rows, check_aligned, draw, split_pools
+from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, pools
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
 from ctsft.tuning.loop import Recipe, train
 from ctsft.tuning.slices import count, read_slices, write_slices
@@ -38,7 +40,7 @@ class Workbench:
     """Holds the model, the data and the current state of the weights for `config`."""
 
     def __init__(self, config: StudyConfig):
-        self.device = _device(config.device)
+        self.device = device_of(config.device)
         if config.dtype == "auto":
             config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
         self.config, self.task = config, config.effective_task
@@ -46,11 +48,19 @@ class Workbench:
         # Data first: a missing file must show before a large model is loaded.
         self.rows: dict[tuple[str, str], Rows] = {}
         source_train = self.split(config.source, "train")
-        self.pool_a, self.pool_b = split_pools(source_train, self.task.target_pool, len(self.task.labels))
+        targets_train = {target: self.split(target, "train") for target in config.targets}
+        self.pool_a, self.pools_b = pools(self.task, source_train, targets_train)
         self.source_rows = self._source_rows(source_train)
-        for target in config.targets:
-            for name in ("train", "valid", "test"):
-                check_aligned(self.split(config.source, name), self.split(target, name))
+        for target, name in product(config.targets, SPLITS if self.task.parallel else ()):
+            check_aligned(self.split(config.source, name), self.split(target, name))
+        for target, pool in self.pools_b.items():
+            if max(config.n_targets) > len(pool):
+                raise UserError(
+                    f"--n-targets asks for {max(config.n_targets)} rows, but {target} has {len(pool)} to train on. "
+                    f"Ask for at most {len(pool)}."
+                )
+        self._check_scoring_rows(source_train)
+        self.findings = self._findings()
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
         longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
@@ -82,6 +92,26 @@ class Workbench:
             raise UserError(f"--n-source is {n_source}, but {self.task.name} has {len(rows.examples)} further rows.")
         self.rows[language, rows.split] = rows
         return rows
+
+    def _check_scoring_rows(self, train: Rows) -> None:
+        """Rows of every label must be left to score on when the mean has taken its own."""
+        counts = Counter(example.label for example in train.by_id(self.pool_a))
+        label, scarcest = min(((n, counts[n]) for n in range(len(self.task.labels))), key=lambda pair: pair[1])
+        per_label = self.config.mean_rows // len(self.task.labels)
+        apart = self.config.pool == "disjoint"
+        if apart and scarcest <= per_label and any(get_arm(arm).needs_heads for arm, _ in self.config.arm_depths()):
+            raise UserError(
+                f"--mean-rows {self.config.mean_rows} takes {per_label} source rows of each label, but there are "
+                f"{scarcest} of '{self.task.labels[label]}', and none would be left to score heads on. Lower it."
+            )
+
+    def _findings(self) -> list[str]:
+        """What is odd about a user's own rows; published ones were looked at when their task was added."""
+        if self.task.published:
+            return []
+        languages = (self.config.source, *self.config.targets)
+        rows = {pair: self.split(*pair).examples for pair in product(languages, SPLITS)}
+        return findings(self.task, self.config.source, self.config.targets, rows)
 
     def prompts(self, language: str, name: str) -> Encoded:
         """A whole split as prompts, in the official order."""
@@ -130,7 +160,7 @@ class Workbench:
         try:
             started = time.perf_counter()
             if arm.moves != "nothing":
-                ids = draw(self.pool_b, cell.n_target, cell.seed)
+                ids = draw(self.pools_b[cell.target], cell.n_target, cell.seed)
                 rows = self.encode(self.split(cell.target, "train").by_id(ids))
                 self._train(arm, heads, rows, self._recipe(cell.lr), cell.seed, after_epoch)
             yield count(self.model, moving), time.perf_counter() - started
@@ -245,18 +275,4 @@ class Workbench:
 
     @property
     def model_name(self) -> str:
-        """The hub id with the commit it resolved to, or the name of the local folder or file."""
-        name, commit = self.config.model, self.loaded.commit
-        return f"{name}@{commit[:12]}" if commit else Path(name).name
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device '{name}'. Valid: auto, cpu, cuda, cuda:<number>.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was asked for, but torch sees no GPU here. Use --device cpu.")
-    return device
+        return self.loaded.name

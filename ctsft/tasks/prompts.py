@@ -56,9 +56,10 @@ class Layout:
 
 def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int, layout: Layout) -> Encoded:
     """Tokenize prompts of at most `max_tokens` tokens, cutting the end of a text and never the label field."""
-    template = task.template + layout.mask
+    end = answers(tokenizer, task, layout)[0] if task.several_tokens == "first" else []
+    template, room = task.template + layout.mask, max_tokens - len(end)
     return Encoded(
-        tuple(tuple(_fit(tokenizer, template, example, max_tokens)) for example in examples),
+        tuple((*_fit(tokenizer, template, example, room), *end) for example in examples),
         tuple(example.label for example in examples),
         tuple(example.id for example in examples),
     )
@@ -102,27 +103,51 @@ def _fit(tokenizer, template: str, example: Example, max_tokens: int) -> list[in
 
 
 def label_tokens(tokenizer, task: Task, layout: Layout) -> list[int]:
-    """The single token of every label word as it follows the prompt; a word of several tokens is refused."""
+    """The token that stands for each label at the label position."""
+    return answers(tokenizer, task, layout)[1]
+
+
+def answers(tokenizer, task: Task, layout: Layout) -> tuple[list[int], list[int]]:
+    """(the tokens that end every prompt, the token of each label).
+
+    A label word is a single token after the prompt, and nothing is added to the prompt. Words of several tokens are
+    refused unless the task declares `several_tokens="first"`: then what all words begin with goes into the prompt, and
+    the first token after it must tell every two of them apart. A mask token stands for one token, so there they are
+    always refused.
+    """
     prompt, _ = fill(task.template, {"text": "x", "pair": "x"})
     asked = tokenizer(prompt + layout.mask)["input_ids"]
     place = len(asked) - 1 - layout.behind if layout.mask else len(asked)
     before, behind = asked[:place], asked[place + 1 :]
-    tokens = []
+    single = bool(layout.mask) or task.several_tokens == "refuse"
+    pieces = []
     for word in task.label_words:
         answered = tokenizer(prompt + word)["input_ids"]
         added = answered[place : len(answered) - len(behind)]
-        if len(added) != 1 or answered != [*before, *added, *behind]:
-            pieces = tokenizer.convert_ids_to_tokens(added)
+        alone = answered == [*before, *added, *behind]
+        if not alone or not added or (len(added) > 1 and single):
             raise UserError(
-                f"the label word '{word}' is not a single token after the prompt: it splits into {pieces}. "
-                "Choose label words that this tokenizer holds whole."
+                f"the label word '{word}' is not a single token after the prompt: it splits into "
+                f"{tokenizer.convert_ids_to_tokens(added)}. Choose label words that this tokenizer holds whole; in a "
+                "task of your own, declare others by a table in label_words, or several_tokens: first."
             )
-        tokens.append(added[0])
-    if len(set(tokens)) < len(tokens):
-        raise UserError(f"two of the label words {list(task.label_words)} share one token; choose distinct words.")
+        pieces.append(added)
+    alike = [len(set(column)) == 1 for column in zip(*pieces, strict=False)]
+    shared = [*alike, False].index(False) if max(map(len, pieces)) > 1 else 0
+    for word, added in zip(task.label_words, pieces, strict=True):
+        if len(added) == shared:
+            raise UserError(f"all other label words begin with '{word}', so no token tells it apart. Choose others.")
+    tokens = [added[shared] for added in pieces]
+    for token in tokens:
+        alike = [word for word, other in zip(task.label_words, tokens, strict=True) if other == token]
+        if len(alike) > 1:
+            raise UserError(
+                f"the label words {alike} share one token ({tokenizer.convert_ids_to_tokens([token])[0]!r}) where they "
+                "should be told apart; choose distinct words."
+            )
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
         raise UserError(f"one of the label words {list(task.label_words)} is unknown to this tokenizer.")
-    return tokens
+    return pieces[0][:shared], tokens
 
 
 def pad_left(prompts: Sequence[Sequence[int]], layout: Layout, device: torch.device | str) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
-"""Every task by name. A new task is one entry here."""
+"""Every task by name. A new task is one entry here, or a folder of files in the data folder."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from ctsft.errors import UserError
 from ctsft.tasks.demo.entailment import ENTAILMENT
 from ctsft.tasks.demo.task import DEMO
+from ctsft.tasks.files import own_task
 from ctsft.tasks.nusax import NUSAX
 from ctsft.tasks.smsa import SMSA
 from ctsft.tasks.task import Task
@@ -13,7 +16,11 @@ from ctsft.tasks.xnli import XNLI
 TASKS = {task.name: task for task in (NUSAX, XNLI, SMSA, DEMO, ENTAILMENT)}
 
 
-def get_task(name: str) -> Task:
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}'. Valid: {', '.join(TASKS)}.")
-    return TASKS[name]
+def get_task(name: str, data_dir: Path | None = None) -> Task:
+    """The task of that name; one that is not listed here is looked for in the folder DATA_DIR/<name>."""
+    if name in TASKS:
+        return TASKS[name]
+    if data_dir is not None and Path(name).name == name and (data_dir / name).is_dir():
+        return own_task(name, data_dir / name)
+    where = "a folder in --data-dir" if data_dir is None else f"a folder in {data_dir}"
+    raise UserError(f"unknown task '{name}'. Valid: {', '.join(TASKS)}, or {where} that holds your own files.")

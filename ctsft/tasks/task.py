@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -48,8 +49,11 @@ class Rows:
 class Task:
     """How rows become prompts: `template` holds {text} (and {pair}); the answer is the likeliest of `label_words`.
 
-    `read(language, split, data_dir)` returns the rows; `target_pool` is how many training rows form pool B.
-    `more_source_rows(language, data_dir)` gives rows for a start that pool A is too small for.
+    `read(language, split, data_dir)` returns the rows; `more_source_rows(language, data_dir)` gives rows for a start
+    that pool A is too small for. `parallel`: every language has the same ids, and a row is the translation of its
+    namesakes; then `target_pool` training ids form pool B. Otherwise each language's training rows are its own pool.
+    `several_tokens`: what to do with label words of several tokens; `first` puts the tokens that all of them begin with
+    into the prompt and lets the next one decide. `published` data sets were checked once, the others before every run.
     """
 
     name: str
@@ -60,6 +64,9 @@ class Task:
     read: Callable[[str, str, Path | None], Rows]
     target_pool: int = 100
     more_source_rows: Callable[[str, Path | None], Rows] | None = None
+    parallel: bool = True
+    several_tokens: Literal["refuse", "first"] = "refuse"
+    published: bool = True
 
     def load(self, language: str, split: str, data_dir: Path | None = None) -> Rows:
         """Read and check one split: known language, unique ids, no empty text, every label present."""
@@ -76,9 +83,23 @@ class Task:
         return rows
 
 
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
 def digits(labels: Sequence[int]) -> str:
-    """`p` and one digit a row. The letter keeps spreadsheets from reading a number of 400 digits."""
-    return "p" + "".join(str(label) for label in labels)
+    """`p` and one digit a row; from the eleventh label on, the letters a, b, ... go on where 9 ends.
+
+    The leading letter keeps spreadsheets from reading a number of 400 digits.
+    """
+    return "p" + "".join(DIGITS[label] for label in labels)
+
+
+def from_digits(text: str) -> np.ndarray:
+    """The labels [N] that `digits` wrote; ValueError for anything else."""
+    if text[:1] != "p" or set(text[1:]) - set(DIGITS):
+        raise ValueError(f"not p and one digit a row: '{text[:12]}...'")
+    codes = np.frombuffer(text[1:].encode("ascii"), np.uint8)
+    return np.where(codes < ord("a"), codes - ord("0"), codes - ord("a") + 10)
 
 
 def check_aligned(first: Rows, second: Rows) -> None:
@@ -114,6 +135,14 @@ def split_pools(rows: Rows, size_b: int, n_labels: int) -> tuple[list[str], list
     near = {e.group or e.id for e in rows.examples if e.id in pool_b}
     pool_a = [e.id for e in rows.examples if (e.group or e.id) not in near]
     return pool_a, [e.id for e in rows.examples if e.id in pool_b]
+
+
+def pools(task: Task, source: Rows, targets: Mapping[str, Rows]) -> tuple[list[str], dict[str, list[str]]]:
+    """Ids of pool A (source rows), and for each target those of pool B (target rows), out of the training rows."""
+    if not task.parallel:
+        return [e.id for e in source.examples], {name: [e.id for e in rows.examples] for name, rows in targets.items()}
+    pool_a, pool_b = split_pools(source, task.target_pool, len(task.labels))
+    return pool_a, dict.fromkeys(targets, pool_b)
 
 
 def draw(ids: Sequence[str], n: int, seed: int) -> list[str]:

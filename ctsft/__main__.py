@@ -1,0 +1,5 @@
+"""`python -m ctsft` is `ctsft`."""
+
+from ctsft.cli import main
+
+main()

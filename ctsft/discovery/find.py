@@ -1,0 +1,63 @@
+"""Discovery in two steps: which rows the mean and the scores are made on, and how deep the scores reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ctsft.discovery.circuits import next_frontier
+from ctsft.discovery.problem import Problem
+from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.scorers import get_scorer
+from ctsft.errors import UserError
+from ctsft.heads import Head
+from ctsft.tasks.task import Example, draw_balanced
+
+
+class ScoringRows(NamedTuple):
+    """Rows of the label-balanced mean, rows to score on, and whether the model gets all of the latter right."""
+
+    mean: list[Example]
+    scored: list[Example]
+    only_right: bool
+
+
+def scoring_rows(
+    pool: Sequence[Example],
+    answers: Callable[[list[Example]], Sequence[int]],
+    n_labels: int,
+    mean_rows: int,
+    score_rows: int,
+    seed: int,
+    shared: bool = False,
+) -> ScoringRows:
+    """Draw both sets from `pool`, balanced over the labels, by `seed`; `answers` gives the model's label for each row.
+
+    With `shared` the scored rows are taken from those of the mean instead of from the others.
+
+    A start so weak that it never gives some label (the paper's case of 50 XNLI rows) is scored on any rows. Raises
+    UserError where the mean leaves no row of some label.
+    """
+    mean = draw_balanced(pool, mean_rows // n_labels, n_labels, seed)
+    used = {example.id for example in mean}
+    rest = [example for example in pool if (example.id in used) == shared]
+    if len({example.label for example in rest}) < n_labels:
+        raise UserError(
+            f"the mean of {mean_rows} rows leaves no row of some label to score heads on (the source has {len(pool)} "
+            "rows). Take fewer rows for the mean."
+        )
+    right = [example for example, answer in zip(rest, answers(rest), strict=True) if example.label == answer]
+    scored = draw_balanced(right, score_rows // n_labels, n_labels, seed)
+    return ScoringRows(mean, scored or draw_balanced(rest, score_rows // n_labels, n_labels, seed), bool(scored))
+
+
+def score_to_depth(scorer: str, problem: Problem, relevance: Relevance | None, depth: int, k: int) -> Relevance:
+    """Scores to the logits and to every head that a circuit of `depth`, with `k` heads a depth, starts from."""
+    score = get_scorer(scorer)
+    relevance = score(problem, relevance, [])
+    frontiers: list[list[Head]] = []
+    for _ in range(depth + 1):
+        frontiers.append(next_frontier(relevance, frontiers, k))
+        if len(frontiers) <= depth:
+            relevance = score(problem, relevance, frontiers[-1])
+    return relevance

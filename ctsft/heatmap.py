@@ -1,0 +1,60 @@
+"""A circuit to look at: every head's score in the terminal, and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers
+from ctsft.discovery.relevance import Relevance
+from ctsft.heads import Head
+
+RESET = "\x1b[0m"
+
+
+def terminal(relevance: Relevance, depth: int, share: float, colour: bool) -> str:
+    """Layers from last to first, heads from left to right.
+
+    A cell is the score's sign and its size from 0 to 9 (9: the largest), and for heads of the circuit the depth at
+    which they were chosen. With `colour`, red is positive and blue negative.
+    """
+    frontiers = _frontiers(relevance, depth, share)
+    chosen = {head: number for number, frontier in enumerate(frontiers) for head in frontier}
+    layers, heads = relevance.logits.shape
+    largest = np.abs(relevance.logits).max() or 1.0
+    lines = ["layer " + "".join(f"{f'h{index}':<5}" for index in range(heads))]
+    for layer in reversed(range(layers)):
+        cells = []
+        for index in range(heads):
+            size = relevance.logits[layer, index] / largest
+            depth_of = chosen.get(Head(layer, index))
+            mark = "  " if depth_of is None else f"d{depth_of}"
+            text = f"{'-' if size < 0 else '+'}{round(9 * abs(size))}{mark}"
+            cells.append(f"{_background(size)}{text}{RESET} " if colour else f"{text} ")
+        lines.append(f"{layer:>5} " + "".join(cells))
+    named = [f"depth {number}: {' '.join(map(str, frontier))}" for number, frontier in enumerate(frontiers)]
+    return "\n".join([*lines, "", f"+9 is {largest:.4g}; heads of the circuit (layer.index):", *named])
+
+
+def _background(size: float) -> str:
+    """From white to red (positive) or blue (negative), with black letters."""
+    fade = round(255 * (1 - abs(size)))
+    red, green, blue = (255, fade, fade) if size >= 0 else (fade, fade, 255)
+    return f"\x1b[48;2;{red};{green};{blue}m\x1b[30m"
+
+
+def picture(relevance: Relevance, share: float, path: Path) -> None:
+    """The same as a figure, with the circuit's depths outlined; the ending of `path` chooses the format."""
+    from ctsft.report.figures.circuits import relevance_figure
+    from ctsft.report.rows import Results
+
+    empty = pd.DataFrame()
+    figure = relevance_figure(Results(path.parent, empty, empty, [relevance]), share)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200)
+
+
+def _frontiers(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
+    return known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, share))[: depth + 1]

@@ -1,0 +1,97 @@
+"""Answers to any number of texts, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from ctsft.calibration import confidence
+from ctsft.errors import UserError
+from ctsft.evaluation import predict
+from ctsft.models.load import Loaded
+from ctsft.tasks.prompts import encode, label_tokens
+from ctsft.tasks.task import Example, Task
+from ctsft.tuning.delta import HeadDelta, Switch
+
+CHUNK = 256  # rows in memory at a time
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One state of the model that answers: the base's (`delta` None) or that with a delta.
+
+    `prefix` goes before the names of its columns. `temperature` makes its confidence a probability.
+    """
+
+    prefix: str
+    delta: HeadDelta | None
+    temperature: float
+
+
+@dataclass
+class Labeller:
+    """Puts a label and a confidence beside every row; `skipped` are the lines of rows without a text so far."""
+
+    loaded: Loaded
+    task: Task
+    voices: Sequence[Voice]
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        self.skipped: list[int] = []
+        deltas = {voice.prefix: voice.delta for voice in self.voices if voice.delta is not None}
+        self._switch = Switch(self.loaded.model, deltas)
+
+    @property
+    def columns(self) -> list[str]:
+        return [voice.prefix + name for voice in self.voices for name in ("label", "confidence")]
+
+    def run(
+        self, rows: Iterable[tuple[int, Mapping[str, object]]], text: str, pair: str | None, chunk: int = CHUNK
+    ) -> Iterator[dict[str, object]]:
+        """Each (line, row) with the new columns, in order; `chunk` rows are read ahead.
+
+        A row whose text is empty keeps its place with an empty label and confidence.
+        """
+        rows = iter(rows)
+        while part := list(islice(rows, chunk)):
+            yield from self._chunk(part, text, pair)
+
+    def _chunk(
+        self, part: list[tuple[int, Mapping[str, object]]], text: str, pair: str | None
+    ) -> Iterator[dict[str, object]]:
+        examples = [Example(str(line), _field(row, text, line), 0, _field(row, pair, line)) for line, row in part]
+        asked = [number for number, e in enumerate(examples) if e.text and (e.pair or pair is None)]
+        self.skipped += [part[number][0] for number in sorted(set(range(len(part))) - set(asked))]
+        new: list[dict[str, object]] = [dict.fromkeys(self.columns, "") for _ in part]
+        for voice in self.voices if asked else ():
+            labels, sure = self._ask([examples[number] for number in asked], voice)
+            for number, label, value in zip(asked, labels, sure, strict=True):
+                new[number][f"{voice.prefix}label"] = self.task.labels[label]
+                new[number][f"{voice.prefix}confidence"] = f"{value:.4f}"
+        for (_, row), columns in zip(part, new, strict=True):
+            yield dict(row) | columns
+
+    def _ask(self, examples: list[Example], voice: Voice) -> tuple[list[int], list[float]]:
+        model, tokenizer, layout = self.loaded.model, self.loaded.tokenizer, self.loaded.layout
+        tokens, device = label_tokens(tokenizer, self.task, layout), next(model.parameters()).device
+        encoded = encode(tokenizer, self.task, examples, self.max_tokens, layout)
+        exact = torch.autocast(device.type, torch.bfloat16, enabled=False)
+        self._switch.to(voice.prefix if voice.delta is not None else None)
+        try:
+            found = predict(model, encoded, tokens, layout, BATCH, exact)
+        finally:
+            self._switch.to(None)
+        return found.labels.tolist(), confidence(found.logits, voice.temperature).tolist()
+
+
+def _field(row: Mapping[str, object], column: str | None, line: int) -> str:
+    if column is None:
+        return ""
+    if column not in row:
+        raise UserError(f"line {line}: no column '{column}'; found {list(row)}. Name it with --text or --pair.")
+    return str(row[column]).strip()

@@ -1,0 +1,29 @@
+"""What a task asks, without its rows: enough to put a new text to a model, and small enough to travel with a delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ctsft.errors import UserError
+from ctsft.tasks.task import Rows, Task
+
+FIELDS = ("name", "labels", "label_words", "template", "several_tokens")
+
+
+def form_of(task: Task) -> dict[str, object]:
+    """The prompt, the labels and their words, as JSON takes them."""
+    return {name: list(v) if isinstance(v := getattr(task, name), tuple) else v for name in FIELDS}
+
+
+def task_of(form: Mapping[str, object]) -> Task:
+    """A task that can make prompts of new texts and has no rows of its own."""
+    missing = [name for name in FIELDS if name not in form]
+    if missing:
+        raise UserError(f"the description of the task lacks '{missing[0]}'; tune again with this version.")
+    settings = {name: tuple(form[name]) if isinstance(form[name], list) else form[name] for name in FIELDS}
+    return Task(languages=(), read=_no_rows, published=False, **settings)
+
+
+def _no_rows(language: str, split: str, data_dir: Path | None) -> Rows:
+    raise UserError("this task came with a delta or checkpoint and has no rows; load it by its name and data folder.")

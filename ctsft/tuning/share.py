@@ -1,0 +1,101 @@
+"""Deltas and checkpoints for others: a full checkpoint that plain transformers loads, and the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ctsft.errors import UserError
+from ctsft.models.load import Loaded
+from ctsft.storage import write_json
+from ctsft.tuning.delta import FILE, HeadDelta
+
+ABOUT = "ctsft.json"
+
+
+def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> None:
+    """Write the model as it is now, with its tokenizer, as a folder that `from_pretrained` loads without ctsft.
+
+    Apply a delta first to merge it. `about` (a delta's own `about`, say) goes into ctsft.json beside the weights, where
+    `ctsft predict` finds the prompt and the temperature.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; give a new folder.")
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    if about:
+        write_json(folder / ABOUT, dict(about))
+
+
+def about_checkpoint(folder: str | Path) -> dict:
+    """What `export` wrote of a checkpoint; empty for a checkpoint from elsewhere."""
+    path = Path(folder) / ABOUT
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from error
+
+
+def push(folder: str | Path, repository: str, *, hub: str | Path | None = None, private: bool = True) -> str:
+    """Put a saved delta on the hub as `repository` (owner/name); returns the commit.
+
+    With `hub`, a folder in the layout of the hub's cache, it goes there instead: a team's shared disk, or a test.
+    """
+    _checked(repository)
+    HeadDelta.load(Path(folder))  # nothing that could not be read again leaves the machine
+    if hub is not None:
+        return _into_folder(Path(folder), repository, Path(hub))
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.upload_folder(folder_path=folder, repo_id=repository, allow_patterns=[FILE, "README.md"])
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"cannot push to {repository}: {str(error).splitlines()[0]}") from error
+    return done.oid
+
+
+def pull(repository: str, *, revision: str | None = None, hub: str | Path | None = None) -> HeadDelta:
+    """The delta of a hub repository, at `revision` (a commit, tag or branch; the newest without one).
+
+    `hub` is a folder in the layout of the hub's cache; then nothing is downloaded.
+    """
+    _checked(repository)
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=hub,
+            local_files_only=hub is not None,
+            allow_patterns=[FILE, "README.md"],
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(f"cannot pull {repository}: {str(error).splitlines()[0]}") from error
+    return HeadDelta.load(Path(folder))
+
+
+def _checked(repository: str) -> None:
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"'{repository}' is no repository name: {error}") from error
+
+
+def _into_folder(folder: Path, repository: str, hub: Path) -> str:
+    """Snapshot and branch `main`, as the hub's cache keeps them; the commit is the hash of the files."""
+    files = [folder / FILE, folder / "README.md"]
+    commit = hashlib.sha1(b"".join(path.read_bytes() for path in files), usedforsecurity=False).hexdigest()
+    home = hub / f"models--{repository.replace('/', '--')}"
+    (home / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, home / "snapshots" / commit / path.name)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / "main").write_text(commit)
+    return commit

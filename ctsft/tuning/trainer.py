@@ -1,0 +1,50 @@
+"""The Hugging Face Trainer, tuning only heads and norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers.trainer_utils import TrainOutput
+
+from ctsft.errors import UserError
+from ctsft.heads import Head, KVPolicy
+from ctsft.models.load import Loaded
+from ctsft.tuning.delta import HeadDelta
+from ctsft.tuning.own_loop import HeadTuning
+
+
+class HeadTrainerMixin:
+    """Put it before Trainer, or a trainer of your own; `loaded` and `heads` take the place of the model.
+
+        class HeadTrainer(HeadTrainerMixin, Trainer): ...
+
+        trainer = HeadTrainer(loaded=model, heads=heads, args=TrainingArguments(..., save_strategy="no"), ...)
+        trainer.train()
+        delta = trainer.head_delta(language="javanese")
+
+    Loss, schedule, accumulation, clipping and logging stay the trainer's own: it sees a model in which only the chosen
+    slices have gradients. Checkpoints in between are refused, because the slices stand apart while they are tuned.
+    """
+
+    def __init__(
+        self, *args: Any, loaded: Loaded, heads: Iterable[Head], kv_policy: KVPolicy = "shared", **kwargs: Any
+    ) -> None:
+        self.tuning = HeadTuning(loaded, heads, kv_policy)
+        super().__init__(loaded.model, *args, **kwargs)
+        if self.args.save_strategy != "no":
+            raise UserError('set save_strategy="no" and keep head_delta() instead of checkpoints.')
+        if self.optimizer is not None:
+            raise UserError("give no ready optimizer, because the weights to tune exist only while train() runs.")
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        with self.tuning:
+            return super().train(*args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        return self.tuning.follow(super().create_optimizer(*args, **kwargs))
+
+    def head_delta(self, **about: object) -> HeadDelta:
+        """What was tuned; `about` is kept beside it."""
+        return self.tuning.delta(**about)

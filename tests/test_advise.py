@@ -1,0 +1,114 @@
+"""Advice: counted from rows, refused from a start at chance, and honest about how sure it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctsft.advise import SETTING, Probe, advise, concentration, evidence, nearest
+from ctsft.cli import main
+from ctsft.discovery.relevance import Relevance
+from ctsft.errors import UserError
+from ctsft.report.stats import Interval
+
+ROOT = Path(__file__).parents[1]
+
+
+def lines(target: str, transfer: float, n: int, **arms: tuple[float, float]) -> list[dict]:
+    """(gain, cost) of each arm in one made-up setting."""
+    setting = dict(preset="demo", task="t", n_source=400, target=target, n_target=n, transfer=transfer)
+    return [
+        setting | dict(arm=arm, depth=2 if arm == "circuit" else pd.NA, gain=gain, cost=cost, lr=1e-3, seeds=2)
+        for arm, (gain, cost) in arms.items()
+    ]
+
+
+def table(circuit=0.2, full=0.25, full_cost=0.05, settings=4) -> pd.DataFrame:
+    rows = []
+    for i in range(settings):
+        rows += lines(f"t{i}", 0.6, 100, circuit=(circuit, 0.0), full=(full, full_cost), norm_only=(0.1, 0.0))
+    return pd.DataFrame(rows).astype({"depth": "Int64"})
+
+
+def probe_of(source=0.8, zero_shot=0.5, rows=100, rarest=("a", 30)) -> Probe:
+    return Probe(
+        Interval(source, source - 0.05, source + 0.05), Interval(zero_shot, zero_shot - 0.05, zero_shot + 0.05),
+        0.4, rows, rarest,
+    )  # fmt: skip
+
+
+def test_the_best_arm_within_the_loss_that_is_allowed():
+    said = advise(probe_of(), table(), may_lose=0.02)
+    assert "Recommended: circuit, depth 2." in said
+    assert "(loses more than 0.020)" in said
+    assert "fairly sure. It beats norm_only in 4 of 4 settings, by +0.100" in said
+    assert "constructed demo alone" in said
+    assert "Recommended: full." in advise(probe_of(), table(), may_lose=0.1)
+    assert "No arm kept the source" in advise(probe_of(), table(), may_lose=-0.1)
+
+
+def test_a_lead_within_the_noise_is_not_called_sure():
+    said = advise(probe_of(), table(circuit=0.2, full=0.21, full_cost=0.0), may_lose=0.02)
+    assert "Recommended: full." in said
+    assert "not sure. It beats circuit, depth 2 in 4 of 4 settings, by +0.010" in said
+
+
+def test_far_settings_are_called_a_guess():
+    assert "take it as a guess" in advise(probe_of(zero_shot=0.2, rows=5), table(), 0.02)
+    assert "guess" not in advise(probe_of(), table(), 0.02)
+
+
+def test_a_start_at_chance_gets_no_advice_on_arms():
+    said = advise(probe_of(source=0.42), table(), 0.02)
+    assert "First make the model competent" in said
+    assert "Recommended" not in said
+    assert "Collect more rows of 'b'" in advise(probe_of(rarest=("b", 2)), table(), 0.02)
+
+
+def test_arms_are_compared_only_where_all_were_run():
+    rows = pd.concat([table(), pd.DataFrame(lines("t0", 0.6, 100, near_zero=(0.9, 0.0)))])
+    assert "near_zero" not in advise(probe_of(), rows.astype({"depth": "Int64"}), 0.02)
+
+
+def test_the_nearest_settings_are_found():
+    far = lines("far", 0.1, 100, circuit=(0.0, 0.0)) + lines("few", 0.6, 2, circuit=(0.0, 0.0))
+    near = nearest(pd.concat([table(), pd.DataFrame(far)]), 0.6, 100)
+    assert set(near["target"]) == {"t0", "t1", "t2", "t3"}
+
+
+def test_concentration_is_a_share_of_the_positive_scores():
+    scores = np.zeros((10, 10))
+    scores[0, :4] = 3, 1, -5, 4
+    assert concentration(Relevance(scores), 0.02) == pytest.approx(7 / 8)
+    assert concentration(Relevance(np.zeros((2, 2)))) == 0
+
+
+def test_evidence_follows_from_the_committed_rows():
+    from ctsft.report.rows import Results, at_validated_rate
+
+    found = evidence([ROOT / "results" / "small"])
+    rows = at_validated_rate(Results.read(ROOT / "results" / "small").rows)
+    for line in found.itertuples():
+        here = rows[(rows["target"] == line.target) & (rows["n_source"] == line.n_source)]
+        own = here[(here["arm"] == line.arm) & (here["n_target"] == line.n_target)]
+        own = own[own["depth"].isna() if pd.isna(line.depth) else own["depth"] == line.depth]
+        start = here[here["arm"] == "zero_shot"]
+        assert line.gain == pytest.approx(own["accuracy"].mean() - start["accuracy"].mean())
+        assert line.cost == pytest.approx((own["source_accuracy_before"] - own["source_accuracy"]).mean())
+    assert not found.duplicated([*SETTING, "arm", "depth"]).any()
+    assert not found["arm"].isin(["zero_shot", "direct"]).any()
+    with pytest.raises(UserError, match="give --results"):
+        evidence([])
+
+
+def test_the_command_probes_and_never_trains(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("ctsft.library.train", lambda *a, **k: pytest.fail("advice trained something"))
+    main("advise --model demo --task demo --source d00 --target d50 --results results/small".split())
+    out = capsys.readouterr().out
+    # The embedded model has never seen a label, so it is not competent, and that is what is said.
+    assert "First make the model competent on the source" in out
+    assert "target rows: 100, scarcest label 'neutral' with 24" in out

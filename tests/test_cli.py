@@ -1,0 +1,297 @@
+"""A new user's way on the command line: from files in four classes to a checkpoint, a circuit, a delta and labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from own_data import LABELS, label_words, sentences, write_topics
+
+import ctsft
+from ctsft.cli import COMMANDS, main
+from ctsft.discovery.relevance import Relevance
+from ctsft.errors import UserError
+from ctsft.evaluation import predict as predict_rows
+from ctsft.heads import Head
+from ctsft.heatmap import terminal
+from ctsft.prediction import Labeller, Voice
+from ctsft.tasks.files import separated
+from ctsft.tasks.form import task_of
+from ctsft.tasks.prompts import encode, label_tokens
+from ctsft.tasks.task import Example
+
+ROOT = Path(__file__).parents[1]
+FAST = "--epochs 3 --lr 3e-3 --micro-batch 16".split()
+
+
+def run(capsys, *arguments: object) -> str:
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """DATA/topics, a checkpoint that is competent on d10, its scores, and a delta for d90, all made by commands."""
+    folder = tmp_path_factory.mktemp("work")
+    data = ["--task", "topics", "--data-dir", write_topics(folder / "data", ("d10", "d90"))]
+    data += ["--label-words", *label_words()]
+    for command in (
+        ["tune", "--model", "demo", *data, "--language", "d10", "--role", "source", "--arm", "full", "--n", 200,
+         "--output", folder / "theta1", *FAST],
+        ["discover", "--model", folder / "theta1", *data, "--source", "d10", "--scorer", "cdt_linear",
+         "--mean-rows", 16, "--score-rows", 8, "--output", folder / "scores"],
+        ["tune", "--model", folder / "theta1", *data, "--language", "d90", "--scores", folder / "scores",
+         "--depth", 1, "--output", folder / "delta", *FAST],
+    ):  # fmt: skip
+        main([str(argument) for argument in command])
+    return folder
+
+
+def with_texts(path: Path, texts: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, texts[0])
+        writer.writeheader()
+        writer.writerows(texts)
+    return path
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_from_files_to_labels(work, tmp_path, capsys):
+    """The done-when: files in, delta, predictions out, right far more often than chance."""
+    rows = sentences("d90", "test", 100)
+    source = with_texts(tmp_path / "in.csv", [{"n": str(i), "text": row["text"]} for i, row in enumerate(rows)])
+    arguments = ["--model", work / "theta1", "--delta", work / "delta", "--input", source]
+    run(capsys, "predict", *arguments, "--output", tmp_path / "out.csv", "--with-source")
+    found = read_csv(tmp_path / "out.csv")
+    assert list(found[0]) == ["n", "text", "label", "confidence", "source_label", "source_confidence"]
+    assert [row["n"] for row in found] == [str(i) for i in range(100)]
+    right = [row["label"] == gold["label"] for row, gold in zip(found, rows, strict=True)]
+    before = [row["source_label"] == gold["label"] for row, gold in zip(found, rows, strict=True)]
+    assert np.mean(right) > 0.5
+    assert np.mean(right) > np.mean(before)
+    assert {row["label"] for row in found} <= set(LABELS)
+    assert all(0.25 <= float(row["confidence"]) <= 1 for row in found)
+    # Not the numbers of a model that is sure of everything: confidence and accuracy are within the split's noise.
+    assert abs(np.mean([float(row["confidence"]) for row in found]) - np.mean(right)) < 0.2
+    assert not (tmp_path / "out.csv.partial").exists()
+    out = run(
+        capsys, "evaluate", "--model", work / "theta1", "--delta", work / "delta", "--task", "topics",
+        "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90",
+    )  # fmt: skip
+    assert f"with delta: accuracy {np.mean(right):.3f}" in out
+    assert f"model: accuracy {np.mean(before):.3f}" in out
+    assert "with delta: calibration error 0." in out
+
+
+def test_predictions_are_the_models_own(work, tmp_path, capsys):
+    """The stream's answers against one batch through `evaluation.predict`, with the delta merged by hand."""
+    rows = sentences("d90", "valid", 30)
+    source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in rows])
+    run(capsys, "predict", "--model", work / "theta1", "--delta", work / "delta", "--input", source,
+        "--output", tmp_path / "out.csv")  # fmt: skip
+    loaded, delta = ctsft.load_model(str(work / "theta1")), ctsft.HeadDelta.load(work / "delta")
+    delta.apply(loaded.model)
+    task = task_of(delta.about["task"])
+    encoded = encode(loaded.tokenizer, task, [Example("x", row["text"], 0) for row in rows], 128, loaded.layout)
+    exact = torch.autocast("cpu", torch.bfloat16, enabled=False)
+    plain = predict_rows(
+        loaded.model, encoded, label_tokens(loaded.tokenizer, task, loaded.layout), loaded.layout, 30, exact
+    )
+    p = torch.softmax(torch.tensor(plain.logits).double() / delta.about["temperature"], 1).max(1).values
+    for row, label, sure in zip(read_csv(tmp_path / "out.csv"), plain.labels, p, strict=True):
+        assert row["label"] == task.labels[label]
+        assert float(row["confidence"]) == pytest.approx(float(sure), abs=2e-4)
+
+
+def test_a_merged_checkpoint_predicts_as_the_delta_does(work, tmp_path, capsys):
+    loaded, delta = ctsft.load_model(str(work / "theta1")), ctsft.HeadDelta.load(work / "delta")
+    with delta.on(loaded.model):
+        ctsft.export(loaded, tmp_path / "merged", delta.about)
+    source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in sentences("d90", "valid", 20)])
+    run(capsys, "predict", "--model", tmp_path / "merged", "--input", source, "--output", tmp_path / "a.csv")
+    run(capsys, "predict", "--model", work / "theta1", "--delta", work / "delta", "--input", source,
+        "--output", tmp_path / "b.csv")  # fmt: skip
+    assert read_csv(tmp_path / "a.csv") == read_csv(tmp_path / "b.csv")
+
+
+def labeller_of(work) -> Labeller:
+    delta = ctsft.HeadDelta.load(work / "delta")
+    return Labeller(ctsft.load_model(str(work / "theta1")), task_of(delta.about["task"]), [Voice("", delta, 1.0)])
+
+
+def test_rows_stream_through_in_constant_memory(work):
+    """However long the input, no more than one chunk of it is read ahead of what has been written."""
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield read, {"text": sentences("d90", "test", 1)[0]["text"]}
+
+    stream = labeller_of(work).run(endless(), "text", None, chunk=8)
+    for written in range(1, 30):
+        next(stream)
+        assert read <= written + 8
+
+
+def test_a_row_without_a_text_keeps_its_place_and_is_told(work, tmp_path, capsys):
+    texts = [row["text"] for row in sentences("d90", "valid", 5)]
+    texts[1] = " "
+    source = with_texts(tmp_path / "in.csv", [{"text": text} for text in texts])
+    main(["predict", "--model", str(work / "theta1"), "--delta", str(work / "delta"), "--input", str(source)])
+    out, err = capsys.readouterr()
+    found = list(csv.DictReader(io.StringIO(out)))
+    assert [bool(row["label"]) for row in found] == [True, False, True, True, True]
+    assert [row["text"] for row in found] == texts
+    assert "1 rows have no text and got no label (lines 3)" in err
+
+
+def test_chunks_change_no_answer(work):
+    rows = [(i, {"text": row["text"]}) for i, row in enumerate(sentences("d90", "valid", 23))]
+    labeller = labeller_of(work)
+    whole = [row["label"] for row in labeller.run(rows, "text", None, chunk=100)]
+    assert [row["label"] for row in labeller.run(rows, "text", None, chunk=3)] == whole
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ("words\nhello\n", [], r"line 2: no column 'text'; found \['words'\]"),
+        ("text,label\nhello,x\n", [], "has a column 'label' already"),
+        ("text\nhello\na,b\n", [], "line 3: 2 fields"),
+        ("text\nhello\n", ["--pair", "other"], "has one text"),
+        (b"text\n\xff\n", [], "not UTF-8"),
+    ],
+)
+def test_inputs_that_cannot_be_answered_end_with_one_sentence(work, tmp_path, capsys, content, flags, message):
+    path = tmp_path / "in.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--model", str(work / "theta1"), "--delta", str(work / "delta"), "--input", str(path),
+              "--output", str(tmp_path / "out.csv"), *flags])  # fmt: skip
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert re.search(message, err)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_predict_stands_in_a_pipe(work):
+    """Standard input to standard output, notes to standard error; a reader that leaves early is no error."""
+    text = "text\n" + "".join(row["text"] + "\n" for row in sentences("d90", "valid", 600))
+    command = [
+        sys.executable,
+        "-m",
+        "ctsft",
+        "predict",
+        "--model",
+        str(work / "theta1"),
+        "--delta",
+        str(work / "delta"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    whole = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=True)
+    assert len(whole.stdout.splitlines()) == 601
+    assert whole.stderr == ""
+    pipe = " ".join(f"'{part}'" for part in command) + " | head -1"
+    short = subprocess.run(["bash", "-c", f"set -o pipefail; {pipe}"], input=text, capture_output=True, text=True,
+                           env=environment)  # fmt: skip
+    assert short.stdout == "text,label,confidence\n"
+    assert "Traceback" not in short.stderr
+
+
+# ---- show ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_heat_map_shows_every_score_and_the_circuit():
+    scores = np.array([[1.0, -0.5], [0.0, 0.25]])
+    column = np.array([[0.0, 2.0], [0.0, 0.0]])
+    relevance = Relevance(scores, {Head(0, 0): column})
+    assert terminal(relevance, 1, 0.3, colour=False).splitlines() == [
+        "layer h0   h1   ",
+        "    1 +0   +2   ",
+        "    0 +9d0 -4d1 ",
+        "",
+        "+9 is 1; heads of the circuit (layer.index):",
+        "depth 0: 0.0",
+        "depth 1: 0.1",
+    ]
+    assert "\x1b[48;2;255;0;0m" in terminal(relevance, 0, 0.3, colour=True)
+
+
+def test_show_prints_and_draws(work, tmp_path, capsys):
+    out = run(capsys, "show", work / "scores", "--png", tmp_path / "map.png")
+    relevance = Relevance.load(work / "scores")
+    assert len(out.splitlines()) == 4 + 1 + 1 + 1 + 3 + 1
+    assert f"+9 is {np.abs(relevance.logits).max():.4g}" in out
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    committed = next(iter(sorted((ROOT / "results" / "demo" / "relevance").glob("*.json"))))
+    assert "depth 2:" in run(capsys, "show", committed)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere"], "no scores at nowhere.json"),
+        (["tune", "--model", "demo", "--task", "demo", "--language", "d30", "--output", "{new}"], "give --scores"),
+        (["tune", "--model", "demo", "--task", "demo", "--language", "d30", "--output", "{work}"], "exists already"),
+        (["evaluate", "--model", "demo", "--task", "nusaxx", "--language", "d30"], "unknown task 'nusaxx'"),
+        (["evaluate", "--model", "demo", "--task", "demo", "--language", "x"], "unknown language 'x'"),
+        (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--device", "gpu"], "unknown device"),
+        (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--delta", "{work}/delta"], "made on"),
+        (["predict", "--model", "demo", "--input", "x.csv"], "neither a delta nor the checkpoint says"),
+        (["predict", "--model", "{work}/theta1", "--input", "x.csv"], "cannot open x.csv"),
+        (["predict", "--model", "{work}/theta1", "--delta", "someone/absent"], "cannot pull someone/absent"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(work, tmp_path, capsys, arguments, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([argument.format(work=work, new=tmp_path / "new") for argument in arguments])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert COMMANDS[command].__doc__.split(";")[0][:40] in " ".join(out.split())
+
+
+def test_a_task_with_two_texts_wants_both_columns(work):
+    form = ctsft.HeadDelta.load(work / "delta").about["task"] | {"template": "{text} | {pair} | sentiment:"}
+    labeller = replace(labeller_of(work), task=task_of(form))
+    rows = [(2, {"a": "x", "b": "y"}), (3, {"a": "x", "b": ""})]
+    first, second = labeller.run(rows, "a", "b")
+    assert first["label"]
+    assert (second["label"], labeller.skipped) == ("", [3])
+    with pytest.raises(UserError, match="line 2: no column 'c'"):
+        list(labeller.run(rows, "a", "c"))
+
+
+def test_records_keep_line_numbers_over_line_breaks_in_texts():
+    lines = io.StringIO('text\n"one\ntwo"\nthree\n')
+    assert [(number, row["text"]) for number, row in separated(lines, "x", ".csv")] == [(3, "one\ntwo"), (4, "three")]

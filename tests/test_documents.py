@@ -1,0 +1,134 @@
+"""Documents are executed, not only read: every code block of the README, docs/ and the other pages."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ctsft import cli
+from ctsft.discovery import scorers
+from ctsft.study.run import parse
+from ctsft.tasks import registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "REPRODUCING.md", "CONTRIBUTING.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Drawings and file trees; mermaid is drawn by the reader's browser.
+NOT_CODE = {"text", "mermaid"}
+# What sets up the machine that the tests run on already, and what runs these tests.
+SETUP = (
+    "python3 -m venv",
+    ".venv/bin/python -m pip install",
+    ".venv/bin/python -m pytest",
+    ".venv/bin/pre-commit install",
+)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder that looks like the repository: results and scripts are there, build/ is new."""
+    for name in ("results", "experiments", "Makefile", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "build").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "TASKS", dict(registry.TASKS))
+    monkeypatch.setattr(scorers, "SCORERS", dict(scorers.SCORERS))
+    return tmp_path
+
+
+def without_comment(line: str) -> str:
+    return shlex.join(shlex.split(line, comments=True)) if "#" in line else line.strip()
+
+
+def run_line(line: str) -> None:
+    """Run a command; long ones (studies, benchmarks, make) are checked to exist, with flags that they know."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "ctsft":
+        cli.main(words[1:])
+    elif words[0] == "make":
+        targets = set(re.findall(r"^(\w+):", Path("Makefile").read_text(), re.MULTILINE))
+        assert set(words[1:]) <= targets, line
+    elif words[0].endswith("python") and words[1].startswith("experiments/"):
+        parse(runpy.run_path(words[1])["PRESETS"], "", [word for word in words[2:] if word != "..."])
+    elif words[0].endswith("python") and words[1].startswith("benchmarks/"):
+        assert Path(words[1]).is_file(), line
+    elif words[0].endswith("python") and words[1:3] == ["-m", "ctsft.report"]:
+        assert all(Path(word).name in ("demo", "small", "build") for word in words[3:] if not word.startswith("-")), (
+            line
+        )
+    elif words[0] == "printf":
+        subprocess.run(line, shell=True, check=True)
+    else:
+        assert line.startswith(SETUP), f"a command that no test runs: {line}"
+
+
+def run_block(kind: str, code: str, names: dict) -> None:
+    if kind == "python":
+        exec(compile(code, "block", "exec"), names)
+    elif kind == "bash":
+        for line in code.replace("\\\n", " ").splitlines():
+            if without_comment(line):
+                run_line(line)
+    elif kind == "json":
+        json.loads(code)
+    elif kind == "diff":
+        script = (ROOT / "experiments" / "01_nusax_transfer.py").read_text()
+        old = [line[1:] for line in code.splitlines() if line.startswith("-")]
+        assert old
+        assert all(line in script.splitlines() for line in old)
+        assert len([line for line in code.splitlines() if line.startswith("+")]) <= 5
+    else:
+        assert kind in NOT_CODE or kind == "bibtex", f"a block of kind '{kind}' that no test runs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_a_page_runs(page, folder):
+    """Top to bottom, in one namespace a page."""
+    names: dict = {"__name__": "page"}
+    found = blocks(page)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(found), "a block that is not closed"
+    with contextlib.redirect_stdout(io.StringIO()):
+        for kind, code in found:
+            run_block(kind, code, names)
+
+
+def test_the_readmes_commands_leave_what_they_promise(folder):
+    [block] = [code for kind, code in blocks(ROOT / "README.md") if kind == "bash" and "ctsft predict" in code]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_block("bash", block, {})
+    assert Path("build/labels.csv").read_text().startswith("text,label,confidence,source_label,source_confidence\n")
+    assert Path("build/scores.png").is_file()
+    assert "delta of 4,712 weights" in said.getvalue()
+    assert round(Path("build/d50/delta.safetensors").stat().st_size, -3) == 24_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert all((page.parent / link).exists() for link in links), links
+    for name in re.findall(r"`((?:ctsft|docs|tests|experiments|notebooks|paper_tables)/[\w./]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_reproducing_names_every_figure_and_every_table_of_the_paper():
+    text = (ROOT / "REPRODUCING.md").read_text()
+    for path in (ROOT / "paper_tables").glob("table*.md"):
+        assert f"paper_tables/{path.name}" in text
+    for path in (ROOT / "figures").glob("*.png"):
+        assert f"`*_{path.name.split('_', 1)[1]}`" in text, path.name

@@ -1,0 +1,459 @@
+"""A user's own files: every form that rows may have, and everything that is found before training."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pytest
+from own_data import label_words, sentences, write_jsonl, write_topics
+
+from ctsft.errors import UserError
+from ctsft.models.load import load_model
+from ctsft.report.rows import Results
+from ctsft.study.config import StudyConfig
+from ctsft.study.record import read_rows
+from ctsft.study.run import run_study
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.checks import findings, near_duplicates
+from ctsft.tasks.demo.languages import word
+from ctsft.tasks.demo.task import DEMO
+from ctsft.tasks.prompts import Layout, answers, encode
+from ctsft.tasks.registry import get_task
+from ctsft.tasks.task import Example, digits, from_digits
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "experiments" / "01_nusax_transfer.py"
+ROWS = [
+    {"id": "a", "text": "one, two", "label": "yes"},
+    {"id": "b", "text": 'she said "no"', "label": "no"},
+    {"id": "c", "text": "zeile äöü ไทย", "label": "yes"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_model("demo").tokenizer
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory) -> Path:
+    return write_topics(tmp_path_factory.mktemp("data"), ("d00", "d10", "d50", "d90"))
+
+
+def as_csv(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def as_tsv(path: Path, rows: list[dict]) -> None:
+    lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+WRITERS = {".csv": as_csv, ".tsv": as_tsv, ".jsonl": write_jsonl}
+
+
+def folder_of(tmp_path: Path, kind: str, rows=ROWS, splits=("train", "valid", "test"), **declared) -> Path:
+    folder = tmp_path / "mine" / "x"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        WRITERS[kind](folder / f"{split}{kind}", rows)
+    if declared:
+        (tmp_path / "mine" / "task.json").write_text(json.dumps(declared))
+    return tmp_path
+
+
+# ---- forms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".jsonl"])
+def test_every_form_gives_the_same_rows(tmp_path, kind):
+    data = folder_of(tmp_path, kind)
+    task = get_task("mine", data)
+    rows = task.load("x", "train", data)
+    assert task.labels == ("no", "yes")
+    assert task.label_words == (" no", " yes")
+    assert [(e.id, e.text, task.labels[e.label]) for e in rows.examples] == [
+        (row["id"], row["text"], row["label"]) for row in ROWS
+    ]
+
+
+def test_a_datasets_folder_is_read_and_class_numbers_become_names(tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["yes", "no"])})
+    rows = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    split = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict({"train": split, "validation": split, "test": split}).save_to_disk(
+        str(tmp_path / "mine" / "x")
+    )
+    task = get_task("mine", tmp_path)
+    for name in ("train", "valid", "test"):
+        examples = task.load("x", name, tmp_path).examples
+        assert [(e.text, task.labels[e.label]) for e in examples] == [(r["text"], r["label"]) for r in ROWS]
+        assert len({e.id for e in examples}) == 3
+
+
+def test_two_texts_and_declared_columns(tmp_path):
+    rows = [{"s1": f"p{i}", "s2": f"h{i}", "gold": str(i % 2)} for i in range(4)]
+    data = folder_of(tmp_path, ".csv", rows, columns={"text": "s1", "pair": "s2", "label": "gold"})
+    task = get_task("mine", data)
+    assert task.template == "{text} | {pair} | label:"
+    assert task.load("x", "test", data).examples[3] == Example("test-4", "p3", 1, "h3")
+    nli = folder_of(tmp_path / "b", ".jsonl", [{"premise": "p", "hypothesis": "h", "label": x} for x in "ab"])
+    assert get_task("mine", nli).load("x", "test", nli).examples[0] == Example("test-1", "p", 0, "h")
+
+
+def test_numbers_as_labels_are_sorted_as_numbers(tmp_path):
+    data = folder_of(tmp_path, ".jsonl", [{"text": f"t{i}", "label": i} for i in (10, 9, 2)])
+    assert get_task("mine", data).labels == ("2", "9", "10")
+
+
+def test_declared_labels_words_and_template(tmp_path):
+    declared = dict(labels=["yes", "no"], label_words={"no": " nope"}, template="{text} =", several_tokens="first")
+    task = get_task("mine", folder_of(tmp_path, ".csv", **declared))
+    assert (task.labels, task.label_words, task.template) == (("yes", "no"), (" yes", " nope"), "{text} =")
+    assert task.several_tokens == "first"
+    assert not task.parallel
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        (".csv", "text\nhello\n", r"train\.csv: no column 'label'; found \['text'\].*task\.json"),
+        (".csv", "text,label\nhello,a\n,b\n", "line 3: the field 'text' is empty"),
+        (".csv", "text,label\nhello,a\nbye,\n", "line 3: the field 'label' is empty"),
+        (".csv", "text,label\nhello, you,a\n", "line 2: 3 fields, but the header has 2.*quotation marks"),
+        (".csv", 'text,label\n"hello,a\n', "line 2: unexpected end of data"),
+        (".csv", "text,text,label\nhello,x,a\n", "names a column twice"),
+        (".csv", "text,label\n", "has no rows"),
+        (".csv", "", "has no rows"),
+        (".tsv", "text\tlabel\nhello\n", "line 2: 1 fields"),
+        (".jsonl", '{"text": "x", "label": "a"}\n{"text": \n', "line 2: not JSON"),
+        (".jsonl", "[1]\n", "line 1: expected an object"),
+        (".jsonl", '{"text": 1.5, "label": "a"}\n', "line 1: the field 'text' must be text, not 1.5"),
+        (".jsonl", '{"text": null, "label": "a"}\n', "line 1: the field 'text' is empty"),
+        (".csv", b"text,label\n\xff\xfe,a\n", "not UTF-8"),
+        (".csv", "text,premise,label\nx,y,a\n", r"columns \['text', 'premise'\]"),
+        (".jsonl", '{"text": "x", "label": "a"}\n', "has 1 labels"),
+        (".jsonl", "".join(f'{{"text": "x", "label": "l{i}"}}\n' for i in range(21)), "has 21 labels.*2 to 20"),
+    ],
+)
+def test_faulty_files_are_named_by_line(tmp_path, kind, content, message):
+    folder = tmp_path / "mine" / "x"
+    folder.mkdir(parents=True)
+    content = content if isinstance(content, bytes) else content.encode()
+    (folder / f"train{kind}").write_bytes(content)
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        get_task("mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"templat": "x"}, "unknown key 'templat'.*template, labels"),
+        ({"template": "{txt}:"}, r"must hold \{text\}, and no other"),
+        ({"template": "{text"}, "cannot be read"),
+        ({"labels": "a"}, "'labels' must be a list"),
+        ({"columns": {"words": "x"}}, "'columns' must be an object with some of text"),
+        ({"columns": {"text": "sentence"}}, "no column 'sentence'"),
+        ({"several_tokens": "last"}, '"refuse" or "first"'),
+        ({"parallel": 1}, "'parallel' must be bool"),
+        ({"label_words": {"maybe": " m"}}, "names 'maybe'"),
+        ({"labels": ["yes", "no", "maybe"]}, "no row has the label 'maybe'"),
+        ({"labels": ["yes", "nope"]}, "line 3: unknown label 'no'"),
+    ],
+)
+def test_faulty_declarations_are_refused_with_what_is_valid(tmp_path, declared, message):
+    data = folder_of(tmp_path, ".csv", **declared)
+    with pytest.raises(UserError, match=message):
+        get_task("mine", data).load("x", "train", data)
+
+
+def test_a_declaration_that_is_not_json_is_named(tmp_path):
+    data = folder_of(tmp_path, ".csv")
+    (data / "mine" / "task.json").write_text("{")
+    with pytest.raises(UserError, match=r"task\.json is not JSON"):
+        get_task("mine", data)
+
+
+def test_missing_and_doubled_files_are_named(tmp_path):
+    data = folder_of(tmp_path, ".csv", splits=("train", "test"))
+    with pytest.raises(UserError, match=r"no valid file; exactly one of valid\.csv"):
+        get_task("mine", data).load("x", "valid", data)
+    folder_of(tmp_path, ".jsonl", splits=("test",))
+    with pytest.raises(UserError, match=r"both test\.csv and test\.jsonl"):
+        get_task("mine", data).load("x", "test", data)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no language"):
+        get_task("empty", tmp_path)
+    with pytest.raises(UserError, match=r"unknown task '\.\./mine'"):
+        get_task("../mine", tmp_path / "mine")
+
+
+def test_languages_with_other_labels_are_named_with_their_line(tmp_path):
+    data = folder_of(tmp_path, ".csv")
+    folder = tmp_path / "mine" / "y"
+    folder.mkdir()
+    as_csv(folder / "train.csv", [*ROWS, {"id": "d", "text": "x", "label": "yess"}])
+    with pytest.raises(
+        UserError, match=r"y/train\.csv has 'yess' \(1 rows, the first in line 5\).*Common to all: no, yes"
+    ):
+        get_task("mine", data)
+
+
+# ---- label words of several tokens ---------------------------------------------------------------------------------
+
+
+def test_the_first_distinguishing_token_decides_and_the_shared_ones_end_the_prompt(tokenizer):
+    very, good, bad, so = (word("d00", *meaning) for meaning in (("very", 0), ("good", 0), ("bad", 0), ("plain", 0)))
+    task = replace(DEMO, label_words=(f" {very} {bad}", f" {very} {so} {bad}", f" {very} {good}"))
+    with pytest.raises(UserError, match="not a single token after the prompt"):
+        answers(tokenizer, task, Layout(1))
+    task = replace(task, several_tokens="first")
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (very, good, bad, so)}
+    assert answers(tokenizer, task, Layout(1)) == ([ids[very]], [ids[bad], ids[so], ids[good]])
+    long = encode(tokenizer, task, [Example("1", " ".join([so] * 50), 0)], 20, Layout(1)).prompts[0]
+    assert len(long) == 20
+    assert tokenizer.convert_ids_to_tokens(list(long))[-3:] == ["|", "sentiment:", very]
+    with pytest.raises(UserError, match="no token tells it apart"):
+        answers(tokenizer, replace(task, label_words=(f" {very}", f" {very} {so}", f" {very} {good}")), Layout(1))
+    with pytest.raises(UserError, match="share one token"):
+        answers(tokenizer, replace(task, label_words=(f" {very} {bad}", f" {very} {good}", f" {good}")), Layout(1))
+
+
+def test_single_tokens_add_nothing_to_the_prompt(tokenizer):
+    assert answers(tokenizer, replace(DEMO, several_tokens="first"), Layout(1)) == answers(tokenizer, DEMO, Layout(1))
+    assert answers(tokenizer, DEMO, Layout(1))[0] == []
+
+
+# ---- what is told --------------------------------------------------------------------------------------------------
+
+
+def rows_of(**splits) -> dict:
+    """Rows by language and split: text/label pairs; ids are those of the split."""
+    return {
+        tuple(name.split("_")): [Example(f"{name}-{i}", text, label) for i, (text, label) in enumerate(pairs)]
+        for name, pairs in splits.items()
+    }
+
+
+def clean(language: str) -> dict:
+    texts = {"train": 60, "valid": 20, "test": 120}
+    return {
+        f"{language}_{split}": [
+            (f"{language} {split} {word('d00', 'thing', i % 20)} {i * 7919}", i % 3) for i in range(n)
+        ]
+        for split, n in texts.items()
+    }
+
+
+def told(**changes) -> list[str]:
+    task = replace(DEMO, parallel=False)
+    return findings(task, "src", ["tgt"], rows_of(**clean("src") | clean("tgt") | changes))
+
+
+def test_clean_rows_give_no_findings():
+    assert told() == []
+
+
+def test_duplicates_between_splits_are_told_whatever_their_case_and_spacing():
+    train = clean("tgt")["tgt_train"]
+    [finding] = told(tgt_test=[*clean("tgt")["tgt_test"], (f"  {train[4][0].upper()} ", 0)])
+    assert re.match(r"tgt: 1 of 121 test rows are also in train \(row 'tgt_test-120' is 'tgt_train-4'\)", finding)
+
+
+def test_a_text_with_two_labels_is_told():
+    train = clean("src")["src_train"]
+    [finding] = told(src_train=[*train, (train[0][0], 2)])
+    assert finding.startswith("src: 1 training texts stand there with two labels")
+
+
+def test_near_duplicates_between_source_and_target_are_told():
+    source = clean("src")["src_train"]
+    [finding] = told(tgt_test=[*clean("tgt")["tgt_test"], (source[3][0] + " !", 0)])
+    assert finding.startswith("1 of 121 test rows of tgt are nearly equal to train rows of src (row 'tgt_test-120'")
+
+
+def test_imbalance_and_scarce_labels_and_few_test_rows_are_told():
+    train = [*clean("src")["src_train"][:40:3], *clean("src")["src_train"][1::3], ("one of the last", 2)]
+    found = told(src_train=train)
+    assert "20 of 'neutral' against 1 of 'positive'" in found[0]
+    assert found[1] == "src: fewer than 10 training rows of 'positive' (1); expect little of them."
+    [finding] = told(tgt_test=clean("tgt")["tgt_test"][:25])
+    assert finding == "tgt: 25 test rows; an accuracy on them has a standard error of up to 0.100."
+
+
+def hash_of(*content) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def test_languages_that_look_parallel_are_told():
+    def same(language):
+        return {
+            (language, s): [
+                Example(f"{s}-{i}", f"{language * 3} {language} {hash_of(language, s, i)}", i % 3) for i in range(120)
+            ]
+            for s in ("train", "valid", "test")
+        }
+
+    [finding] = findings(replace(DEMO, parallel=False), "s", ["t"], same("s") | same("t"))
+    assert '"parallel": true' in finding
+    assert findings(DEMO, "s", ["t"], same("s") | same("t")) == []
+
+
+def test_near_duplicates_equal_a_plain_comparison_of_sets():
+    def grams(text):
+        padded = f"\x02\x02\x02{text}"
+        return {padded[i : i + 4] for i in range(len(padded) - 3)}
+
+    first = ["abcdefghijkl", "สวัสดีครับผม", "x", "completely different"]
+    second = ["abcdefghijklm", "สวัสดีครับผม!", "x", "y", "abcdefgh"]
+    expected = [
+        (i, j)
+        for i, a in enumerate(first)
+        for j, b in enumerate(second)
+        if len(grams(a) & grams(b)) >= 0.8 * len(grams(a) | grams(b))
+    ]
+    assert near_duplicates(first, second) == expected == [(0, 0), (1, 1), (2, 2)]
+
+
+# ---- from files to rows --------------------------------------------------------------------------------------------
+
+
+def test_a_copied_script_with_five_changed_lines_runs_a_data_set_of_ones_own(topics, tmp_path):
+    """The README's promise, by its letter: JSON lines, four classes, at most five lines changed, the rest flags."""
+    original = SCRIPT.read_text()
+    mine = original
+    for line, new in {
+        '        task="demo",': '        task="topics",',
+        '        source="d00",': '        source="d10",',
+        '        targets=("d10", "d30", "d50", "d70", "d90"),': '        targets=("d90",),',
+        '        model="demo",': f'        label_words={label_words()!r},\n        data_dir="{topics}",\n'
+        '        model="demo",',
+    }.items():
+        assert mine.count(line + "\n") == 1
+        mine = mine.replace(line, new)
+    changed = [line for line in difflib.ndiff(original.splitlines(), mine.splitlines()) if line.startswith("+ ")]
+    assert len(changed) <= 5
+    (tmp_path / "mine.py").write_text(mine)
+    flags = "--arms zero_shot circuit:0 norm_only --seeds 31 --lrs 3e-3 --scorer cdt_linear --output".split()
+    run = subprocess.run(
+        [sys.executable, "mine.py", *flags, "out"], cwd=tmp_path, capture_output=True, text=True, env=environment()
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"label tools: '{label_words()[2]}'" in run.stdout
+    rows = read_rows(tmp_path / "out" / "demo" / "01_nusax_transfer.csv")
+    assert [row["arm"] for row in rows] == ["zero_shot", "circuit", "norm_only"]
+    assert {row["task"] for row in rows} == {"topics"}
+    # Four classes of equal size: chance is .25. What is learned must show, or the test could not fail.
+    accuracy = {row["arm"]: float(row["accuracy"]) for row in rows}
+    assert float(rows[0]["source_accuracy_before"]) > 0.8
+    assert accuracy["circuit"] > max(0.5, accuracy["zero_shot"])
+    results = Results.read(tmp_path / "out" / "demo")
+    assert results.rows["accuracy"].round(6).tolist() == list(accuracy.values())
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def config_of(data: Path, output: Path, **changes) -> StudyConfig:
+    settings = dict(
+        experiment="mine",
+        preset="own",
+        task="topics",
+        source="d00",
+        targets=("d50",),
+        label_words=label_words(),
+        arms=("zero_shot",),
+        model="demo",
+        n_source=40,
+        n_targets=(20,),
+        seeds=(31,),
+        epochs=1,
+        data_dir=data,
+        output=output,
+    )
+    return StudyConfig(**settings | changes)
+
+
+def test_findings_are_told_before_training_and_kept_beside_the_rows(tmp_path, capsys):
+    data = write_topics(tmp_path)
+    test = data / "topics" / "d50" / "test.jsonl"
+    write_jsonl(test, [*sentences("d50", "test", 100), *sentences("d50", "train", 2)])
+    assert run_study(config_of(data, tmp_path / "out")) == 0
+    out = capsys.readouterr().out
+    assert "check: d50: 2 of 102 test rows are also in train" in out
+    assert out.index("check: d50") < out.index("1 cells, 0 done")
+    settings = json.loads((tmp_path / "out" / "own" / "mine.config.json").read_text())
+    assert settings["checks"] == [
+        line.removeprefix("check: ") for line in out.splitlines() if line.startswith("check: ")
+    ]
+    assert run_study(config_of(data, tmp_path / "out")) == 0
+    write_jsonl(test, sentences("d50", "test", 100))
+    with pytest.raises(UserError, match=r"the file of topics/d50/test has changed since.*another --output"):
+        run_study(config_of(data, tmp_path / "out"))
+
+
+def test_languages_that_are_not_parallel_have_their_own_pools(topics, tmp_path):
+    bench = Workbench(config_of(topics, tmp_path))
+    assert len(bench.pool_a) == 480
+    assert len(bench.pools_b["d50"]) == 480
+    with pytest.raises(UserError, match="--n-targets asks for 481 rows, but d50 has 480"):
+        Workbench(config_of(topics, tmp_path, n_targets=(481,)))
+    with pytest.raises(UserError, match=r"--mean-rows 480 takes 120 source rows.*'animals'.*Lower it"):
+        Workbench(config_of(topics, tmp_path, mean_rows=480, arms=("circuit:0",)))
+
+
+def test_parallel_languages_of_ones_own_share_their_pools(tmp_path):
+    data = write_topics(tmp_path, parallel=True, target_pool=80)
+    bench = Workbench(config_of(data, tmp_path))
+    assert (len(bench.pool_a), len(bench.pools_b["d50"])) == (400, 80)
+    assert not set(bench.pool_a) & set(bench.pools_b["d50"])
+    with pytest.raises(UserError, match="between 1 and 80"):
+        config_of(data, tmp_path, n_targets=(81,))
+    write_jsonl(data / "topics" / "d50" / "test.jsonl", sentences("d50", "test", 99))
+    with pytest.raises(UserError, match="do not hold the same ids and labels"):
+        Workbench(config_of(data, tmp_path))
+
+
+def test_twelve_labels_survive_the_way_into_rows_and_back(tmp_path):
+    """From the eleventh label on, an answer is a letter; rows of up to ten labels read as they always did."""
+    labels = [f"l{i:02}" for i in range(12)]
+    for language in ("a", "b"):
+        for split in ("train", "valid", "test"):
+            rows = [{"text": f"{language} {split} {i * 7919}", "label": labels[i % 12]} for i in range(48)]
+            write_jsonl(tmp_path / "many" / language / f"{split}.jsonl", rows)
+    (tmp_path / "many" / "task.json").write_text('{"template": "{text} | sentiment:"}')
+    words = tuple(f" {word('d00', 'good', i)}" for i in range(12))
+    config = config_of(tmp_path, tmp_path / "out", task="many", source="a", targets=("b",), label_words=words)
+    assert run_study(config) == 0
+    results = Results.read(tmp_path / "out" / "own")
+    assert results.rows["gold"].iloc[0].tolist() == [i % 12 for i in range(48)]
+    [row] = read_rows(tmp_path / "out" / "own" / "mine.csv")
+    assert results.rows["accuracy"].iloc[0] == pytest.approx(float(row["accuracy"]), abs=1e-6)
+
+
+def test_digits_go_on_with_letters():
+    labels = [0, 9, 10, 19]
+    assert digits(labels) == "p09aj"
+    assert from_digits("p09aj").tolist() == labels
+    assert from_digits("p0120").tolist() == [0, 1, 2, 0]
+    for text in ("0120", "p01 2", "p01A", "p01-"):
+        with pytest.raises(ValueError, match="not p and one digit"):
+            from_digits(text)

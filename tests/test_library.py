@@ -1,0 +1,473 @@
+"""The five calls, deltas, and loops of one's own, on the embedded model."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+import typing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_rows, tiny
+from own_data import write_topics
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+import ctsft
+from ctsft.calibration import calibration_error, confidence, fit_temperature
+from ctsft.errors import UserError
+from ctsft.heads import Head, Slice
+from ctsft.models.load import weight_hash
+from ctsft.study.config import StudyConfig
+from ctsft.study.grid import Cell
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.form import form_of, task_of
+from ctsft.tasks.prompts import encode, label_tokens, pad_left
+from ctsft.tuning import share
+from ctsft.tuning.arms import get_arm, moving_slices, trainable
+from ctsft.tuning.card import model_card
+from ctsft.tuning.loop import Recipe, learning_rate_factor, train
+
+RECIPE = Recipe(lr=3e-3, epochs=2, micro_batch=16)
+HEADS = [Head(0, 1), Head(2, 3), Head(2, 6)]
+NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return ctsft.load_task("demo")
+
+
+@pytest.fixture(scope="module")
+def theta1(task):
+    """The embedded model, made competent on d00."""
+    model = ctsft.load_model("demo")
+    ctsft.tune(model, task, "d00", arm="full", role="source", rows=200, recipe=RECIPE).apply(model.model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def delta(theta1, task):
+    return ctsft.tune(theta1, task, "d50", heads=HEADS, rows=60, recipe=RECIPE)
+
+
+@pytest.fixture(scope="module")
+def other(theta1, task):
+    return ctsft.tune(theta1, task, "d90", heads=[Head(0, 1), Head(3, 7)], rows=60, recipe=RECIPE)
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def logits(loaded):
+    rows = random_rows()
+    return loaded.model(**pad_left(rows.prompts, loaded.layout, "cpu"), logits_to_keep=1).logits
+
+
+# ---- the five calls ------------------------------------------------------------------------------------------------
+
+
+def test_the_five_calls_do_what_the_readme_says(theta1, task):
+    before = state(theta1.model)
+    relevance = ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=1, share=0.1)
+    heads = ctsft.choose(theta1, relevance, depth=1, share=0.1)
+    assert len(heads) == 6
+    delta = ctsft.tune(theta1, task, "d50", heads=heads, rows=100, recipe=replace(RECIPE, lr=5e-3, epochs=5))
+    plain = ctsft.evaluate(theta1, task, "d50")
+    with delta.on(theta1.model):
+        tuned = ctsft.evaluate(theta1, task, "d50")
+    assert tuned.accuracy.value > plain.accuracy.value
+    assert tuned.accuracy.low < tuned.accuracy.value < tuned.accuracy.high
+    assert "majority class 0.380" in str(tuned)
+    assert all(torch.equal(before[name], value) for name, value in state(theta1.model).items())
+
+
+def test_the_library_does_what_a_study_does(task, tmp_path):
+    """The same rows, seeds and settings give the same weights, bit for bit."""
+    config = StudyConfig(
+        experiment="x", preset="demo", task="demo", source="d00", targets=("d50",), model="demo", n_source=60,
+        n_targets=(20,), epochs=1, lrs=(1e-3,), source_lr=3e-3, micro_batch=16, output=tmp_path,
+        scorer="cdt_linear", mean_rows=24, score_rows=12,
+    )  # fmt: skip
+    bench = Workbench(config)
+    model = ctsft.load_model("demo")
+    recipe = Recipe(lr=3e-3, epochs=1, micro_batch=16)
+    ctsft.tune(model, task, "d00", arm="full", role="source", rows=60, recipe=recipe).apply(model.model)
+    assert weight_hash(model.model) == bench.theta1_of(31)["weight_hash"]
+    from ctsft.study.circuit_stage import heads_of
+
+    relevance = ctsft.discover(model, task, "d00", scorer="cdt_linear", depth=1, mean_rows=24, score_rows=12)
+    for arm in ("circuit", "near_zero"):
+        cell = Cell("d50", 20, arm, 1, 1e-3, 31)
+        heads = ctsft.choose(model, relevance, arm=arm, depth=1)
+        assert heads == heads_of(bench, cell)
+        delta = ctsft.tune(model, task, "d50", arm=arm, heads=heads, rows=20, recipe=replace(recipe, lr=1e-3))
+        with bench.tuned(cell, heads), delta.on(model.model):
+            assert weight_hash(model.model) == weight_hash(bench.model)
+
+
+def test_importing_the_package_loads_no_model_library():
+    code = "import sys, ctsft; print('torch' in sys.modules, 'transformers' in sys.modules); ctsft.HeadDelta"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    for name in ctsft.__all__:
+        assert getattr(ctsft, name) is not None
+    assert set(ctsft.__all__) <= set(dir(ctsft))
+    with pytest.raises(AttributeError, match="no attribute 'fine_tune'"):
+        getattr(ctsft, "fine_tune")  # noqa: B009
+
+
+@pytest.mark.parametrize("name", ctsft.__all__)
+def test_the_public_interface_is_typed_whole(name):
+    """Every parameter and every result of every public function and method has a type that can be resolved."""
+    found = getattr(ctsft, name)
+    assert found.__doc__
+    functions = [found] if inspect.isfunction(found) else [f for _, f in inspect.getmembers(found, inspect.isfunction)]
+    for function in functions:
+        if not function.__code__.co_filename.startswith(str(Path(ctsft.__file__).parent)):
+            continue  # inherited, or written by dataclass
+        hints = typing.get_type_hints(function)
+        missing = {p for p in inspect.signature(function).parameters if p != "self"} - hints.keys()
+        assert not missing, (function.__qualname__, missing)
+        assert "return" in hints or function.__name__ == "__init__", function.__qualname__
+    assert (Path(ctsft.__file__).parent / "py.typed").is_file()
+
+
+def test_wrong_calls_are_refused_in_words(theta1, task, tmp_path):
+    for arguments, message in (
+        (dict(arm="circuit"), "needs heads: see discover and choose"),
+        (dict(arm="full", heads=HEADS), "needs no heads"),
+        (dict(arm="direct"), "use full"),
+        (dict(arm="zero_shot"), "tunes nothing"),
+        (dict(arm="norm_only", rows=101), "pool has 100"),
+        (dict(arm="norm_only", max_tokens=4096), "positions end at 128"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ctsft.tune(theta1, task, "d50", **arguments)
+    relevance = ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0, mean_rows=12, score_rows=6)
+    with pytest.raises(UserError, match="do not reach depth 2"):
+        ctsft.choose(theta1, relevance, depth=2)
+    with pytest.raises(UserError, match="this one has 3 of 4"):
+        ctsft.choose(tiny("llama-2kv"), relevance)
+    with pytest.raises(UserError, match="one word for each"):
+        ctsft.load_task("demo", label_words=(" a",))
+
+
+def test_a_task_of_ones_own_is_bound_to_its_folder(tmp_path):
+    task = ctsft.load_task("topics", write_topics(tmp_path))
+    assert len(task.load("d50", "test").examples) == 100
+    assert task_of(json.loads(json.dumps(form_of(task)))).template == task.template
+    with pytest.raises(UserError, match="has no rows"):
+        task_of(form_of(task)).read("d50", "test", None)
+    with pytest.raises(UserError, match="lacks 'labels'"):
+        task_of({"name": "x"})
+
+
+# ---- calibration ---------------------------------------------------------------------------------------------------
+
+
+def test_temperature_undoes_overconfidence_and_changes_no_answer():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(4000, 3))
+    p = np.exp(true) / np.exp(true).sum(1, keepdims=True)
+    gold = np.array([rng.choice(3, p=row) for row in p])
+    temperature = fit_temperature(5 * true, gold)
+    assert temperature == pytest.approx(5, rel=0.1)
+    right = (5 * true).argmax(1) == gold
+    assert calibration_error(confidence(5 * true, temperature), right) < 0.03
+    assert calibration_error(confidence(5 * true, 1.0), right) > 0.15
+
+
+def test_a_perfect_split_gives_a_finite_temperature():
+    assert 0.04 < fit_temperature(np.eye(3) * 4, np.arange(3)) < 0.1
+    assert confidence(np.eye(3, dtype=np.float32) * 400, 0.05).tolist() == [1, 1, 1]
+
+
+def test_calibration_error_against_a_worked_example():
+    # One bin holds .91 and .95 (mean .93, half right), another .55 (right): 2/3 * .43 + 1/3 * .45
+    assert calibration_error(np.array([0.91, 0.95, 0.55]), np.array([True, False, True])) == pytest.approx(
+        2 / 3 * 0.43 + 1 / 3 * 0.45
+    )
+    assert calibration_error(np.ones(4), np.ones(4, bool)) == 0
+
+
+# ---- deltas --------------------------------------------------------------------------------------------------------
+
+
+def test_a_delta_travels_with_all_that_its_user_needs(theta1, task, delta, tmp_path):
+    delta.save(tmp_path)
+    again = ctsft.HeadDelta.load(tmp_path)
+    assert again.base == delta.base == weight_hash(theta1.model)
+    assert again.about == json.loads(json.dumps(delta.about))
+    assert all(torch.equal(again.values[piece], value) for piece, value in delta.values.items())
+    assert again.about["heads"] == [str(head) for head in HEADS]
+    assert again.about["metrics"]["accuracy"] == pytest.approx(again.about["metrics"]["accuracy"])
+    assert 0.05 <= again.about["temperature"] <= 20
+    assert len(again.about["row_ids"]) == again.about["rows"] == 60
+    card = (tmp_path / "README.md").read_text()
+    for word in ("library_name: ctsft", delta.base, "d50", "0.1, 2.3, 2.6", "negative, neutral, positive", "accuracy:"):
+        assert word in card
+    # A small file: the slices and norms, not the model.
+    total = sum(p.numel() for p in theta1.model.parameters())
+    assert delta.size < 0.12 * total
+    assert (tmp_path / "delta.safetensors").stat().st_size < 4 * delta.size + 20_000
+
+
+def test_a_card_says_only_what_is_known():
+    loaded = tiny("llama-2kv")
+    bare = ctsft.HeadDelta.of(loaded.model, [Slice("model.norm.weight", 0, 0, 4)], "abc")
+    assert "None" not in model_card(bare)
+    assert "base_model: someone/model\n" in model_card(replace(bare, about={"model": "someone/model@0123"}))
+
+
+def test_several_languages_on_one_base_are_switched_bit_for_bit(theta1, delta, other):
+    base, base_logits = state(theta1.model), logits(theta1)
+    expected = {}
+    for name, each in (("d50", delta), ("d90", other)):
+        with each.on(theta1.model):
+            expected[name] = logits(theta1)
+    switch = ctsft.Switch(theta1.model, {"d50": delta, "d90": other})
+    for name in ("d50", "d90", None, "d90", "d50", "d50", None):
+        switch.to(name)
+        assert torch.equal(logits(theta1), base_logits if name is None else expected[name])
+    assert all(torch.equal(base[name], value) for name, value in state(theta1.model).items())
+    with pytest.raises(UserError, match=r"no delta 'd10'\. Loaded: d50, d90"):
+        switch.to("d10")
+    with delta.on(theta1.model), pytest.raises(UserError, match="'d90' was made on weights"):
+        ctsft.Switch(theta1.model, {"d90": other})
+
+
+def test_a_delta_that_does_not_fit_is_refused_before_it_is_written(theta1, delta):
+    before = weight_hash(theta1.model)
+    piece = next(iter(delta.values))
+    for values in (
+        {Slice("model.absent.weight", 0, 0, 1): torch.zeros(1)},
+        {Slice(piece.parameter, 0, 0, 10**6): torch.zeros(1)},
+        {Slice(piece.parameter, 7, 0, 1): torch.zeros(1)},
+        {piece: torch.zeros(1)},
+        {piece: delta.values[piece].double()},
+    ):
+        with pytest.raises(UserError, match="does not fit"):
+            ctsft.HeadDelta(before, values).apply(theta1.model)
+    assert weight_hash(theta1.model) == before
+
+
+def test_the_sum_of_two_deltas_adds_changes_and_names_conflicts(theta1, delta, other):
+    base = state(theta1.model)
+    both, conflicts = ctsft.add(delta, other, theta1.model)
+    swapped, again = ctsft.add(other, delta, theta1.model)
+    assert weight_hash(theta1.model) == delta.base
+    results = []
+    for each in (delta, other, both, swapped):
+        with each.on(theta1.model):
+            results.append(state(theta1.model))
+    one, two, total, turned = results
+    for name, value in base.items():
+        torch.testing.assert_close(total[name], one[name] + two[name] - value)
+        torch.testing.assert_close(total[name], turned[name])
+        for mine, theirs in ((one, two), (two, one)):
+            alone = theirs[name] == value
+            assert torch.equal(total[name][alone], mine[name][alone])
+    # Both move the norms and head 0.1, so these conflict; head 2.3 belongs to one alone.
+    names = {conflict.parameter for conflict in conflicts}
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+    assert "model.norm.weight" in names
+    assert "model.layers.2.self_attn.q_proj.weight" not in names
+    assert conflicts == sorted(conflicts, key=lambda c: -c.opposed)
+    assert {c.parameter: round(c.cosine, 6) for c in conflicts} == {c.parameter: round(c.cosine, 6) for c in again}
+    [own] = [c for c in ctsft.add(delta, delta, theta1.model)[1] if c.parameter == "model.norm.weight"]
+    assert (own.opposed, own.cosine) == (0, pytest.approx(1))
+    with pytest.raises(UserError, match="different weights"):
+        ctsft.add(delta, replace(other, base="x"), theta1.model)
+
+
+def test_an_exported_checkpoint_is_plain_transformers(theta1, delta, tmp_path):
+    with delta.on(theta1.model):
+        ctsft.export(theta1, tmp_path / "full", delta.about)
+        expected, tuned = logits(theta1), weight_hash(theta1.model)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "full")
+    batch = pad_left(random_rows().prompts, theta1.layout, "cpu")
+    torch.testing.assert_close(plain(**batch, logits_to_keep=1).logits, expected, rtol=1e-5, atol=1e-5)
+    again = ctsft.load_model(str(tmp_path / "full"))
+    assert again.weights == tuned
+    assert torch.equal(logits(again), expected)
+    assert share.about_checkpoint(tmp_path / "full")["temperature"] == delta.about["temperature"]
+    with pytest.raises(UserError, match="exists already"):
+        ctsft.export(theta1, tmp_path / "full")
+
+
+def test_a_delta_goes_to_the_hubs_layout_and_comes_back(theta1, delta, other, tmp_path):
+    commits = []
+    for name, each in (("a", delta), ("b", other)):
+        each.save(tmp_path / name)
+        commits.append(ctsft.push(tmp_path / name, "someone/topics", hub=tmp_path / "hub"))
+    assert ctsft.pull("someone/topics", hub=tmp_path / "hub").about["language"] == "d90"
+    back = ctsft.pull("someone/topics", revision=commits[0], hub=tmp_path / "hub")
+    with back.on(theta1.model):
+        tuned = logits(theta1)
+    with delta.on(theta1.model):
+        assert torch.equal(tuned, logits(theta1))
+    with pytest.raises(UserError, match="cannot pull someone/absent"):
+        ctsft.pull("someone/absent", hub=tmp_path / "hub")
+    for wrong in ("a/b/c", "../x", ""):
+        with pytest.raises(UserError, match="no repository name"):
+            ctsft.push(tmp_path / "a", wrong, hub=tmp_path / "hub")
+    with pytest.raises(UserError, match="cannot read the head delta"):
+        ctsft.push(tmp_path / "hub", "someone/topics", hub=tmp_path / "hub")
+
+
+def test_an_upload_sends_the_two_files_and_a_refusal_is_told(delta, tmp_path, monkeypatch):
+    """The hub's client is replaced; what it is asked to do is what is tested."""
+    calls = []
+
+    class Api:
+        def create_repo(self, repository, private, exist_ok):
+            calls.append((repository, private, exist_ok))
+
+        def upload_folder(self, folder_path, repo_id, allow_patterns):
+            found = sorted(path.name for path in Path(folder_path).iterdir() if path.name in allow_patterns)
+            calls.append((repo_id, found))
+            return type("Done", (), {"oid": "c0ffee"})
+
+    delta.save(tmp_path)
+    monkeypatch.setattr(share, "HfApi", Api)
+    assert ctsft.push(tmp_path, "someone/topics", private=False) == "c0ffee"
+    assert calls == [("someone/topics", False, True), ("someone/topics", ["README.md", "delta.safetensors"])]
+    monkeypatch.setattr(Api, "create_repo", lambda *a, **k: (_ for _ in ()).throw(OSError("no connection")))
+    with pytest.raises(UserError, match="cannot push to someone/topics: no connection"):
+        ctsft.push(tmp_path, "someone/topics")
+
+
+# ---- loops of one's own --------------------------------------------------------------------------------------------
+
+
+def rows_of(loaded, task, n=24):
+    return encode(loaded.tokenizer, task, task.load("d50", "train").examples[:n], 128, loaded.layout)
+
+
+def reference(loaded, task, recipe):
+    """Our own loop on the same rows; returns the tuned slices and puts the weights back."""
+    rows, tokens = rows_of(loaded, task), label_tokens(loaded.tokenizer, task, loaded.layout)
+    moving = moving_slices(loaded.model, loaded.anatomy, get_arm("circuit"), HEADS, "shared")
+    undo = ctsft.HeadDelta.of(loaded.model, moving, "")
+    with trainable(loaded.model, loaded.anatomy, get_arm("circuit"), HEADS, "shared") as (parameters, compact):
+        train(loaded.model, parameters, rows, tokens, loaded.layout, recipe, 3, NO_AUTOCAST, compact.write_back)
+    tuned = ctsft.HeadDelta.of(loaded.model, moving, "")
+    ctsft.HeadDelta(weight_hash(loaded.model), undo.values).apply(loaded.model)
+    return tuned
+
+
+def order_of(n, epochs, seed=3):
+    """The order in which our loop meets the rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(n, generator=generator).tolist() for _ in range(epochs)]
+
+
+def assert_same(one, two, lr):
+    assert one.values.keys() == two.values.keys()
+    for piece, value in one.values.items():
+        # Adam divides by the gradient's size, so another order of summing shows where a gradient is all but zero.
+        difference = (value - two.values[piece]).abs()
+        assert difference.max() < 0.05 * lr, piece
+        assert difference.mean() < 1e-3 * lr, piece
+
+
+def test_a_loop_of_ones_own_gives_our_loops_weights(theta1, task):
+    recipe = Recipe(lr=1e-3, epochs=2, batch_size=8, weight_decay=0.1, micro_batch=3, clip=0.05)
+    expected, before = reference(theta1, task, recipe), state(theta1.model)
+    rows, layout = rows_of(theta1, task), theta1.layout
+    tokens = label_tokens(theta1.tokenizer, task, layout)
+    with ctsft.HeadTuning(theta1, HEADS) as tuning:
+        optimizer = tuning.follow(torch.optim.AdamW(tuning.parameters(), lr=1e-3, weight_decay=0.1))
+        step = 0
+        for order in order_of(24, 2):
+            for start in range(0, 24, 8):
+                batch = rows.subset(order[start : start + 8])
+                for half in (range(4), range(4, 8)):
+                    part = batch.subset(list(half))
+                    gold = torch.tensor([tokens[label] for label in part.labels])
+                    out = theta1.model(**pad_left(part.prompts, layout, "cpu")).logits[:, -1]
+                    (torch.nn.functional.cross_entropy(out, gold) / 2).backward()
+                torch.nn.utils.clip_grad_norm_(tuning.parameters(), 0.05)
+                optimizer.param_groups[0]["lr"] = 1e-3 * learning_rate_factor(step, 6, 0.1)
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+    assert_same(tuning.delta(), expected, 1e-3)
+    assert tuning.delta(language="d50").about["language"] == "d50"
+    tuning.revert()
+    assert all(torch.equal(before[name], value) for name, value in state(theta1.model).items())
+
+
+def test_a_loop_without_its_optimizer_is_told(theta1):
+    with pytest.raises(UserError, match=r"call follow\(optimizer\)"), ctsft.HeadTuning(theta1, HEADS):
+        pass
+    tuning = ctsft.HeadTuning(theta1, [])
+    with pytest.raises(UserError, match="nothing has been tuned"):
+        tuning.delta()
+
+
+class HeadTrainer(ctsft.HeadTrainerMixin, Trainer):
+    """In the order and at the rates of our loop, so that the two can be compared."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return [index for order in order_of(24, 1) for index in order]
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, num_training_steps, 0.1)
+        )
+        return self.lr_scheduler
+
+
+def collate(loaded, tokens):
+    def batch_of(rows):
+        """Prompt and label word as a language model reads them: the loss falls on the label word alone."""
+        whole = [(*row["prompt"], tokens[row["label"]]) for row in rows]
+        batch = pad_left(whole, loaded.layout, "cpu")
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[:, -1] = batch["input_ids"][:, -1]
+        return {**batch, "labels": labels}
+
+    return batch_of
+
+
+def arguments(tmp_path, **changes) -> TrainingArguments:
+    settings = dict(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=1,
+        learning_rate=1e-3, weight_decay=0.0, max_grad_norm=0.05, save_strategy="no", report_to=[], use_cpu=True,
+        disable_tqdm=True, logging_strategy="no", remove_unused_columns=False,
+    )  # fmt: skip
+    return TrainingArguments(**settings | changes)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_the_trainer_gives_our_loops_weights_with_its_clipping_and_accumulation(theta1, task, tmp_path, accumulation):
+    recipe = Recipe(lr=1e-3, epochs=1, batch_size=8, micro_batch=3, clip=0.05)
+    expected, before = reference(theta1, task, recipe), state(theta1.model)
+    rows, tokens = rows_of(theta1, task), label_tokens(theta1.tokenizer, task, theta1.layout)
+    data = [{"prompt": prompt, "label": label} for prompt, label in zip(rows.prompts, rows.labels, strict=True)]
+    sizes = dict(per_device_train_batch_size=8 // accumulation, gradient_accumulation_steps=accumulation)
+    trainer = HeadTrainer(
+        loaded=theta1, heads=HEADS, args=arguments(tmp_path, **sizes), train_dataset=data,
+        data_collator=collate(theta1, tokens),
+    )  # fmt: skip
+    trainer.train()
+    delta = trainer.head_delta(language="d50")
+    assert_same(delta, expected, 1e-3)
+    after = state(theta1.model)
+    trainer.tuning.revert()
+    moved = {piece.parameter for piece in delta.values}
+    for name, value in before.items():
+        assert name in moved or torch.equal(after[name], value)
+        assert torch.equal(theta1.model.get_parameter(name), value)
+
+
+def test_checkpoints_in_between_are_refused(theta1, tmp_path):
+    with pytest.raises(UserError, match='save_strategy="no"'):
+        HeadTrainer(loaded=theta1, heads=HEADS, args=arguments(tmp_path, save_strategy="epoch"), train_dataset=[])
