@@ -1,0 +1,141 @@
+"""Where cells run. Several processes, on one machine or many, may share a results folder: a cell is run once.
+
+A process claims a cell by a lock that dies with it, looks whether the row is there by now, runs the cell, and writes
+the row. Nothing else is agreed upon, so an executor only decides which process looks at which cell, and when.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tqdm import tqdm
+
+from ctsft.errors import CellFailed
+from ctsft.memory import is_out_of_memory
+from ctsft.storage import locked, write_json
+from ctsft.study.cell import run_cell
+from ctsft.study.grid import Cell
+from ctsft.study.probes import Tests
+from ctsft.study.record import (
+    PROBE_COLUMNS,
+    PROBES,
+    append_rows,
+    git_commit,
+    now,
+    read_cells,
+    read_rows,
+    versions,
+)
+from ctsft.study.stopping import finishing
+from ctsft.study.workbench import Workbench
+
+
+class Outcome(NamedTuple):
+    """What became of a cell: its row is written, another process had written it, or the reason it gave none."""
+
+    key: str
+    status: Literal["done", "known", "failed"]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cells of a study with their keys, in the order of the grid, and what runs them."""
+
+    bench: Workbench
+    tests: Tests
+    keys: dict[Cell, str]
+
+    @property
+    def path(self) -> Path:
+        return self.bench.config.folder / f"{self.bench.config.experiment}.csv"
+
+    def finished(self) -> dict[str, dict[str, str]]:
+        """The rows of cells that need nothing more: their probes, where there are any, are measured too."""
+        rows = read_cells(self.bench.config.folder)
+        if not self.bench.config.probes:
+            return rows
+        probed = {line["cell"] for line in read_rows(self.path.with_suffix(PROBES), PROBE_COLUMNS)}
+        return {key: row for key, row in rows.items() if key in probed}
+
+    def left(self) -> list[Cell]:
+        finished = self.finished()
+        return [cell for cell, key in self.keys.items() if key not in finished]
+
+
+def settle(job: Job, cell: Cell, wait: bool = False) -> Outcome | None:
+    """Run one cell and write its row; None while another process has it (with `wait`, wait for that process)."""
+    key, folder = job.keys[cell], job.bench.config.folder
+    with locked(folder / "cache" / "claims" / key, wait) as mine:
+        if not mine:
+            return None
+        if key in job.finished():
+            return Outcome(key, "known")
+        note = folder / "failed" / f"{key}.json"
+        started = time.perf_counter()
+        try:
+            row, lines = run_cell(job.bench, job.tests, cell, key)
+        except (CellFailed, RuntimeError, MemoryError) as error:
+            if not isinstance(error, CellFailed) and not is_out_of_memory(error):
+                raise
+            reason = str(error) if isinstance(error, CellFailed) else f"out of memory ({str(error).splitlines()[0]})"
+            about = {"cell": key, "reason": reason, "git_commit": git_commit(), "created": now(), **versions()}
+            write_json(note, about)
+            return Outcome(key, "failed", reason)
+        with finishing():
+            _write(job, key, row, lines)
+            note.unlink(missing_ok=True)
+        return Outcome(
+            key,
+            "done",
+            f"accuracy {row['accuracy']:.3f}  source {row['source_accuracy_before']:.3f} -> "
+            f"{row['source_accuracy']:.3f}  trainable {row['trainable_share']:.2%}  "
+            f"{time.perf_counter() - started:.0f} s",
+        )
+
+
+def _write(job: Job, key: str, row: dict[str, object], lines: list[dict[str, object]]) -> None:
+    """The row first: a run that is killed between the two finds it, and measures the probes again."""
+    order = list(job.keys.values())
+    known = read_cells(job.bench.config.folder).get(key)
+    if known is None:
+        append_rows(job.path, [row], order=order)
+    if lines:
+        same = (known or row)["predictions"] == row["predictions"]
+        append_rows(job.path.with_suffix(PROBES), [line | {"same_row": same} for line in lines], PROBE_COLUMNS, order)
+
+
+def run_here(job: Job, left: Sequence[Cell]) -> dict[str, str]:
+    """One cell after the other in this process; those that another process has come last. Returns the failures."""
+    failed: dict[str, str] = {}
+    with tqdm(total=len(left), unit="cell", disable=None) as bar:
+
+        def tell(outcome: Outcome) -> None:
+            report(outcome, failed)
+            bar.update()
+
+        taken = []
+        for cell in left:
+            outcome = settle(job, cell)
+            if outcome is None:
+                taken.append(cell)
+            else:
+                tell(outcome)
+        for cell in taken:
+            tell(settle(job, cell, wait=True))
+    return failed
+
+
+def report(outcome: Outcome, failed: dict[str, str]) -> None:
+    """One line per cell that was run here."""
+    if outcome.status == "failed":
+        failed[outcome.key] = outcome.text
+        tqdm.write(f"{outcome.key}  FAILED: {outcome.text}")
+    elif outcome.status == "done":
+        tqdm.write(f"{outcome.key}  {outcome.text}")
+    sys.stdout.flush()
