@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
+from ctsft.errors import CellFailed
 from ctsft.memory import with_less
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tasks.task import digits
@@ -57,6 +58,8 @@ def _predict(model, rows: Encoded, label_tokens, layout, batch_size, autocast) -
             out = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         logits[group] = out[:, list(label_tokens)].cpu().numpy()
         vocabulary[group] = out.argmax(-1).cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise CellFailed("the model's answers are no finite numbers: its weights exploded. Try a lower --lr")
     return Predictions(logits.argmax(-1), logits, vocabulary)
 
 

@@ -23,8 +23,11 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from ctsft.study.config import StudyConfig  # noqa: E402
+from ctsft.study.record import PROBE_COLUMNS, PROBES, read_rows  # noqa: E402
 from ctsft.study.run import run_study  # noqa: E402
 
+TIMES = {"train_seconds", "eval_seconds", "seconds", "peak_memory_mb", "created", "git_commit", "sha256"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 PRESET = runpy.run_path(str(ROOT / "experiments" / "01_nusax_transfer.py"))["PRESETS"]["demo"]
 
 
@@ -33,18 +36,41 @@ def small_study(output: Path) -> StudyConfig:
     return replace(
         PRESET,
         targets=("d30",),
-        n_targets=(10,),
+        n_targets=(20,),
         seeds=(31, 777),
         lrs=(1e-3,),
         arms=("zero_shot", "full", "circuit:0,1", "norm_only"),
-        n_source=20,
-        epochs=1,
+        n_source=96,
+        epochs=3,
         mean_rows=12,
         score_rows=6,
         scorer="cdt_linear",
         probes=("demo/d50",),
         output=output,
     )
+
+
+def shorter(output: Path) -> StudyConfig:
+    """One cell that needs every stage."""
+    return replace(small_study(output), seeds=(31,), arms=("circuit:1",), probes=())
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Every file of a results folder but the settings: tables and JSON without times, all else byte for byte."""
+    found: dict[str, object] = {}
+    for path in sorted((folder / "demo").rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir() or path.name.endswith((".lock", ".config.json", ".sha256")):
+            continue
+        if path.suffix == ".csv":
+            rows = read_rows(path, PROBE_COLUMNS) if path.name.endswith(PROBES) else read_rows(path)
+            found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+        elif path.suffix == ".json":
+            about = json.loads(path.read_text())
+            found[name] = {key: value for key, value in about.items() if key not in TIMES}
+        else:
+            found[name] = path.read_bytes()
+    return found
 
 
 def start(output: Path) -> int:

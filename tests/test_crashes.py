@@ -14,36 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from killing import ROOT, small_study
+from killing import ENVIRONMENT, ROOT, contents, shorter, small_study
 
 from ctsft import storage
 from ctsft.errors import UserError
 from ctsft.report.rows import Results
 from ctsft.storage import Damaged, locked, read_sealed, remove_leftovers, write_atomic, write_sealed
-from ctsft.study.record import PROBE_COLUMNS, PROBES, append_rows, read_rows
+from ctsft.study.record import append_rows, read_rows
 from ctsft.study.run import run_study
 
 KILLS = int(os.environ.get("CTSFT_KILLS", "6"))
-TIMES = {"train_seconds", "eval_seconds", "seconds", "peak_memory_mb", "created", "git_commit", "sha256"}
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-
-
-def contents(folder: Path) -> dict[str, object]:
-    """Every file of a results folder but the settings: tables and JSON without times, all else byte for byte."""
-    found: dict[str, object] = {}
-    for path in sorted((folder / "demo").rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_dir() or path.name.endswith((".lock", ".config.json", ".sha256")):
-            continue
-        if path.suffix == ".csv":
-            rows = read_rows(path, PROBE_COLUMNS) if path.name.endswith(PROBES) else read_rows(path)
-            found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-        elif path.suffix == ".json":
-            about = json.loads(path.read_text())
-            found[name] = {key: value for key, value in about.items() if key not in TIMES}
-        else:
-            found[name] = path.read_bytes()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +100,6 @@ def one_cell(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     assert run_study(shorter(folder)) == 0
     return folder
-
-
-def shorter(output: Path):
-    return replace(small_study(output), seeds=(31,), arms=("circuit:1",), probes=())
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

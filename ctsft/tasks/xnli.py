@@ -19,6 +19,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ctsft.errors import UserError
+from ctsft.tasks.download import hub_answers
 from ctsft.tasks.task import Example, Rows, Task
 
 REPOSITORY = "facebook/xnli"
@@ -107,7 +108,8 @@ def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
     """The hub's Parquet file has no ids: three rows in turn share a premise, and the row number stands for the pair."""
     name = f"{code}/{'validation' if file == 'dev' else 'test'}-00000-of-00001.parquet"
     try:
-        content = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset")).read_bytes()
+        path = hf_hub_download(REPOSITORY, name, repo_type="dataset", local_files_only=not hub_answers())
+        content = Path(path).read_bytes()
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise UserError(
             f"cannot download XNLI ({REPOSITORY}, {name}): {str(error).splitlines()[0]} Give a folder that holds xnli/ "
