@@ -33,6 +33,15 @@ def hub_answers() -> bool:
         return False
 
 
+def decode(content: bytes, where: str) -> str:
+    """The text of a file, which must be UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{where}, line {line}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+
+
 def fetch(url: str, sha256: str | None) -> Path:
     """The file behind `url`, from the cache or the network; content of another sha256 is refused and removed.
 

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def parse(lines: list[dict], where: str) -> list[Example]:
     examples = []
     for number, row in enumerate(lines, start=1):
         for name in ("premise", "hypothesis", "label"):
-            if not str(row.get(name) or "").strip():
+            if not isinstance(row.get(name), str) or not row[name].strip():
                 raise UserError(f"{where}, line {number}: the field '{name}' is missing or empty.")
         if row["label"] not in LABELS:
             raise UserError(
@@ -99,7 +100,7 @@ def json_lines(path: Path) -> list[dict]:
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: expected an object with premise, hypothesis and label.")
                 rows.append(row)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(f"{path}, line {len(rows) + 1}: not gzipped JSON lines ({error}).") from error
     return rows
 

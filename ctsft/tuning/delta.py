@@ -16,6 +16,7 @@ from ctsft.heads import Slice
 from ctsft.models.load import weight_hash
 from ctsft.storage import write_atomic
 from ctsft.tuning.slices import read_slices, write_slices
+from ctsft.tuning.sound import checksum, refuse_damaged, refuse_misfit
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class HeadDelta:
     def save(self, path: Path) -> None:
         """Write one safetensors file; its metadata holds the base's hash."""
         tensors = {json.dumps(list(piece)): value.contiguous() for piece, value in self.values.items()}
-        write_atomic(path, save(tensors, {"base": self.base, "format": "ctsft-head-delta-1"}))
+        write_atomic(
+            path, save(tensors, {"base": self.base, "format": "ctsft-head-delta-1", "sha256": checksum(self.values)})
+        )
 
     @classmethod
     def load(cls, path: Path) -> HeadDelta:
@@ -43,15 +46,18 @@ class HeadDelta:
                 if metadata.get("format") != "ctsft-head-delta-1":
                     raise UserError(f"{path} is not a head delta of this version.")
                 values = {Slice(*json.loads(name)): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            base = metadata["base"]
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"cannot read the head delta {path}: {error}") from error
-        return cls(metadata["base"], values)
+        refuse_damaged(path, metadata, values)
+        return cls(base, values)
 
     def apply(self, model: nn.Module) -> HeadDelta:
         """Write the values into `model`, in place; returns what stood there, so that applying that reverts it."""
         actual = weight_hash(model)
         if actual != self.base:
             raise UserError(f"the delta was made on weights {self.base}, but this model's are {actual}.")
+        refuse_misfit(model, self.values)
         before = read_slices(model, self.values)
         write_slices(model, self.values)
         return HeadDelta(weight_hash(model), before)
