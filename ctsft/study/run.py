@@ -18,8 +18,8 @@ from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer
 from ctsft.storage import remove_leftovers, write_atomic, write_json
 from ctsft.study.config import StudyConfig
-from ctsft.study.executors import Job, run_here
-from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.executors import EXECUTORS, job_of
+from ctsft.study.grid import Cell
 from ctsft.study.probes import Tests
 from ctsft.study.record import keep_gold, mend, now, read_cells
 from ctsft.study.stopping import Stopped, stoppable
@@ -72,11 +72,14 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     prepare(config.folder)
     bench = Workbench(config)
     config = bench.config
-    keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
     tests = Tests(bench)
-    job = Job(bench, tests, keys)
-    left = job.left()
-    print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {config.dtype}")
+    job = job_of(bench, tests)
+    keys = job.keys
+    mine = set(config.part(list(keys)))
+    left = [cell for cell in job.left() if cell in mine]
+    shard = f" in shard {config.shard}" if config.shard else ""
+    done = len(mine) - len(left)
+    print(f"{len(mine)} cells{shard}, {done} done, {len(left)} to run on {bench.device} in {config.dtype}")
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
@@ -96,7 +99,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             **bench.provenance,
         },
     )
-    failed = run_here(job, left)
+    failed = EXECUTORS[config.executor](job, left)
     _print_results(bench, path, set(keys.values()), table)
     for key, reason in failed.items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
