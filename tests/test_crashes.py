@@ -82,8 +82,9 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(whole, tmp_path):
 
 
 def flip(content: bytes) -> bytes:
-    """One digit in the middle is another one."""
-    place = next(i for i in range(len(content) // 2, len(content)) if content[i : i + 1].isdigit())
+    """One digit in the middle (of a binary file: one byte) is another one."""
+    middle = len(content) // 2
+    place = next((i for i in range(middle, len(content)) if content[i : i + 1].isdigit()), middle)
     return content[:place] + (b"1" if content[place : place + 1] != b"1" else b"2") + content[place + 1 :]
 
 
