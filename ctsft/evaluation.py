@@ -12,6 +12,8 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
+from ctsft.errors import CellFailed
+from ctsft.memory import with_less
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tasks.task import digits
 
@@ -29,7 +31,6 @@ class Predictions:
         return digits(self.labels)
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module,
     rows: Encoded,
@@ -38,7 +39,16 @@ def predict(
     batch_size: int,
     autocast: torch.autocast,
 ) -> Predictions:
-    """Score the label words at the label position, in batches of similar length."""
+    """Score the label words at the label position, in batches of similar length (smaller where memory runs out)."""
+
+    def run(size: int) -> Predictions:
+        return _predict(model, rows, label_tokens, layout, size, autocast)
+
+    return with_less(run, batch_size, "answer one row")
+
+
+@torch.no_grad()
+def _predict(model, rows: Encoded, label_tokens, layout, batch_size, autocast) -> Predictions:
     device = next(model.parameters()).device
     logits = np.empty((len(rows), len(label_tokens)), dtype=np.float32)
     vocabulary = np.empty(len(rows), dtype=np.int64)
@@ -48,6 +58,8 @@ def predict(
             out = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         logits[group] = out[:, list(label_tokens)].cpu().numpy()
         vocabulary[group] = out.argmax(-1).cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise CellFailed("the model's answers are no finite numbers: its weights exploded. Try a lower --lr")
     return Predictions(logits.argmax(-1), logits, vocabulary)
 
 

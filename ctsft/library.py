@@ -171,12 +171,12 @@ def tune(
         raise UserError(
             f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
         )
-    model, layout, device = loaded.model, loaded.layout, next(loaded.model.parameters()).device
+    model, device = loaded.model, next(loaded.model.parameters()).device
     examples = training_rows(task, language, role, rows or 0)
     ids = draw([e.id for e in examples], len(examples) if rows is None else rows, seed)
     by_id = {example.id: example for example in examples}
     encoded = _encode(loaded, task, [by_id[i] for i in ids], max_tokens)
-    tokens = label_tokens(loaded.tokenizer, task, layout)
+    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
     low = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
     base = weight_hash(model)
@@ -184,7 +184,7 @@ def tune(
     before = read_slices(model, moving)
     try:
         with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
-            train(model, parameters, encoded, tokens, layout, recipe, seed, autocast, compact.write_back)
+            train(model, parameters, encoded, tokens, loaded.layout, recipe, seed, autocast, compact.write_back)
         delta = HeadDelta.of(model, moving, base)
         found = evaluate(loaded, task, language, split="valid", max_tokens=max_tokens)
     finally:
@@ -273,15 +273,16 @@ def evaluate(
 
 def _answers(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Predictions:
     """In float32, whatever the model was tuned in."""
-    layout, device = loaded.layout, next(loaded.model.parameters()).device
+    device = next(loaded.model.parameters()).device
     encoded = _encode(loaded, task, rows, max_tokens)
     exact = torch.autocast(device.type, torch.bfloat16, enabled=False)
-    tokens = label_tokens(loaded.tokenizer, task, layout)
-    return predict(loaded.model, encoded, tokens, layout, EVAL_BATCH, exact)
+    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
+    return predict(loaded.model, encoded, tokens, loaded.layout, EVAL_BATCH, exact)
 
 
 def _encode(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Encoded:
     longest = getattr(loaded.model.config, "max_position_embeddings", max_tokens)
+    longest -= loaded.layout.first_position
     if max_tokens > longest:
         raise UserError(f"max_tokens is {max_tokens}, but this model's positions end at {longest}.")
     return encode(loaded.tokenizer, task, rows, max_tokens, loaded.layout)

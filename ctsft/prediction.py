@@ -77,7 +77,8 @@ class Labeller:
             yield dict(row) | columns
 
     def _ask(self, examples: list[Example], voice: Voice) -> tuple[list[int], list[float]]:
-        model, tokenizer, layout = self.loaded.model, self.loaded.tokenizer, self.loaded.layout
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        layout = self.loaded.layout
         tokens, device = label_tokens(tokenizer, self.task, layout), next(model.parameters()).device
         encoded = encode(tokenizer, self.task, examples, self.max_tokens, layout)
         exact = torch.autocast(device.type, torch.bfloat16, enabled=False)

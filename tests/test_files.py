@@ -32,6 +32,7 @@ from ctsft.tasks.task import Example, digits, from_digits
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "01_nusax_transfer.py"
+LAYOUT = Layout(1)
 ROWS = [
     {"id": "a", "text": "one, two", "label": "yes"},
     {"id": "b", "text": 'she said "no"', "label": "no"},
@@ -221,22 +222,22 @@ def test_the_first_distinguishing_token_decides_and_the_shared_ones_end_the_prom
     very, good, bad, so = (word("d00", *meaning) for meaning in (("very", 0), ("good", 0), ("bad", 0), ("plain", 0)))
     task = replace(DEMO, label_words=(f" {very} {bad}", f" {very} {so} {bad}", f" {very} {good}"))
     with pytest.raises(UserError, match="not a single token after the prompt"):
-        answers(tokenizer, task, Layout(1))
+        answers(tokenizer, task, LAYOUT)
     task = replace(task, several_tokens="first")
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (very, good, bad, so)}
-    assert answers(tokenizer, task, Layout(1)) == ([ids[very]], [ids[bad], ids[so], ids[good]])
-    long = encode(tokenizer, task, [Example("1", " ".join([so] * 50), 0)], 20, Layout(1)).prompts[0]
+    assert answers(tokenizer, task, LAYOUT) == ([ids[very]], [ids[bad], ids[so], ids[good]])
+    long = encode(tokenizer, task, [Example("1", " ".join([so] * 50), 0)], 20, LAYOUT).prompts[0]
     assert len(long) == 20
     assert tokenizer.convert_ids_to_tokens(list(long))[-3:] == ["|", "sentiment:", very]
     with pytest.raises(UserError, match="no token tells it apart"):
-        answers(tokenizer, replace(task, label_words=(f" {very}", f" {very} {so}", f" {very} {good}")), Layout(1))
+        answers(tokenizer, replace(task, label_words=(f" {very}", f" {very} {so}", f" {very} {good}")), LAYOUT)
     with pytest.raises(UserError, match="share one token"):
-        answers(tokenizer, replace(task, label_words=(f" {very} {bad}", f" {very} {good}", f" {good}")), Layout(1))
+        answers(tokenizer, replace(task, label_words=(f" {very} {bad}", f" {very} {good}", f" {good}")), LAYOUT)
 
 
 def test_single_tokens_add_nothing_to_the_prompt(tokenizer):
-    assert answers(tokenizer, replace(DEMO, several_tokens="first"), Layout(1)) == answers(tokenizer, DEMO, Layout(1))
-    assert answers(tokenizer, DEMO, Layout(1))[0] == []
+    assert answers(tokenizer, replace(DEMO, several_tokens="first"), LAYOUT) == answers(tokenizer, DEMO, LAYOUT)
+    assert answers(tokenizer, DEMO, LAYOUT)[0] == []
 
 
 # ---- what is told --------------------------------------------------------------------------------------------------

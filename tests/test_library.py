@@ -380,8 +380,7 @@ def assert_same(one, two, lr):
 def test_a_loop_of_ones_own_gives_our_loops_weights(theta1, task):
     recipe = Recipe(lr=1e-3, epochs=2, batch_size=8, weight_decay=0.1, micro_batch=3, clip=0.05)
     expected, before = reference(theta1, task, recipe), state(theta1.model)
-    rows, layout = rows_of(theta1, task), theta1.layout
-    tokens = label_tokens(theta1.tokenizer, task, layout)
+    rows, tokens, layout = rows_of(theta1, task), label_tokens(theta1.tokenizer, task, theta1.layout), theta1.layout
     with ctsft.HeadTuning(theta1, HEADS) as tuning:
         optimizer = tuning.follow(torch.optim.AdamW(tuning.parameters(), lr=1e-3, weight_decay=0.1))
         step = 0

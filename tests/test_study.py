@@ -20,7 +20,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
-from ctsft.study import run as study_run
+from ctsft.study import executors
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells, theta1_settings
@@ -106,7 +106,7 @@ def test_checkpointing_does_not_change_a_row(config, rows, tmp_path):
 
 
 def test_finished_cells_are_not_run_again(config, rows, monkeypatch):
-    monkeypatch.setattr(study_run, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(config) == 0
 
 
@@ -159,32 +159,22 @@ def test_theta1_is_back_bit_for_bit_after_every_arm(config, rows):
         assert weight_hash(bench.model) == before
 
 
-def test_damaged_theta1_weights_are_named_and_not_used(config, rows, tmp_path):
-    shutil.copytree(config.folder, tmp_path / "demo")
-    [weights] = (tmp_path / "demo" / "cache" / "theta1").glob("*.safetensors")
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="does not hold the weights"):
-        Workbench(replace(config, output=tmp_path)).theta1_of(31)
-
-
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(config, rows, tmp_path, monkeypatch, capsys):
-    honest = study_run.run_cell
+    honest = executors.run_cell
 
     def run(bench, tests, cell, key):
         if cell.arm == "full":
             raise CellFailed("the loss became nan at step 1 of 10")
         return honest(bench, tests, cell, key)
 
-    monkeypatch.setattr(study_run, "run_cell", run)
+    monkeypatch.setattr(executors, "run_cell", run)
     short = replace(config, output=tmp_path, arms=("zero_shot", "full", "norm_only"))
     assert run_study(short) == 1
     assert [row["arm"] for row in read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")] == ["zero_shot", "norm_only"]
     [note] = (tmp_path / "demo" / "failed").glob("*.json")
     assert "loss became nan" in json.loads(note.read_text())["reason"]
     assert "failed: d30-n20-full" in capsys.readouterr().err
-    monkeypatch.setattr(study_run, "run_cell", honest)
+    monkeypatch.setattr(executors, "run_cell", honest)
     assert run_study(short) == 0
     assert not list((tmp_path / "demo" / "failed").glob("*.json"))
 
@@ -379,7 +369,7 @@ def test_errors_end_with_one_sentence_and_status_2(capsys):
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_training(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
+    with pytest.raises(UserError, match="cannot write"):
         run_study(replace(config, output=tmp_path / "file"))
 
 

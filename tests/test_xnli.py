@@ -72,7 +72,7 @@ def test_no_premise_is_in_both_pools(folder):
 def test_the_hubs_parquet_gives_the_same_rows(folder, monkeypatch):
     """The hub's layout in a local folder: the same texts in the same order, without ids."""
 
-    def local(repository, name, repo_type):
+    def local(repository, name, repo_type, local_files_only):
         assert (repository, repo_type) == ("facebook/xnli", "dataset")
         assert name == "en/validation-00000-of-00001.parquet"
         frame = pd.DataFrame(made_up(830))

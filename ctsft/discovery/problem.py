@@ -35,6 +35,11 @@ class Problem:
     rows_per_pass: int | None = None
     sources_per_pass: int | None = None
 
+    @property
+    def rows_at_once(self) -> int:
+        on_cpu = next(self.loaded.model.parameters()).device.type == "cpu"
+        return self.rows_per_pass or (4 if on_cpu else 16)
+
 
 class Batch:
     """One batch of a Problem: its totals, beta of every layer, and the direction of the answer."""
@@ -123,8 +128,7 @@ def back_through(v: Tensor, total: Tensor, norm: Norm) -> Tensor:
 
 
 def batches(problem: Problem, rules: Rules) -> Iterator[Batch]:
-    on_cpu = next(problem.loaded.model.parameters()).device.type == "cpu"
-    for group in by_length(problem.rows.prompts, problem.rows_per_pass or (4 if on_cpu else 16)):
+    for group in by_length(problem.rows.prompts, problem.rows_at_once):
         yield Batch(problem, group, rules)
 
 

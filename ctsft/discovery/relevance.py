@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ctsft.heads import Head
-from ctsft.storage import write_atomic, write_json
+from ctsft.storage import Damaged, digest, read_sealed, write_atomic, write_sealed
 
 
 @dataclass
@@ -28,13 +28,27 @@ class Relevance:
     def save(self, path: Path) -> None:
         """`path`.json holds the scores to the logits and what they came from; .safetensors beside it, the columns."""
         columns = {str(target): np.ascontiguousarray(column) for target, column in sorted(self.columns.items())}
-        write_atomic(path.with_suffix(".safetensors"), save(columns))
+        content = save(columns)
+        write_atomic(path.with_suffix(".safetensors"), content)
         scores = [[round(float(value), 9) for value in row] for row in self.logits]
-        write_json(path.with_suffix(".json"), {**self.about, "logits": scores})
+        write_sealed(path.with_suffix(".json"), {**self.about, "columns_sha256": digest(content), "logits": scores})
 
     @classmethod
     def load(cls, path: Path) -> Relevance:
-        about = json.loads(path.with_suffix(".json").read_text())
-        logits = np.array(about.pop("logits"))
-        columns = {Head.parse(name): column for name, column in load_file(path.with_suffix(".safetensors")).items()}
+        """What `save` wrote, verified; Damaged names the file that is not it."""
+        about_path, columns_path = path.with_suffix(".json"), path.with_suffix(".safetensors")
+        about = read_sealed(about_path)
+        content = columns_path.read_bytes()
+        if about.pop("columns_sha256", digest(content)) != digest(content):
+            raise Damaged(f"{columns_path} is not the file that {about_path.name} was written with.")
+        try:
+            logits = np.array(about.pop("logits"), dtype=float)
+            columns = {Head.parse(name): column for name, column in load(content).items()}
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise Damaged(f"{path}: the scores cannot be read ({error}).") from error
+        shapes = {logits.shape, *(column.shape for column in columns.values())}
+        inside = all(0 <= t.layer < logits.shape[0] and 0 <= t.index < logits.shape[-1] for t in columns)
+        finite = all(np.isfinite(scores).all() for scores in (logits, *columns.values()))
+        if logits.ndim != 2 or len(shapes) > 1 or not (inside and finite):
+            raise Damaged(f"{path}: the scores are not one finite number for every head.")
         return cls(logits, columns, about)

@@ -19,8 +19,9 @@ from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
 from ctsft.discovery.patching import ablation, attribution
 from ctsft.discovery.problem import Batch, Problem, batches, checked
 from ctsft.discovery.relevance import Relevance
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import UserError
 from ctsft.heads import Head
+from ctsft.memory import is_out_of_memory, with_less
 
 
 def sources_that_fit(batch: Batch) -> int:
@@ -32,10 +33,6 @@ def sources_that_fit(batch: Batch) -> int:
     layer = anatomy.layers[0]
     per_token = 4 * layer.up.weight.shape[0] + 6 * layer.o.weight.shape[0] + 3 * anatomy.heads * width
     return int(max(1, min(anatomy.heads, free / 4 / (4 * rows * width * per_token))))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 # What is read off the propagated rel: to the logits [S, B] from the last stream [S, B, T, hidden], and to the heads of
@@ -94,12 +91,8 @@ def _by_propagation(problem: Problem, to_logits: ToLogits, to_heads: ToHeads) ->
                 try:
                     reached = propagate(batch, layer, chunk, to_logits, to_heads)
                 except RuntimeError as error:
-                    if not _is_out_of_memory(error):
+                    if len(chunk) == 1 or not is_out_of_memory(error):
                         raise
-                    if len(chunk) == 1:
-                        raise CellFailed(
-                            "not enough memory to score one head; score on fewer or shorter rows"
-                        ) from error
                     at_once = len(chunk) // 2
                     warnings.warn(f"out of memory: going on with {at_once} heads at a time", stacklevel=2)
                     continue
@@ -163,8 +156,16 @@ class Scorer:
     aligned: bool = True
 
     def __call__(self, problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
-        """Complete `relevance` (None: begin it) by the columns of the inner heads `targets`."""
-        return self.score(problem if self.rules is None else replace(problem, rules=self.rules), relevance, targets)
+        """Complete `relevance` (None: begin it) by the columns of the inner heads `targets`.
+
+        Where memory runs out, with fewer rows side by side; CellFailed when one is too many.
+        """
+        problem = problem if self.rules is None else replace(problem, rules=self.rules)
+
+        def run(rows: int) -> Relevance:
+            return self.score(replace(problem, rows_per_pass=rows), relevance, targets)
+
+        return with_less(run, problem.rows_at_once, "score one head on one row; score on fewer or shorter rows")
 
 
 SCORERS = {

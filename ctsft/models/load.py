@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from ctsft.errors import UserError
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.families import family_of
+from ctsft.tasks.download import hub_answers
 from ctsft.tasks.prompts import Layout
 
 DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"
@@ -117,6 +118,8 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         source, options = str(path.parent), {"gguf_file": path.name}
     elif path.is_dir():
         source, options = str(path), {}
+    else:
+        options["local_files_only"] = not hub_answers()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -13,7 +14,8 @@ from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.heads import Head
-from ctsft.storage import write_json
+from ctsft.memory import with_less
+from ctsft.storage import Damaged, locked, set_aside, write_sealed
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, relevance_settings, short_hash
 from ctsft.study.record import now
@@ -26,16 +28,17 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
 
     `config` is the workbench's, or one that differs from it in how heads are scored.
     """
-    theta1 = bench.theta1_of(seed)
     settings = relevance_settings(config, bench.loaded.weights)
     name = f"{config.source}-{config.scorer}-s{seed}-{short_hash(settings)}"
     path = config.folder / "relevance" / name
     k = heads_per_depth(bench.anatomy.n_heads, share)
-    relevance = None
-    if path.with_suffix(".json").is_file() and path.with_suffix(".safetensors").is_file():
-        stored = Relevance.load(path)
-        # theta1 of another machine has other last bits; scores of its weights are not scores of ours.
-        relevance = stored if stored.about["theta1_hash"] == theta1["weight_hash"] else None
+    with locked(path, waiting=f"waiting for the scores of seed {seed}, which another process makes"):
+        return _known_or_scored(bench, config, seed, depth, k, path)
+
+
+def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: int, k: int, path: Path) -> Relevance:
+    settings = relevance_settings(config, bench.loaded.weights)
+    relevance = _stored(path, bench.theta1_of(seed)["weight_hash"])
     frontiers = [] if relevance is None else known_frontiers(relevance, depth, k)
     if len(frontiers) > depth:
         return relevance
@@ -49,6 +52,21 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
     return relevance
 
 
+def _stored(path: Path, theta1_hash: str) -> Relevance | None:
+    """The scores in the results folder, where they are whole and were made on these weights."""
+    files = [path.with_suffix(".json"), path.with_suffix(".safetensors")]
+    if not all(file.is_file() for file in files):
+        return None
+    try:
+        stored = Relevance.load(path)
+    except Damaged as error:
+        for file in files:
+            set_aside(file, error)
+        return None
+    # theta1 of another machine has other last bits; scores of its weights are not scores of ours.
+    return stored if stored.about.get("theta1_hash") == theta1_hash else None
+
+
 def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Problem, dict]:
     """The rows of the mean, and other rows of pool A that theta1 gets right, both balanced over the labels.
 
@@ -56,7 +74,7 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
     """
     n_labels, theta1 = len(bench.task.labels), bench.theta1_of(seed)
     pool = bench.split(config.source, "train").by_id(bench.pool_a)
-    rows = scoring_rows(
+    drawn = scoring_rows(
         pool,
         lambda rest: bench.predict(bench.encode(rest)).labels,
         n_labels,
@@ -65,15 +83,19 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
         seed,
         shared=config.pool == "shared",
     )
-    aligned = get_scorer(config.scorer).aligned
-    mean = label_balanced_mean(bench.loaded, bench.encode(rows.mean), n_labels, config.eval_batch, aligned)
-    problem = Problem(bench.loaded, bench.encode(rows.scored), bench.label_tokens, mean)
+    aligned, mean_rows = get_scorer(config.scorer).aligned, bench.encode(drawn.mean)
+    mean = with_less(
+        lambda size: label_balanced_mean(bench.loaded, mean_rows, n_labels, size, aligned),
+        config.eval_batch,
+        "read one row of the mean",
+    )
+    problem = Problem(bench.loaded, bench.encode(drawn.scored), bench.label_tokens, mean)
     about = {
         "seed": seed,
         "theta1_hash": theta1["weight_hash"],
-        "mean_row_ids": [example.id for example in rows.mean],
-        "score_row_ids": [example.id for example in rows.scored],
-        "only_correct_rows": rows.only_right,
+        "mean_row_ids": [example.id for example in drawn.mean],
+        "score_row_ids": [example.id for example in drawn.scored],
+        "only_correct_rows": drawn.only_right,
     }
     return problem, about
 
@@ -90,5 +112,5 @@ def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
     draw_name = f"-draw{cell.draw}" if cell.draw else ""
     name = f"{config.source}-{cell.arm}-d{cell.depth}{draw_name}-s{cell.seed}-{short_hash(settings)}"
     content = {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed, "draw": cell.draw, **settings}
-    write_json(config.folder / "circuits" / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
+    write_sealed(config.folder / "circuits" / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
     return chosen

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
@@ -14,6 +15,8 @@ from ctsft.heads import KVPolicy
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Task
 from ctsft.tuning.arms import get_arm
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,18 @@ class StudyConfig:
     """Related tests that every cell answers before and after tuning, each as task/language (smsa/indonesian)."""
     by_epoch: bool = False
     """With --probes: answer the target's and the source's test rows after every epoch too."""
+    executor: Literal["local", "ray"] = "local"
+    """Where cells run: in this process, or as tasks of a Ray cluster (pip install ctsft[ray])."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster, or auto; without one, Ray starts on this machine."""
+    cell_cpus: float = 1
+    """CPUs that a Ray task asks for; torch uses as many threads."""
+    cell_gpus: float = 0
+    """GPUs that a Ray task asks for; 0.5 puts two cells on one."""
+    cell_memory_gb: float = 0
+    """Memory that a Ray task asks for; 0 asks for none."""
+    shard: str | None = None
+    """i/k: run only the i-th of k parts of the cells, for array jobs; all parts share one results folder."""
     dry_run: bool = False
     """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
 
@@ -138,6 +153,11 @@ class StudyConfig:
             languages = get_task(name, self.data_folder).languages
             if language not in languages:
                 raise UserError(f"unknown probe '{probe}'. Give task/language; {name} has: {', '.join(languages)}.")
+        if self.executor == "local" and self.ray_address is not None:
+            raise UserError("--ray-address needs --executor ray.")
+        if min(self.cell_cpus, self.cell_gpus, self.cell_memory_gb) < 0:
+            raise UserError("--cell-cpus, --cell-gpus and --cell-memory-gb must not be negative.")
+        self.part(())
         if self.by_epoch and not self.probes:
             raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
         self.arm_depths()
@@ -156,6 +176,16 @@ class StudyConfig:
                 raise UserError(f"'{text}': depths are whole numbers, as in circuit:0,2.") from None
             pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
         return pairs
+
+    def part(self, cells: Sequence[Item]) -> Sequence[Item]:
+        """The cells of this shard: neighbours in the grid, because they share theta1 and scores."""
+        if self.shard is None:
+            return cells
+        number, slash, of = self.shard.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UserError(f"--shard is '{self.shard}'; give i/k with i from 1 to k, as in 2/8.")
+        first, last = (len(cells) * i // int(of) for i in (int(number) - 1, int(number)))
+        return cells[first:last]
 
     @cached_property
     def effective_task(self) -> Task:

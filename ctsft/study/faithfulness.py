@@ -23,13 +23,13 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
-from ctsft.storage import write_json
+from ctsft.storage import read_sealed, write_json
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
-from ctsft.study.run import check_writable
+from ctsft.study.run import prepare
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
 
@@ -127,7 +127,7 @@ def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
     mine = json.loads(json.dumps({"seed": seed, **theta1_settings(bench.config, bench.loaded.weights)}))
     found = {}
     for path in sorted((bench.config.folder / "circuits").glob("*.json")):
-        content = json.loads(path.read_text())
+        content = read_sealed(path)
         if mine.items() <= content.items():
             heads = [Head.parse(name) for name in content["heads"]]
             wanted = HeadSet(
@@ -243,7 +243,7 @@ def stability_maps(bench: Workbench, seed: int) -> None:
 def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
     """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv."""
     path = config.folder / f"{config.experiment}{SETS}"
-    check_writable(config.folder)
+    prepare(config.folder)
     bench = Workbench(config)
     config = bench.config
     finished = {row["set"] for row in read_rows(path, SET_COLUMNS)}

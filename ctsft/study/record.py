@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from ctsft.errors import UserError
-from ctsft.storage import locked, write_atomic, write_json
+from ctsft.storage import Damaged, digest, locked, read_json, set_aside, write_atomic, write_json
 from ctsft.tasks.task import Rows, digits
 
 COLUMNS = (
@@ -39,34 +38,119 @@ SET_COLUMNS = (
 SETS = ".sets.csv"
 KNOWN_COLUMNS = "circuit seed scorer roc_auc heads ranks of seconds git_commit created".split()
 KNOWN = ".known.csv"
+TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOWN_COLUMNS}
+
+
+def _unit(row: Mapping[str, str], columns: Sequence[str]) -> str:
+    """What is measured as one, and replaced as one: a cell, a set of heads, a known circuit with seed and scorer."""
+    return "-".join(row[name] for name in (columns[:3] if columns == KNOWN_COLUMNS else columns[:1]))
 
 
 def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
-    """All rows of a results file as text; none where there is no file yet."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != list(columns):
-            raise UserError(
-                f"{path} has other columns than this version writes. Move it away, or use another --output."
-            )
-        rows = list(reader)
-    for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise UserError(f"{path}, line {line}: the row is not whole. Restore the file or remove that line.")
+    """All rows of a results file as text; none where there is no file yet. Damaged names the first faulty line."""
+    rows = []
+    for line, row in _lines(path, columns):
+        if isinstance(row, str):
+            raise Damaged(f"{path}, line {line}: {row}. Run the script again: it sets the file aside and mends it.")
+        rows.append(row)
     return rows
 
 
-def append_rows(path: Path, new: Sequence[dict[str, object]], columns: Sequence[str] = COLUMNS) -> None:
-    """Add rows, all or none; a reader, a crash or another process never sees a part of them."""
+def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str] | str]]:
+    """Every line after the header with its number: a row, or what is wrong with it."""
+    if not path.is_file():
+        return []
+    header, *lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    expected = ",".join(columns)
+    if header.rstrip("\r") != expected:
+        if lines or not expected.startswith(header):
+            raise UserError(
+                f"{path} has other columns than this version writes. Move it away, or use another --output."
+            )
+        return [(1, "the file ends within its first line")]
+    torn = lines.pop()
+    rows = [_row(line.rstrip("\r"), columns) for line in lines] + (["the row is not whole"] if torn else [])
+    found: dict[str, set[str]] = {}
+    for line, row in zip(lines, rows, strict=False):
+        if isinstance(row, dict):
+            found.setdefault(_unit(row, columns), set()).add(digest(line.rstrip("\r")))
+    sums = _sums(path)
+    other = {unit for unit in found if sums.get(unit, found[unit]) != found[unit]}
+    checked = [
+        f"{_unit(row, columns)} does not have the checksum it was written with"
+        if isinstance(row, dict) and _unit(row, columns) in other
+        else row
+        for row in rows
+    ]
+    return list(enumerate(checked, start=2))
+
+
+def _row(line: str, columns: Sequence[str]) -> dict[str, str] | str:
+    try:
+        cells = next(csv.reader([line]), [])
+    except csv.Error:
+        cells = []
+    return dict(zip(columns, cells, strict=True)) if len(cells) == len(columns) else "the row is not whole"
+
+
+def _sums_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sums(path: Path) -> dict[str, set[str]]:
+    """The checksums of the lines of each unit; rows from before there were checksums have none."""
+    sums: dict[str, set[str]] = {}
+    for line in _sums_path(path).read_text(errors="replace").splitlines() if _sums_path(path).is_file() else []:
+        checksum, _, unit = line.partition("  ")
+        sums.setdefault(unit, set()).add(checksum)
+    return sums
+
+
+def append_rows(
+    path: Path, new: Sequence[dict[str, object]], columns: Sequence[str] = COLUMNS, order: Sequence[str] = ()
+) -> None:
+    """Add rows, all or none; a reader, a crash or another process never sees a part of them.
+
+    A row goes before the first one whose cell comes later in `order`, so that a table does not depend on which process
+    was faster; rows that stand there already keep their places. What was measured before is replaced: nothing is twice.
+    """
+    text = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in new]
     with locked(path):
-        rows = read_rows(path, columns)
-        out = io.StringIO()
-        writer = csv.DictWriter(out, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, *({name: "" if row[name] is None else row[name] for name in columns} for row in new)])
-        write_atomic(path, out.getvalue())
+        measured = {_unit(row, columns) for row in text}
+        rows = [row for row in read_rows(path, columns) if _unit(row, columns) not in measured]
+        rank = {cell: number for number, cell in enumerate(order)}
+        for row in text:
+            own = rank.get(_unit(row, columns), len(rank))
+            later = (place for place, other in enumerate(rows) if rank.get(_unit(other, columns), -1) > own)
+            rows.insert(next(later, len(rows)), row)
+        table = _table(rows, columns)
+        lines = table.split("\n")[1:-1]
+        sums = sorted({f"{digest(line)}  {_unit(row, columns)}\n" for row, line in zip(rows, lines, strict=True)})
+        # Checksums first: killed between the two, they name what is not there yet, and that is measured again.
+        write_atomic(_sums_path(path), "".join(sums))
+        write_atomic(path, table)
+
+
+def _table(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def mend(folder: Path) -> None:
+    """Set damaged results files of `folder` aside, and keep their good rows; the other cells are then run again."""
+    for path in sorted(folder.glob("*.csv")):
+        columns = TABLES.get("".join(path.suffixes))
+        if columns is None:
+            continue
+        with locked(path):
+            lines = _lines(path, columns)
+            faults = [f"{path}, line {line}: {row}." for line, row in lines if isinstance(row, str)]
+            if faults:
+                set_aside(path, faults[0], copy=True)
+                write_atomic(path, _table([row for _, row in lines if isinstance(row, dict)], columns))
 
 
 def read_cells(folder: Path) -> dict[str, dict[str, str]]:
@@ -85,7 +169,11 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
     """
     path = folder / "gold.json"
     with locked(path):
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            known = read_json(path) if path.is_file() else {}
+        except Damaged as error:
+            set_aside(path, error)
+            known = {}
         new = {
             name: {"labels": digits([example.label for example in rows.examples]), "sha256": rows.sha256}
             for name, rows in tests.items()
@@ -100,7 +188,7 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
     `hashes` are the sha256 of the files by language/split, as in the settings beside the rows.
     """
     for path in sorted(folder.glob("*.config.json")):
-        settings = json.loads(path.read_text())
+        settings = read_json(path)
         if settings["task"] != task:
             continue
         for name, sha256 in settings["data_sha256"].items():

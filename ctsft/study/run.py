@@ -11,29 +11,18 @@ from pathlib import Path
 
 import torch
 import tyro
-from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import UserError
 from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer
-from ctsft.storage import write_atomic, write_json
-from ctsft.study.cell import run_cell
+from ctsft.storage import remove_leftovers, write_atomic, write_json
 from ctsft.study.config import StudyConfig
-from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.executors import EXECUTORS, job_of
+from ctsft.study.grid import Cell
 from ctsft.study.probes import Tests
-from ctsft.study.record import (
-    PROBE_COLUMNS,
-    PROBES,
-    append_rows,
-    git_commit,
-    keep_gold,
-    now,
-    read_cells,
-    read_rows,
-    refuse_other_data,
-    versions,
-)
+from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data
+from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
@@ -52,13 +41,14 @@ def main(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        sys.exit((study or run_study)(parse(presets, description, argv), table))
+        with stoppable():
+            sys.exit((study or run_study)(parse(presets, description, argv), table))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except Stopped as stop:
         print("\nstopped. Finished cells are saved; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + stop.number)
 
 
 def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[str] | None = None) -> StudyConfig:
@@ -79,7 +69,7 @@ def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[s
 def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -> int:
     """Run every cell that no experiment has run yet. Returns the exit status: 1 when a cell failed, else 0."""
     path = config.folder / f"{config.experiment}.csv"
-    check_writable(config.folder)
+    prepare(config.folder)
     bench = Workbench(config)
     config = bench.config
     if not bench.task.published:
@@ -88,19 +78,19 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             print(f"label {label}: '{word}'")
     for finding in bench.findings:
         print(f"check: {finding}")
-    keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
-    finished = read_cells(config.folder)
-    probed = (
-        {line["cell"] for line in read_rows(path.with_suffix(PROBES), PROBE_COLUMNS)} if config.probes else finished
-    )
-    left = [cell for cell, key in keys.items() if key not in finished or key not in probed]
-    print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {config.dtype}")
+    tests = Tests(bench)
+    job = job_of(bench, tests)
+    keys = job.keys
+    mine = set(config.part(list(keys)))
+    left = [cell for cell in job.left() if cell in mine]
+    shard = f" in shard {config.shard}" if config.shard else ""
+    done = len(mine) - len(left)
+    print(f"{len(mine)} cells{shard}, {done} done, {len(left)} to run on {bench.device} in {config.dtype}")
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
         _print_estimate(bench, keys, left)
         return 0
-    tests = Tests(bench)
     names = (*(f"{config.task}/{language}" for language in (config.source, *config.targets)), *config.probes)
     keep_gold(config.folder, {test: tests.rows(test) for test in names})
     write_json(
@@ -116,60 +106,20 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             **bench.provenance,
         },
     )
-    failed = _run_cells(bench, tests, path, keys, left, finished)
+    failed = EXECUTORS[config.executor](job, left)
     _print_results(bench, path, set(keys.values()), table)
     for key, reason in failed.items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def check_writable(folder: Path) -> None:
-    try:
-        probe = folder / ".writable"
-        write_atomic(probe, "")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another folder with --output.") from error
-
-
-def _run_cells(
-    bench: Workbench,
-    tests: Tests,
-    path: Path,
-    keys: dict[Cell, str],
-    left: list[Cell],
-    finished: Mapping[str, Mapping[str, str]],
-) -> dict[str, str]:
-    failed: dict[str, str] = {}
-    with tqdm(left, unit="cell", disable=None) as bar:
-        for cell in bar:
-            key = keys[cell]
-            note = bench.config.folder / "failed" / f"{key}.json"
-            started = time.perf_counter()
-            try:
-                row, lines = run_cell(bench, tests, cell, key)
-            except CellFailed as error:
-                failed[key] = str(error)
-                write_json(
-                    note,
-                    {"cell": key, "reason": str(error), "git_commit": git_commit(), "created": now(), **versions()},
-                )
-                tqdm.write(f"{key}  FAILED: {error}")
-                continue
-            # The row first: a run that is killed between the two finds it, and measures the probes again.
-            if key not in finished:
-                append_rows(path, [row])
-            if lines:
-                same = finished.get(key, row)["predictions"] == row["predictions"]
-                append_rows(path.with_suffix(PROBES), [line | {"same_row": same} for line in lines], PROBE_COLUMNS)
-            note.unlink(missing_ok=True)
-            seconds = time.perf_counter() - started
-            tqdm.write(
-                f"{key}  accuracy {row['accuracy']:.3f}  source {row['source_accuracy_before']:.3f} -> "
-                f"{row['source_accuracy']:.3f}  trainable {row['trainable_share']:.2%}  {seconds:.0f} s"
-            )
-            sys.stdout.flush()
-    return failed
+def prepare(folder: Path) -> None:
+    """Before anything is loaded or trained: the folder can be written, and what a crash left behind is cleared."""
+    probe = folder / ".writable"
+    write_atomic(probe, "")
+    probe.unlink(missing_ok=True)
+    remove_leftovers(folder)
+    mend(folder)
 
 
 def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -> None:

@@ -6,7 +6,6 @@ always by writing weights in place; nothing is reloaded between cells.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.heads import Head
 from ctsft.models.load import device_of, load_model, weight_hash
-from ctsft.storage import write_atomic, write_json
+from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, short_hash, theta1_settings
 from ctsft.study.record import git_commit, now, peak_memory_mb, versions
@@ -230,16 +231,34 @@ class Workbench:
         about_path = self.config.folder / "theta1" / f"{name}.json"
         weights_path = self.config.folder / "cache" / "theta1" / f"{name}.safetensors"
         self.theta1_seed = None
-        if about_path.is_file() and weights_path.is_file():
-            about = json.loads(about_path.read_text())
-            self._restore({key: value.to(self.device) for key, value in load_file(weights_path).items()})
-            if weight_hash(self.model) != about["weight_hash"]:
-                raise UserError(f"{weights_path} does not hold the weights that {about_path.name} names. Delete both.")
-        else:
-            about = self._make_competent(seed, settings)
-            write_atomic(weights_path, save(self._snapshot()))
-            write_json(about_path, about)
+        # Whoever comes second waits, and reads what the first has made.
+        with locked(about_path, waiting=f"waiting for theta1 of seed {seed}, which another process makes"):
+            about = self._stored_theta1(about_path, weights_path)
+            if about is None:
+                about = self._make_competent(seed, settings)
+                write_atomic(weights_path, save(self._snapshot()))
+                write_sealed(about_path, about)
         self.theta1, self.theta1_seed, self.theta1_scores = self._snapshot(), seed, about
+        return about
+
+    def _stored_theta1(self, about_path: Path, weights_path: Path) -> dict | None:
+        """Put the model into the stored theta1, if there is one and it is what it says; a damaged file is set aside."""
+        if not (about_path.is_file() and weights_path.is_file()):
+            return None
+        try:
+            about = read_sealed(about_path)
+        except Damaged as error:
+            set_aside(about_path, error)
+            return None
+        try:
+            weights = load(weights_path.read_bytes())
+            self._restore({name: weights[name] for name, _ in self.model.named_parameters()})
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            set_aside(weights_path, f"{weights_path} cannot be read ({error}).")
+            return None
+        if weight_hash(self.model) != about.get("weight_hash"):
+            set_aside(weights_path, f"{weights_path} does not hold the weights that {about_path.name} names.")
+            return None
         return about
 
     def _make_competent(self, seed: int, settings: dict) -> dict:

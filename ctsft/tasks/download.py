@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from ctsft.errors import UserError
 from ctsft.storage import write_atomic
+
+TIMEOUT = 60  # seconds without a byte
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached; else its files come from the local cache.
+
+    Asked before the hub's own client is used: that waits without end for a hub that takes a connection and is silent.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def decode(content: bytes, where: str) -> str:
+    """The text of a file, which must be UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{where}, line {line}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
 
 
 def fetch(url: str, sha256: str | None) -> Path:
@@ -21,13 +51,14 @@ def fetch(url: str, sha256: str | None) -> Path:
     path = cache / hashlib.sha256(url.encode()).hexdigest()[:12] / url.rsplit("/", 1)[1]
     if not path.is_file():
         try:
-            with urllib.request.urlopen(url, timeout=60) as response:
-                write_atomic(path, response.read())
-        except (urllib.error.URLError, TimeoutError) as error:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+                content = response.read()
+        except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"cannot download {url}: {error}. Give a folder that holds the data with --data-dir (or "
                 "CTSFT_DATA_DIR), and a local model with --model."
             ) from error
+        write_atomic(path, content)
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 is not None and actual != sha256:
         path.unlink()

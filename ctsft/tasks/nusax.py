@@ -6,11 +6,12 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import fetch
+from ctsft.tasks.download import decode, fetch
 from ctsft.tasks.task import Example, Rows, Task
 
 COMMIT = "75b0be5d982348332509f296e10d9bf9cb66d60f"
@@ -25,19 +26,28 @@ ROWS = {"train": 500, "valid": 100, "test": 400}
 def parse_csv(content: str, where: str, labels: tuple[str, ...]) -> tuple[Example, ...]:
     """Rows of a CSV file with the columns id, text and label; a fault is named with its file and line."""
     reader = csv.DictReader(io.StringIO(content))
+    try:
+        return tuple(_examples(reader, where, labels))
+    except csv.Error as error:
+        raise UserError(f"{where}, line {reader.line_num}: not a line of a CSV file ({error}).") from error
+
+
+def _examples(reader: csv.DictReader, where: str, labels: tuple[str, ...]) -> Iterator[Example]:
     missing = {"id", "text", "label"} - set(reader.fieldnames or ())
     if missing:
         raise UserError(f"{where}: the column '{sorted(missing)[0]}' is missing; found {reader.fieldnames}.")
-    examples = []
     for row in reader:
+        if None in row:
+            raise UserError(
+                f"{where}, line {reader.line_num}: more fields than columns. A text with commas needs quotes around it."
+            )
         if not (row["text"] or "").strip():
             raise UserError(f"{where}, line {reader.line_num}: the text is empty.")
         if row["label"] not in labels:
             raise UserError(
                 f"{where}, line {reader.line_num}: unknown label '{row['label']}'. Valid: {', '.join(labels)}."
             )
-        examples.append(Example(row["id"], row["text"], labels.index(row["label"])))
-    return tuple(examples)
+        yield Example(row["id"], row["text"], labels.index(row["label"]))
 
 
 def read(language: str, split: str, data_dir: Path | None) -> Rows:
@@ -49,7 +59,7 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
             f"github.com/IndoNLP/nusax in datasets/sentiment (commit {COMMIT[:7]})."
         )
     content = path.read_bytes()
-    examples = parse_csv(content.decode("utf-8"), str(path), LABELS)
+    examples = parse_csv(decode(content, str(path)), str(path), LABELS)
     if len(examples) < ROWS[split]:
         raise UserError(f"{path}: {len(examples)} rows, but NusaX has {ROWS[split]} in {split}. Fetch the file again.")
     return Rows(language, split, examples, hashlib.sha256(content).hexdigest())

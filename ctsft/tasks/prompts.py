@@ -12,6 +12,8 @@ from torch import Tensor
 from ctsft.errors import UserError
 from ctsft.tasks.task import Example, Task
 
+MOST_PIECES = 32  # tokens of one label word, where several are allowed
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -56,8 +58,9 @@ class Layout:
 
 def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int, layout: Layout) -> Encoded:
     """Tokenize prompts of at most `max_tokens` tokens, cutting the end of a text and never the label field."""
+    template = task.template + layout.mask
     end = answers(tokenizer, task, layout)[0] if task.several_tokens == "first" else []
-    template, room = task.template + layout.mask, max_tokens - len(end)
+    room = max_tokens - len(end)
     return Encoded(
         tuple((*_fit(tokenizer, template, example, room), *end) for example in examples),
         tuple(example.label for example in examples),
@@ -110,26 +113,25 @@ def label_tokens(tokenizer, task: Task, layout: Layout) -> list[int]:
 def answers(tokenizer, task: Task, layout: Layout) -> tuple[list[int], list[int]]:
     """(the tokens that end every prompt, the token of each label).
 
-    A label word is a single token after the prompt, and nothing is added to the prompt. Words of several tokens are
-    refused unless the task declares `several_tokens="first"`: then what all words begin with goes into the prompt, and
-    the first token after it must tell every two of them apart. A mask token stands for one token, so there they are
-    always refused.
+    A label word is a single token as it follows the prompt, and nothing is added to the prompt. Words of several tokens
+    are refused unless the task declares `several_tokens="first"`: then what all words begin with goes into the prompt,
+    and the first token after it must tell every two of them apart. A masked language model has room for one token.
     """
     prompt, _ = fill(task.template, {"text": "x", "pair": "x"})
     asked = tokenizer(prompt + layout.mask)["input_ids"]
     place = len(asked) - 1 - layout.behind if layout.mask else len(asked)
     before, behind = asked[:place], asked[place + 1 :]
-    single = bool(layout.mask) or task.several_tokens == "refuse"
+    most = 1 if task.several_tokens == "refuse" or layout.mask else MOST_PIECES
     pieces = []
     for word in task.label_words:
         answered = tokenizer(prompt + word)["input_ids"]
         added = answered[place : len(answered) - len(behind)]
-        alone = answered == [*before, *added, *behind]
-        if not alone or not added or (len(added) > 1 and single):
+        if not 1 <= len(added) <= most or answered != [*before, *added, *behind]:
             raise UserError(
                 f"the label word '{word}' is not a single token after the prompt: it splits into "
                 f"{tokenizer.convert_ids_to_tokens(added)}. Choose label words that this tokenizer holds whole; in a "
-                "task of your own, declare others by a table in label_words, or several_tokens: first."
+                "task of your own, declare others by a table in label_words, or several_tokens: first (not for masked "
+                "language models)."
             )
         pieces.append(added)
     alike = [len(set(column)) == 1 for column in zip(*pieces, strict=False)]
@@ -139,10 +141,10 @@ def answers(tokenizer, task: Task, layout: Layout) -> tuple[list[int], list[int]
             raise UserError(f"all other label words begin with '{word}', so no token tells it apart. Choose others.")
     tokens = [added[shared] for added in pieces]
     for token in tokens:
-        alike = [word for word, other in zip(task.label_words, tokens, strict=True) if other == token]
-        if len(alike) > 1:
+        same = [word for word, other in zip(task.label_words, tokens, strict=True) if other == token]
+        if len(same) > 1:
             raise UserError(
-                f"the label words {alike} share one token ({tokenizer.convert_ids_to_tokens([token])[0]!r}) where they "
+                f"the label words {same} share one token ({tokenizer.convert_ids_to_tokens([token])[0]!r}) where they "
                 "should be told apart; choose distinct words."
             )
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import fetch
+from ctsft.tasks.download import decode, fetch
 from ctsft.tasks.nusax import LABELS, NUSAX
 from ctsft.tasks.task import SPLITS, Example, Rows, Task
 
@@ -23,7 +24,8 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
     """Read DATA_DIR/smsa/<split>.no_nusax.tsv.gz (text TAB label, no header), or download and filter the original."""
     if data_dir is None:
         content = fetch(f"{URL}/{split}_preprocess.tsv", None).read_bytes()
-        where, text = f"{split}_preprocess.tsv", content.decode("utf-8")
+        where = f"{split}_preprocess.tsv"
+        text = decode(content, where)
     else:
         path = data_dir / "smsa" / f"{split}.no_nusax.tsv.gz"
         if not path.is_file():
@@ -32,7 +34,11 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
                 "are in NusaX. Leave that probe out of --probes, or leave out --data-dir to download."
             )
         content = path.read_bytes()
-        where, text = str(path), gzip.decompress(content).decode("utf-8")
+        where = str(path)
+        try:
+            text = decode(gzip.decompress(content), where)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{where}: not a whole gzip file ({error}). Fetch it again.") from error
     examples = parse_tsv(text, where, f"{split}-")
     if data_dir is None:
         examples = without_nusax(examples)

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ctsft.errors import UserError
+from ctsft.tasks.download import hub_answers
 from ctsft.tasks.task import Example, Rows, Task
 
 REPOSITORY = "facebook/xnli"
@@ -49,7 +51,7 @@ def parse(lines: list[dict], where: str) -> list[Example]:
     examples = []
     for number, row in enumerate(lines, start=1):
         for name in ("premise", "hypothesis", "label"):
-            if not str(row.get(name) or "").strip():
+            if not isinstance(row.get(name), str) or not row[name].strip():
                 raise UserError(f"{where}, line {number}: the field '{name}' is missing or empty.")
         if row["label"] not in LABELS:
             raise UserError(
@@ -98,7 +100,7 @@ def json_lines(path: Path) -> list[dict]:
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: expected an object with premise, hypothesis and label.")
                 rows.append(row)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(f"{path}, line {len(rows) + 1}: not gzipped JSON lines ({error}).") from error
     return rows
 
@@ -107,7 +109,8 @@ def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
     """The hub's Parquet file has no ids: three rows in turn share a premise, and the row number stands for the pair."""
     name = f"{code}/{'validation' if file == 'dev' else 'test'}-00000-of-00001.parquet"
     try:
-        content = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset")).read_bytes()
+        path = hf_hub_download(REPOSITORY, name, repo_type="dataset", local_files_only=not hub_answers())
+        content = Path(path).read_bytes()
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise UserError(
             f"cannot download XNLI ({REPOSITORY}, {name}): {str(error).splitlines()[0]} Give a folder that holds xnli/ "

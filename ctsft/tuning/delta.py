@@ -19,6 +19,7 @@ from ctsft.models.load import weight_hash
 from ctsft.storage import write_atomic
 from ctsft.tuning.card import model_card
 from ctsft.tuning.slices import read_slices, write_slices
+from ctsft.tuning.sound import checksum, refuse_damaged, refuse_misfit
 
 FORMAT = "ctsft-head-delta-1"
 FILE = "delta.safetensors"
@@ -49,8 +50,8 @@ class HeadDelta:
     def save(self, folder: Path) -> None:
         """Write FOLDER/delta.safetensors, whose metadata holds the base's hash and `about`, and a model card."""
         tensors = {json.dumps(list(piece)): value.contiguous() for piece, value in self.values.items()}
-        metadata = {"base": self.base, "format": FORMAT, "about": json.dumps(self.about)}
-        write_atomic(Path(folder) / FILE, save(tensors, metadata))
+        about = {"about": json.dumps(self.about), "sha256": checksum(self.values)}
+        write_atomic(Path(folder) / FILE, save(tensors, {"base": self.base, "format": FORMAT, **about}))
         write_atomic(Path(folder) / "README.md", model_card(self))
 
     @classmethod
@@ -63,9 +64,11 @@ class HeadDelta:
                 if metadata.get("format") != FORMAT:
                     raise UserError(f"{path} is not a head delta of this version.")
                 values = {Slice(*json.loads(name)): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls(metadata["base"], values, json.loads(metadata.get("about", "{}")))
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            base, about = metadata["base"], json.loads(metadata.get("about", "{}"))
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"cannot read the head delta {path}: {error}") from error
+        refuse_damaged(path, metadata, values)
+        return cls(base, values, about)
 
     def apply(self, model: nn.Module) -> HeadDelta:
         """Write the values into `model`, in place; returns what stood there, so that applying that reverts it.
@@ -81,17 +84,8 @@ class HeadDelta:
 
     def stood(self, model: nn.Module) -> dict[Slice, Tensor]:
         """What `model` has in the delta's places; UserError where it has no such places."""
-        try:
-            before = read_slices(model, self.values)
-        except (AttributeError, RuntimeError, IndexError) as error:
-            raise UserError(f"the delta does not fit this model: {error}.") from error
-        for piece, value in self.values.items():
-            if before[piece].shape != value.shape or before[piece].dtype != value.dtype:
-                raise UserError(
-                    f"the delta does not fit this model: {piece.parameter} wants {list(before[piece].shape)} "
-                    f"{before[piece].dtype} there, and the delta has {list(value.shape)} {value.dtype}."
-                )
-        return before
+        refuse_misfit(model, self.values)
+        return read_slices(model, self.values)
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ctsft.errors import CellFailed
+from ctsft.memory import with_less
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 
 
@@ -61,20 +62,25 @@ def train(
         optimizer, lambda step: learning_rate_factor(step, total, recipe.warmup)
     )
     losses: list[float] = []
+    micro_batch = recipe.micro_batch
     model.train()
     try:
         for epoch in range(1, recipe.epochs + 1):
             order = torch.randperm(len(rows), generator=generator).tolist()
             for start in range(0, len(rows), recipe.batch_size):
                 batch = rows.subset(order[start : start + recipe.batch_size])
-                loss = _accumulate(model, batch, label_tokens, layout, recipe.micro_batch, device, autocast)
+
+                def gradients(size: int, batch: Encoded = batch) -> tuple[float, int]:
+                    optimizer.zero_grad(set_to_none=True)  # also what a try without enough memory left behind
+                    return _accumulate(model, batch, label_tokens, layout, size, device, autocast), size
+
+                loss, micro_batch = with_less(gradients, micro_batch, "train on one row at a time; try --checkpointing")
                 if not math.isfinite(loss):
                     raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
                 after_step()
                 schedule.step()
-                optimizer.zero_grad(set_to_none=True)
                 losses.append(loss)
             if after_epoch is not None:
                 model.eval()

@@ -1,0 +1,252 @@
+"""Where cells run. Several processes, on one machine or many, may share a results folder: a cell is run once.
+
+A process claims a cell by a lock that dies with it, looks whether the row is there by now, runs the cell, and writes
+the row. Nothing else is agreed upon, so an executor only decides which process looks at which cell, and when.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tqdm import tqdm
+
+from ctsft.errors import CellFailed, UserError
+from ctsft.memory import is_out_of_memory
+from ctsft.storage import locked, write_json
+from ctsft.study.cell import run_cell
+from ctsft.study.circuit_stage import relevance_of
+from ctsft.study.config import StudyConfig
+from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.probes import Tests
+from ctsft.study.record import (
+    PROBE_COLUMNS,
+    PROBES,
+    append_rows,
+    git_commit,
+    now,
+    read_cells,
+    read_rows,
+    versions,
+)
+from ctsft.study.stopping import finishing
+from ctsft.study.workbench import Workbench
+from ctsft.tuning.arms import get_arm
+
+
+class Outcome(NamedTuple):
+    """What became of a cell: its row is written, another process had written it, or the reason it gave none."""
+
+    key: str
+    status: Literal["done", "known", "failed"]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cells of a study with their keys, in the order of the grid, and what runs them."""
+
+    bench: Workbench
+    tests: Tests
+    keys: dict[Cell, str]
+
+    @property
+    def path(self) -> Path:
+        return self.bench.config.folder / f"{self.bench.config.experiment}.csv"
+
+    def finished(self) -> dict[str, dict[str, str]]:
+        """The rows of cells that need nothing more: their probes, where there are any, are measured too."""
+        rows = read_cells(self.bench.config.folder)
+        if not self.bench.config.probes:
+            return rows
+        probed = {line["cell"] for line in read_rows(self.path.with_suffix(PROBES), PROBE_COLUMNS)}
+        return {key: row for key, row in rows.items() if key in probed}
+
+    def left(self) -> list[Cell]:
+        finished = self.finished()
+        return [cell for cell, key in self.keys.items() if key not in finished]
+
+
+def job_of(bench: Workbench, tests: Tests) -> Job:
+    """All cells of the workbench's configuration."""
+    config, weights = bench.config, bench.loaded.weights
+    return Job(bench, tests, {cell: cell.key(cell_fingerprint(config, cell, weights)) for cell in cells(config)})
+
+
+def settle(job: Job, cell: Cell, wait: bool = False) -> Outcome | None:
+    """Run one cell and write its row; None while another process has it (with `wait`, wait for that process)."""
+    key, folder = job.keys[cell], job.bench.config.folder
+    with locked(folder / "cache" / "claims" / key, wait) as mine:
+        if not mine:
+            return None
+        if key in job.finished():
+            return Outcome(key, "known")
+        note = folder / "failed" / f"{key}.json"
+        started = time.perf_counter()
+        try:
+            row, lines = run_cell(job.bench, job.tests, cell, key)
+        except (CellFailed, RuntimeError, MemoryError) as error:
+            if not isinstance(error, CellFailed) and not is_out_of_memory(error):
+                raise
+            reason = str(error) if isinstance(error, CellFailed) else f"out of memory ({str(error).splitlines()[0]})"
+            about = {"cell": key, "reason": reason, "git_commit": git_commit(), "created": now(), **versions()}
+            write_json(note, about)
+            return Outcome(key, "failed", reason)
+        with finishing():
+            _write(job, key, row, lines)
+            note.unlink(missing_ok=True)
+        return Outcome(
+            key,
+            "done",
+            f"accuracy {row['accuracy']:.3f}  source {row['source_accuracy_before']:.3f} -> "
+            f"{row['source_accuracy']:.3f}  trainable {row['trainable_share']:.2%}  "
+            f"{time.perf_counter() - started:.0f} s",
+        )
+
+
+def _write(job: Job, key: str, row: dict[str, object], lines: list[dict[str, object]]) -> None:
+    """The row first: a run that is killed between the two finds it, and measures the probes again."""
+    order = list(job.keys.values())
+    known = read_cells(job.bench.config.folder).get(key)
+    if known is None:
+        append_rows(job.path, [row], order=order)
+    if lines:
+        same = (known or row)["predictions"] == row["predictions"]
+        append_rows(job.path.with_suffix(PROBES), [line | {"same_row": same} for line in lines], PROBE_COLUMNS, order)
+
+
+def run_here(job: Job, left: Sequence[Cell]) -> dict[str, str]:
+    """One cell after the other in this process; those that another process has come last. Returns the failures."""
+    failed: dict[str, str] = {}
+    with tqdm(total=len(left), unit="cell", disable=None) as bar:
+
+        def tell(outcome: Outcome) -> None:
+            report(outcome, failed)
+            bar.update()
+
+        taken = []
+        for cell in left:
+            outcome = settle(job, cell)
+            if outcome is None:
+                taken.append(cell)
+            else:
+                tell(outcome)
+        for cell in taken:
+            tell(settle(job, cell, wait=True))
+    return failed
+
+
+def report(outcome: Outcome, failed: dict[str, str]) -> None:
+    """One line per cell that was run here."""
+    if outcome.status == "failed":
+        failed[outcome.key] = outcome.text
+        tqdm.write(f"{outcome.key}  FAILED: {outcome.text}")
+    elif outcome.status == "done":
+        tqdm.write(f"{outcome.key}  {outcome.text}")
+    sys.stdout.flush()
+
+
+# ---- Ray ----------------------------------------------------------------------------------------------------------
+
+
+def run_on_ray(job: Job, left: Sequence[Cell]) -> dict[str, str]:
+    """Every cell as a task of a Ray cluster. theta1 and scores are tasks too, so that no worker waits for a lock.
+
+    The workers meet in the results folder, which all must see. A task whose node or process dies is tried again
+    elsewhere; what was written before stays.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--executor ray needs Ray. Install it with: pip install 'ctsft[ray]'") from error
+    config = _for_other_machines(job.bench.config)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=config.ray_address, log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {config.ray_address}: {error}. Start one with `ray start --head`."
+        ) from error
+    try:
+        return _submit(ray, job, config, left)
+    finally:
+        ray.shutdown()
+
+
+def _submit(ray, job: Job, config: StudyConfig, left: Sequence[Cell]) -> dict[str, str]:
+    request = {"num_cpus": config.cell_cpus, "num_gpus": config.cell_gpus, "max_retries": 5}
+    request |= {"memory": int(config.cell_memory_gb * 2**30)} if config.cell_memory_gb else {}
+    make, score, run = (ray.remote(**request)(task) for task in (_theta1_there, _scores_there, _settle_there))
+    made, scored, pending = {}, {}, {}
+    for cell in left:
+        if cell.seed not in made:
+            made[cell.seed] = make.remote(config, cell.seed, None)
+        after = made[cell.seed]
+        if get_arm(cell.arm).needs_heads:
+            # Deeper circuits complete the scores of shallower ones, so the scores of a seed are made in a row.
+            scores = (cell.seed, cell.depth, cell.share)
+            if scores not in scored:
+                before = [task for (seed, *_), task in scored.items() if seed == cell.seed]
+                scored[scores] = score.remote(config, *scores, before[-1] if before else after)
+            after = scored[scores]
+        pending[run.remote(config, cell, after)] = cell
+    failed: dict[str, str] = {}
+    with tqdm(total=len(left), unit="cell", disable=None) as bar:
+        while pending:
+            [task], _ = ray.wait(list(pending), num_returns=1)
+            key = job.keys[pending.pop(task)]
+            try:
+                outcome = ray.get(task)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                outcome = Outcome(key, "failed", f"its worker was lost: {str(error).splitlines()[0]}")
+            report(outcome, failed)
+            bar.update()
+    return failed
+
+
+def _for_other_machines(config: StudyConfig) -> StudyConfig:
+    """Whole paths in place of those that mean something here only."""
+    model, data = Path(config.model).expanduser(), config.data_folder
+    return replace(
+        config,
+        output=config.output.resolve(),
+        data_dir=None if data is None else data.resolve(),
+        model=str(model.resolve()) if config.model != "demo" and model.exists() else config.model,
+    )
+
+
+@lru_cache(maxsize=1)
+def _job_there(config: StudyConfig) -> Job:
+    """The loaded model and data of a worker process, kept for its next task."""
+    bench = Workbench(config)
+    return job_of(bench, Tests(bench))
+
+
+def _theta1_there(config: StudyConfig, seed: int, after: None) -> None:
+    try:
+        _job_there(config).bench.theta1_of(seed)
+    except CellFailed:
+        return  # each cell that needs it fails with the reason
+
+
+def _scores_there(config: StudyConfig, seed: int, depth: int, share: float, after: None) -> None:
+    bench = _job_there(config).bench
+    try:
+        relevance_of(bench, bench.config, seed, depth, share)
+    except CellFailed:
+        return
+
+
+def _settle_there(config: StudyConfig, cell: Cell, after: None) -> Outcome:
+    return settle(_job_there(config), cell, wait=True)
+
+
+EXECUTORS: dict[str, Callable[[Job, Sequence[Cell]], dict[str, str]]] = {"local": run_here, "ray": run_on_ray}

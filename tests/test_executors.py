@@ -1,0 +1,153 @@
+"""Where cells run changes no row: shards, and a Ray cluster that loses a node."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from killing import ENVIRONMENT, contents, shorter, small_study
+
+from ctsft.errors import UserError
+from ctsft.study import executors
+from ctsft.study.executors import job_of
+from ctsft.study.grid import cells
+from ctsft.study.probes import Tests
+from ctsft.study.record import keep_gold, read_rows
+from ctsft.study.run import run_study
+from ctsft.study.workbench import Workbench
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serial")
+    assert run_study(small_study(folder)) == 0
+    return contents(folder)
+
+
+def test_shards_are_all_cells_and_none_twice(tmp_path):
+    config = small_study(tmp_path)
+    every = cells(config)
+    for k in (1, 3, 10, 13):
+        parts = [replace(config, shard=f"{i}/{k}").part(every) for i in range(1, k + 1)]
+        assert [cell for part in parts for cell in part] == every
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_shards_together_give_the_rows_of_one_run(serial, tmp_path):
+    # The later one first: rows stand in the order of the grid all the same.
+    for shard in ("2/2", "1/2"):
+        assert run_study(replace(small_study(tmp_path), shard=shard)) == 0
+        assert len(read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")) == (5 if shard == "2/2" else 10)
+    assert contents(tmp_path) == serial
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shard": "0/2"}, r"--shard is '0/2'; give i/k"),
+        ({"shard": "3/2"}, "3/2"),
+        ({"shard": "2"}, "i/k"),
+        ({"ray_address": "auto"}, "needs --executor ray"),
+        ({"executor": "ray", "cell_cpus": -1}, "must not be negative"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(small_study(tmp_path), **changes)
+
+
+class Done:
+    """A finished task."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class AtOnce:
+    """Ray's interface, without a cluster: a task runs when it is submitted; what it asks for is kept."""
+
+    exceptions = SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=ArithmeticError)
+
+    def __init__(self):
+        self.requests, self.order = [], []
+
+    def remote(self, **request):
+        self.requests.append(request)
+
+        def of(function):
+            def submit(*arguments):
+                self.order.append(function.__name__)
+                return Done(function(*(getattr(one, "value", one) for one in arguments)))
+
+            return SimpleNamespace(remote=submit)
+
+        return of
+
+    def wait(self, tasks, num_returns):
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, task):
+        return task.value
+
+
+def test_the_tasks_of_a_study_are_theta1_then_scores_then_cells(tmp_path):
+    """What would go to a cluster, run here: the rows are those of one process, and each task asks for its share."""
+    config = replace(shorter(tmp_path / "one"), arms=("circuit:0,1", "norm_only"))
+    assert run_study(config) == 0
+    config = replace(config, output=tmp_path / "two", executor="ray", cell_cpus=2, cell_memory_gb=0.5)
+    bench = Workbench(config)
+    job, ray = job_of(bench, Tests(bench)), AtOnce()
+    keep_gold(config.folder, {f"demo/{name}": bench.split(name, "test") for name in ("d00", "d30")})
+    assert executors._submit(ray, job, executors._for_other_machines(bench.config), job.left()) == {}
+    assert ray.order[:3] == ["_theta1_there", "_scores_there", "_settle_there"]
+    assert ray.order.count("_theta1_there") == 1
+    assert ray.order.count("_scores_there") == 2
+    assert ray.order.count("_settle_there") == 3
+    assert {request["num_cpus"] for request in ray.requests} == {2}
+    assert {request["memory"] for request in ray.requests} == {2**29}
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_ray_cluster_that_loses_a_node_gives_the_rows_of_one_process(serial, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'ctsft[ray]'")
+    from ray.cluster_utils import Cluster
+
+    for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, ENVIRONMENT[name])
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster, killed = Cluster(), []
+    try:
+        try:
+            cluster.add_node(num_cpus=0, **small)
+            nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+        except Exception as error:  # Ray raises plain exceptions here
+            if "timed out" not in str(error):
+                raise
+            pytest.skip(f"this machine is too busy to start Ray's processes within Ray's own 30 seconds: {error}")
+        path, done = tmp_path / "demo" / "01_nusax_transfer.csv", threading.Event()
+
+        def kill() -> None:
+            while len(read_rows(path)) < 2 and not done.is_set():
+                time.sleep(0.05)
+            if not done.is_set():
+                cluster.remove_node(nodes[0], allow_graceful=False)
+                killed.append(len(read_rows(path)))
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        assert run_study(replace(small_study(tmp_path), executor="ray", ray_address=cluster.address)) == 0
+        done.set()
+        killer.join()
+    finally:
+        cluster.shutdown()
+    assert 2 <= killed[0] < 10
+    assert contents(tmp_path) == serial
+
+
+def test_a_ray_cluster_that_is_not_there_is_named(tmp_path):
+    pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'ctsft[ray]'")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at auto.*ray start --head"):
+        run_study(replace(small_study(tmp_path), executor="ray", ray_address="auto"))
