@@ -54,6 +54,6 @@ def refuse_misfit(model: nn.Module, values: Mapping[Slice, Tensor]) -> None:
         expected[piece.dim] = piece.stop - piece.start
         if list(value.shape) != expected or value.dtype != parameter.dtype:
             raise UserError(
-                f"the delta does not fit: it has {list(value.shape)} {value.dtype} for {piece.parameter}; this model needs "
-                f"{expected} {parameter.dtype}."
+                f"the delta does not fit: it has {list(value.shape)} {value.dtype} for {piece.parameter}; "
+                f"this model needs {expected} {parameter.dtype}."
             )
