@@ -73,7 +73,7 @@ def _identity(bench: Workbench, cell: Cell, theta1: dict) -> dict[str, object]:
         "draw": cell.draw,
         "scorer": config.scorer if arm.needs_heads else None,
         "kv_policy": config.kv_policy if arm.needs_heads else None,
-        "lr": None if arm.moves == "nothing" else cell.lr,
+        "lr": cell.lr if arm.uses_rate else None,
         "seed": cell.seed,
         "draw_seed": cell.seed,
         "order_seed": cell.seed,

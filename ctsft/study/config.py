@@ -13,6 +13,7 @@ from ctsft.heads import KVPolicy
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Task
 from ctsft.tuning.arms import get_arm
+from ctsft.tuning.extra_rows import Lexicon
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,12 @@ class StudyConfig:
                 raise UserError(
                     f"unknown probe '{probe}'. Give task/language; {name} has: {', '.join(get_task(name).languages)}."
                 )
+        if task.dictionary is None:
+            for arm, _ in self.arm_depths():
+                if isinstance(get_arm(arm).extra_rows, Lexicon):
+                    raise UserError(
+                        f"the arm '{arm}' needs a dictionary, and {self.task} has none. Leave that arm out."
+                    )
         if self.by_epoch and not self.probes:
             raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
         self.arm_depths()

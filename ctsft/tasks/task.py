@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Task:
 
     `read(language, split, data_dir)` returns the rows; `target_pool` is how many training rows form pool B.
     `more_source_rows(language, data_dir)` gives rows for a start that pool A is too small for.
+    `dictionary(source, target, data_dir)` gives the known translations of words, all in lower case.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     read: Callable[[str, str, Path | None], Rows]
     target_pool: int = 100
     more_source_rows: Callable[[str, Path | None], Rows] | None = None
+    dictionary: Callable[[str, str, Path | None], Mapping[str, Sequence[str]]] | None = None
 
     def load(self, language: str, split: str, data_dir: Path | None = None) -> Rows:
         """Read and check one split: known language, unique ids, no empty text, every label present."""

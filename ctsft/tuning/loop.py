@@ -1,4 +1,4 @@
-"""The one training loop: AdamW, linear decay after a warm-up, clipping, loss on the label token."""
+"""The one training loop: AdamW, linear decay after a warm-up, clipping, loss on the label token (or on all text)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ctsft.errors import CellFailed
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
@@ -32,6 +32,39 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
     return min((step + 1) / rising, (total - step) / max(1, total - rising + 1))
 
 
+Objective = Callable[[nn.Module, Encoded, Sequence[int], int, torch.autocast], Tensor]
+
+
+def label_loss(model: nn.Module, rows: Encoded, label_tokens, pad: int, autocast: torch.autocast) -> Tensor:
+    """Cross-entropy of the label token (over the whole vocabulary) at the label position, summed over rows."""
+    device = next(model.parameters()).device
+    gold = torch.tensor([label_tokens[label] for label in rows.labels], device=device)
+    with autocast:
+        logits = model(**pad_left(rows.prompts, pad, device), logits_to_keep=1, use_cache=False).logits[:, -1]
+    return nn.functional.cross_entropy(logits.float(), gold, reduction="sum")
+
+
+def text_loss(model: nn.Module, rows: Encoded, label_tokens, pad: int, autocast: torch.autocast) -> Tensor:
+    """Language modelling: of every row the mean cross-entropy of its tokens after the first, summed over rows."""
+    losses, real = token_losses(model, rows.prompts, pad, autocast)
+    return (losses.sum(-1) / real.sum(-1).clamp(min=1)).sum()
+
+
+def token_losses(
+    model: nn.Module, texts: Sequence[Sequence[int]], pad: int, autocast: torch.autocast
+) -> tuple[Tensor, Tensor]:
+    """-log p of every token given those before it, in nats [B, T - 1], and which of them are real.
+
+    Zero at pads and at a text's first token, which nothing comes before.
+    """
+    batch = pad_left(texts, pad, next(model.parameters()).device)
+    with autocast:
+        logits = model(**batch, use_cache=False).logits[:, :-1]
+    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), batch["input_ids"][:, 1:], reduction="none")
+    real = batch["attention_mask"][:, :-1] == 1
+    return losses * real, real
+
+
 def train(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -43,15 +76,17 @@ def train(
     autocast: torch.autocast,
     after_step: Callable[[], None],
     after_epoch: Callable[[int], None] | None = None,
+    objective: Objective = label_loss,
+    adjust: Callable[[], float] | None = None,
 ) -> list[float]:
-    """Minimise the cross-entropy of the label token (over the whole vocabulary) at the label position.
+    """Minimise the objective: by default the cross-entropy of the label token at the label position.
 
     A batch is cut into micro-batches of rows of similar length; the losses are summed and divided by the size of the
-    batch, so the gradient is that of the whole batch while little of the work is padding. `after_epoch` is called with
-    1, 2, ... and the model in evaluation mode. Returns the loss of every step. Raises CellFailed when a loss is not
-    finite.
+    batch, so the gradient is that of the whole batch while little of the work is padding. `adjust` is called when the
+    gradients are whole and not clipped yet: it may change them, and returns what it adds to the loss. `after_epoch` is
+    called with 1, 2, ... and the model in evaluation mode. Returns the loss of every step. Raises CellFailed when a
+    loss is not finite.
     """
-    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     torch.manual_seed(order_seed)  # dropout, in the models that have it
     generator = torch.Generator().manual_seed(order_seed)
@@ -67,7 +102,13 @@ def train(
             order = torch.randperm(len(rows), generator=generator).tolist()
             for start in range(0, len(rows), recipe.batch_size):
                 batch = rows.subset(order[start : start + recipe.batch_size])
-                loss = _accumulate(model, batch, label_tokens, pad, recipe.micro_batch, device, autocast)
+                loss = 0.0
+                for group in by_length(batch.prompts, recipe.micro_batch):
+                    part = objective(model, batch.subset(group), label_tokens, pad, autocast) / len(batch)
+                    part.backward()
+                    loss += part.item()
+                if adjust is not None:
+                    loss += adjust()
                 if not math.isfinite(loss):
                     raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -83,17 +124,3 @@ def train(
     finally:
         model.eval()
     return losses
-
-
-def _accumulate(model, batch: Encoded, label_tokens, pad, micro_batch, device, autocast) -> float:
-    """Backward through one batch, micro-batch by micro-batch; returns its mean loss."""
-    total = 0.0
-    for group in by_length(batch.prompts, micro_batch):
-        part = batch.subset(group)
-        gold = torch.tensor([label_tokens[label] for label in part.labels], device=device)
-        with autocast:
-            logits = model(**pad_left(part.prompts, pad, device), logits_to_keep=1, use_cache=False).logits[:, -1]
-        loss = nn.functional.cross_entropy(logits.float(), gold, reduction="sum") / len(batch)
-        loss.backward()
-        total += loss.item()
-    return total
