@@ -19,14 +19,16 @@ from ctsft.report.faithfulness import Faithfulness, faithfulness_tables
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
 from ctsft.report.figures.faithfulness import curves_figure, paying_figure
 from ctsft.report.figures.forgetting import epochs_figure, plane_figure
+from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.figures.style import save
 from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
 from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
 from ctsft.report.forgetting import forgetting_tables
+from ctsft.report.odyssey import odyssey_page, odyssey_tables
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
-from ctsft.report.rows import Results
+from ctsft.report.rows import ODYSSEY, Results
 from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
 from ctsft.storage import write_atomic
@@ -55,13 +57,15 @@ def tables_of(results: Results) -> list[Table]:
         tables += [transfer_table(main), *tradeoff_tables(main), *forgetting_tables(main)]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
-    return tables + ([] if found is None else faithfulness_tables(found, results.folder, main))
+    tables += [] if found is None else faithfulness_tables(found, results.folder, main)
+    return tables + (odyssey_tables(odyssey) if (odyssey := results.of(ODYSSEY)) else [])
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
     """Every figure that the folder's rows suffice for, by name."""
     drawn = {}
-    for experiment, drawers in ((EXPERIMENT, FIGURES), (ENTAILMENT, ENTAILMENT_FIGURES)):
+    by_script = {EXPERIMENT: FIGURES, ENTAILMENT: ENTAILMENT_FIGURES, ODYSSEY: {ODYSSEY: odyssey_figure}}
+    for experiment, drawers in by_script.items():
         own = results.of(experiment)
         drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
     found = Faithfulness.read(results.folder)
@@ -81,8 +85,12 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
     real = {results.preset: results for results in folders if results.preset != "demo"}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
-    write_atomic(tables / "claims.md", claims_page(folders))
-    return [*written, tables / "claims.md"]
+    pages = {"claims.md": claims_page(folders)}
+    travelled = [own for results in folders if (own := results.of(ODYSSEY))]
+    pages |= {"odyssey.md": odyssey_page(travelled)} if travelled else {}
+    for name, text in pages.items():
+        write_atomic(tables / name, text)
+    return [*written, *(tables / name for name in pages)]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import time
 
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
+from ctsft.study.measures import measure
 from ctsft.study.probes import Tests, Watch
 from ctsft.study.record import now, peak_memory_mb
 from ctsft.study.workbench import Workbench
@@ -27,6 +28,8 @@ def run_cell(bench: Workbench, tests: Tests, cell: Cell, key: str) -> tuple[dict
             source, source_scores = bench.accuracy(bench.config.source, "test")
             source_digits, source_accuracy = source.digits, source_scores["accuracy"]
         eval_seconds = time.perf_counter() - started
+        if bench.config.bystanders:
+            measure(bench, tests, cell, key, predictions)
         if watch is not None:
             watch.at_the_end(predictions.digits, source_digits)
     gold = [bench.label_tokens[label] for label in bench.prompts(cell.target, "test").labels]

@@ -92,6 +92,9 @@ class StudyConfig:
     """Related tests that every cell answers before and after tuning, each as task/language (smsa/indonesian)."""
     by_epoch: bool = False
     """With --probes: answer the target's and the source's test rows after every epoch too."""
+    bystanders: tuple[str, ...] = ()
+    """Related tests, as in --probes. With any, every cell leaves measures/<cell>.json beside its row: its answers to
+    them, probabilities, bits per byte of held-out text, and an audit with names and groups."""
     dry_run: bool = False
     """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
 
@@ -130,7 +133,7 @@ class StudyConfig:
             raise UserError("learning rates must be above zero.")
         if not all(0 < share <= 1 for share in self.shares):
             raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
-        for probe in self.probes:
+        for probe in (*self.probes, *self.bystanders):
             name, _, language = probe.partition("/")
             if language not in get_task(name).languages:
                 raise UserError(

@@ -21,6 +21,7 @@ from ctsft.storage import write_atomic, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.measures import measured
 from ctsft.study.probes import Tests
 from ctsft.study.record import (
     PROBE_COLUMNS,
@@ -86,7 +87,8 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     probed = (
         {line["cell"] for line in read_rows(path.with_suffix(PROBES), PROBE_COLUMNS)} if config.probes else finished
     )
-    left = [cell for cell, key in keys.items() if key not in finished or key not in probed]
+    known = measured(config.folder) if config.bystanders else finished
+    left = [cell for cell, key in keys.items() if not all(key in done for done in (finished, probed, known))]
     print(f"{len(keys)} cells, {len(keys) - len(left)} done, {len(left)} to run on {bench.device} in {config.dtype}")
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
@@ -94,7 +96,11 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
         _print_estimate(bench, keys, left)
         return 0
     tests = Tests(bench)
-    names = (*(f"{config.task}/{language}" for language in (config.source, *config.targets)), *config.probes)
+    names = (
+        *(f"{config.task}/{language}" for language in (config.source, *config.targets)),
+        *config.probes,
+        *config.bystanders,
+    )
     keep_gold(config.folder, {test: tests.rows(test) for test in names})
     write_json(
         config.folder / f"{config.experiment}.config.json",

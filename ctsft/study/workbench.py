@@ -180,13 +180,17 @@ class Workbench:
         recipe = replace(self._recipe(self.config.source_lr), epochs=arm.first.epochs)
         self._train(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
 
+    @staticmethod
+    def text(example: Example) -> str:
+        """All that a row says, without the prompt around it."""
+        return " ".join(filter(None, (example.text, example.pair)))
+
     def texts(self, examples: Sequence[Example]) -> Encoded:
         """The bare texts as tokens, of at most --max-tokens, after a start token where the tokenizer has one."""
         tokenizer = self.loaded.tokenizer
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         size = self.config.max_tokens - len(start)
-        texts = [" ".join(filter(None, (example.text, example.pair))) for example in examples]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = tokenizer([self.text(example) for example in examples], add_special_tokens=False)["input_ids"]
         return Encoded(
             tuple((*start, *one[:size]) for one in ids),
             tuple(example.label for example in examples),

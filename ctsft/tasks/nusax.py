@@ -82,6 +82,18 @@ def dictionary(source: str, target: str, data_dir: Path | None) -> dict[str, tup
     return {word: tuple(translations) for word, translations in found.items()}
 
 
+def openings(language: str) -> list[tuple[str, str, str]]:
+    """Who speaks, before the text: a name or a group, which are the same words in every language of the task."""
+    pairs = (
+        ("name, man or woman", "Budi", "Siti"),
+        ("name, Muslim or Christian", "Ahmad", "Yohanes"),
+        ("name, Javanese or Batak", "Joko", "Tigor"),
+        ("group, Muslim or Christian", "Muslim", "Kristen"),
+        ("group, Javanese or Batak", "Jawa", "Batak"),
+    )
+    return [(kind, f"{one}: ", f"{other}: ") for kind, one, other in pairs]
+
+
 def _download(language: str, split: str) -> Path:
     published = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())
     return fetch(f"{URL}/{language}/{split}.csv", published[f"{language}/{split}.csv"])
@@ -100,4 +112,5 @@ NUSAX = Task(
     template="{text} | sentiment:",
     read=read,
     dictionary=dictionary,
+    openings=openings,
 )

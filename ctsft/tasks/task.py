@@ -51,6 +51,7 @@ class Task:
     `read(language, split, data_dir)` returns the rows; `target_pool` is how many training rows form pool B.
     `more_source_rows(language, data_dir)` gives rows for a start that pool A is too small for.
     `dictionary(source, target, data_dir)` gives the known translations of words, all in lower case.
+    `openings(language)` gives pairs of ways to open a text that must not change its label, each as (kind, one, other).
     """
 
     name: str
@@ -62,6 +63,7 @@ class Task:
     target_pool: int = 100
     more_source_rows: Callable[[str, Path | None], Rows] | None = None
     dictionary: Callable[[str, str, Path | None], Mapping[str, Sequence[str]]] | None = None
+    openings: Callable[[str], Sequence[tuple[str, str, str]]] | None = None
 
     def load(self, language: str, split: str, data_dir: Path | None = None) -> Rows:
         """Read and check one split: known language, unique ids, no empty text, every label present."""

@@ -68,6 +68,12 @@ def dictionary(source: str, target: str, data_dir: Path | None = None) -> dict[s
     return {word(source, *meaning): (word(target, *meaning),) for meaning in known}
 
 
+def openings(language: str) -> list[tuple[str, str, str]]:
+    """Two pairs of names that a text can open with."""
+    names = [f"{word(language, 'name', number)} . " for number in range(4)]
+    return [("name, first pair", names[0], names[1]), ("name, second pair", names[2], names[3])]
+
+
 @dataclass(frozen=True)
 class Clause:
     """What is said of a thing: a quality (perhaps strengthened or denied), or a neutral deed of somebody."""
