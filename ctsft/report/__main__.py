@@ -15,8 +15,10 @@ import matplotlib.pyplot as plt
 
 from ctsft.errors import UserError
 from ctsft.report.claims import claims_page
+from ctsft.report.costs import cost_tables
 from ctsft.report.faithfulness import Faithfulness, faithfulness_tables
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
+from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.report.figures.faithfulness import curves_figure, paying_figure
 from ctsft.report.figures.forgetting import epochs_figure, plane_figure
 from ctsft.report.figures.odyssey import odyssey_figure
@@ -58,7 +60,8 @@ def tables_of(results: Results) -> list[Table]:
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results.folder, main)
-    return tables + (odyssey_tables(odyssey) if (odyssey := results.of(ODYSSEY)) else [])
+    tables += odyssey_tables(odyssey) if (odyssey := results.of(ODYSSEY)) else []
+    return tables + cost_tables(results.folder)
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
@@ -71,6 +74,7 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
     found = Faithfulness.read(results.folder)
     if found is not None:
         drawn |= {"05_faithfulness": curves_figure(found), "05_paying": paying_figure(found, results.of(EXPERIMENT))}
+    drawn |= {"07_cost_and_energy": costs_figure(results.folder), "07_arithmetic": arithmetic_figure(results.folder)}
     return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
 
 
