@@ -189,7 +189,9 @@ def test_every_arm_has_its_costs(config, measured):
     assert flops["lt_sft"] == pytest.approx(2 * flops["full"], rel=1e-6)
     assert int(rows["lt_sft"]["stored_bytes"]) == 2 * int(rows["circuit"]["stored_bytes"])
     assert int(rows["full"]["stored_bytes"]) == 4 * int(rows["full"]["trainable"])
-    assert all(row["energy_is"].startswith(("estimate: seconds x 15 W", "codecarbon")) for row in rows.values())
+    assert all(
+        row["energy_is"].startswith(("estimate: processor seconds x 15 W", "codecarbon")) for row in rows.values()
+    )
     assert all(int(row["peak_memory_mb"]) > 50 for row in rows.values())
 
 
@@ -250,8 +252,8 @@ def test_the_memory_mark_starts_afresh():
 
 def test_energy_without_codecarbon_is_labelled_an_estimate(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    energy = energy_of(lambda: None, 100.0)
-    assert energy.how == "estimate: seconds x 100 W"
+    energy = energy_of(lambda: None, 100.0, torch.device("cpu"))
+    assert energy.how == "estimate: processor seconds x 100 W"
     assert 0 < energy.joules < 10
 
 
@@ -271,11 +273,11 @@ def test_codecarbon_is_asked_where_it_is_installed(monkeypatch):
     fake.OfflineEmissionsTracker = Tracker
     monkeypatch.setitem(sys.modules, "codecarbon", fake)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: fake)
-    energy = energy_of(lambda: None, 1.0)
+    energy = energy_of(lambda: None, 1.0, torch.device("cpu"))
     assert energy.joules == pytest.approx(7.2)
     assert energy.how.startswith("codecarbon")
     monkeypatch.setattr(Tracker, "stop", lambda self: None)  # it swallows its own errors
-    assert energy_of(lambda: None, 1.0).how.startswith("estimate")
+    assert energy_of(lambda: None, 1.0, torch.device("cpu")).how.startswith("estimate")
 
 
 def test_sparse_weights_are_stored_with_their_places():

@@ -24,10 +24,11 @@ FLOAT = 4  # bytes of a stored weight, and of the place of a weight that no slic
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules, and how they were found: `measured` by codecarbon, or an `estimate` from seconds and a stated power."""
+    """Joules and how they were found, by codecarbon or as an estimate; and the processor's seconds."""
 
     joules: float
     how: str
+    cpu_seconds: float
 
 
 def flops_of(bench: Workbench, run: Callable[[], object]) -> int:
@@ -58,8 +59,11 @@ def stored_bytes(arm_name: str, trained: int) -> int:
     return trained * (2 * FLOAT if get_arm(arm_name).moves == "sparse" else FLOAT)
 
 
-def energy_of(run: Callable[[], object], watts: float) -> Energy:
-    """What `run` uses: by codecarbon where it is installed and works, else seconds x `watts`."""
+def energy_of(run: Callable[[], object], watts: float, device: torch.device) -> Energy:
+    """What `run` uses: by codecarbon where it is installed and works, else seconds x `watts`.
+
+    On a CPU the seconds are the processor's, which other processes do not lengthen; on a GPU those of the clock.
+    """
     tracker = None
     if importlib.util.find_spec("codecarbon") is not None:
         from codecarbon import OfflineEmissionsTracker
@@ -67,18 +71,21 @@ def energy_of(run: Callable[[], object], watts: float) -> Energy:
         # The country serves to turn energy into carbon dioxide, which is not used here.
         tracker = OfflineEmissionsTracker(country_iso_code="IDN", save_to_file=False, log_level="error")
         tracker.start()
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     try:
         run()
     finally:
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
         if tracker is not None:
             tracker.stop()
     # It swallows its own errors, and then has no data.
     data = getattr(tracker, "final_emissions_data", None)
-    if data is None:
-        return Energy(seconds * watts, f"estimate: seconds x {watts:g} W")
-    return Energy(data.energy_consumed * 3.6e6, "codecarbon (its own estimate where it cannot read the machine)")
+    if data is not None:
+        how = "codecarbon (its own estimate where it cannot read the machine)"
+        return Energy(data.energy_consumed * 3.6e6, how, busy)
+    if device.type == "cpu":
+        return Energy(busy * watts, f"estimate: processor seconds x {watts:g} W", busy)
+    return Energy(seconds * watts, f"estimate: seconds x {watts:g} W", busy)
 
 
 def cost_of(bench: Workbench, cell: Cell, watts: float) -> dict[str, object]:
@@ -93,7 +100,7 @@ def cost_of(bench: Workbench, cell: Cell, watts: float) -> dict[str, object]:
             measured.append(trained_and_seconds)
 
     start_memory(bench.device)
-    energy = energy_of(tune, watts)
+    energy = energy_of(tune, watts, bench.device)
     megabytes = highest_memory_mb(bench.device)
     trained, seconds = measured[0]
     return {
@@ -105,6 +112,7 @@ def cost_of(bench: Workbench, cell: Cell, watts: float) -> dict[str, object]:
         "trainable": trained,
         "flops": flops_of(bench, tune),
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(energy.cpu_seconds, 3),
         "peak_memory_mb": megabytes,
         "stored_bytes": stored_bytes(cell.arm, trained),
         "joules": round(energy.joules, 3),

@@ -35,7 +35,7 @@ from ctsft.study.workbench import Workbench
 
 COST_COLUMNS = (
     "cell experiment preset model target n_target arm depth seed lr trainable trainable_share flops seconds "
-    "peak_memory_mb stored_bytes joules energy_is device dtype threads git_commit created"
+    "cpu_seconds peak_memory_mb stored_bytes joules energy_is device dtype threads git_commit created"
 ).split()
 ARITHMETIC_COLUMNS = (
     "key preset model task language theta1 arithmetic where n_rows accuracy predictions predictions_float32 "
@@ -51,7 +51,7 @@ class CostConfig(StudyConfig):
     """What to measure; of every arm one cell a target, n, seed and learning rate."""
 
     watts: float = 15.0
-    """Power that seconds are multiplied with where codecarbon is not installed: the processor's, as you state it."""
+    """Power that seconds are multiplied with where codecarbon is not installed: that of a busy core, or of the GPU."""
     arithmetic_rows: int = 400
     """Source test rows that are answered in other arithmetics; 0 leaves that part out."""
 

@@ -31,6 +31,7 @@ from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
 from ctsft.report.rows import ODYSSEY, Results
+from ctsft.report.self_training import self_training_figure, self_training_tables
 from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
 from ctsft.storage import write_atomic
@@ -61,7 +62,7 @@ def tables_of(results: Results) -> list[Table]:
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results.folder, main)
     tables += odyssey_tables(odyssey) if (odyssey := results.of(ODYSSEY)) else []
-    return tables + cost_tables(results.folder)
+    return [*tables, *cost_tables(results.folder), *self_training_tables(results.folder)]
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
@@ -75,6 +76,7 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
     if found is not None:
         drawn |= {"05_faithfulness": curves_figure(found), "05_paying": paying_figure(found, results.of(EXPERIMENT))}
     drawn |= {"07_cost_and_energy": costs_figure(results.folder), "07_arithmetic": arithmetic_figure(results.folder)}
+    drawn["08_self_training"] = self_training_figure(results.folder)
     return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
 
 

@@ -54,6 +54,7 @@ def cost_cells(folder: Path) -> pd.DataFrame:
                 "weights trained": f"{here['trainable_share'].mean():.2%}",
                 "GFLOP": f"{here['flops'].mean() / 1e9:.4g}",
                 "seconds": f"{here['seconds'].mean():.3g}",
+                "processor seconds": f"{here['cpu_seconds'].mean():.3g}",
                 "peak memory, MB": f"{here['peak_memory_mb'].max():.0f}",
                 "stored for a language": _bytes(here["stored_bytes"].mean()),
                 "energy, J": f"{here['joules'].mean():.3g}",
@@ -106,7 +107,8 @@ def cost_tables(folder: Path) -> list[Table]:
                 f"What tuning on one target costs, preset {one['preset']}",
                 f"Model `{one['model']}`, {one['n_target']} target rows, on {one['device']} in {one['dtype']}, "
                 f"{one['threads']} threads. Operations are counted in all matrix products (two for a product and its "
-                "sum), in training alone; seconds and memory are of this machine, and memory is the process's highest "
+                "sum), in training alone; seconds (of the clock, and of the processor, which other work does not "
+                "lengthen) and memory are of this machine, and memory is the process's highest "
                 "while tuning, model and data included. Stored: the trained weights in float32, with their places "
                 f"where no slice describes them. Energy: {how}.",
                 cost_cells(folder),

@@ -121,9 +121,13 @@ class Workbench:
 
     @contextmanager
     def tuned(
-        self, cell: Cell, heads: list[Head], after_epoch: Callable[[int], None] | None = None
+        self,
+        cell: Cell,
+        heads: list[Head],
+        after_epoch: Callable[[int], None] | None = None,
+        rows: Encoded | None = None,
     ) -> Iterator[tuple[int, float]]:
-        """Tune the cell's arm on its target rows; at the end theta1 is back, bit for bit.
+        """Tune the cell's arm on its target rows (or on `rows`); at the end theta1 is back, bit for bit.
 
         Yields (number of trainable weights, seconds of training).
         """
@@ -139,15 +143,15 @@ class Workbench:
         try:
             started = time.perf_counter()
             if arm.classifier is not None:
-                rows = self.training_rows(arm, cell)
+                rows = rows or self.training_rows(arm, cell)
                 valid = self.prompts(cell.target, "valid")
                 self.classifier = arm.classifier.fit(rows, valid, self._text_of)
                 trained = self.classifier.weights
             if arm.first is not None:
                 self._read_target_text(arm, cell)
             if arm.uses_rate:
-                rows, recipe = self.training_rows(arm, cell), self._recipe(cell.lr)
-                self._train(arm, heads, rows, recipe, cell.seed, after_epoch)
+                rows = rows or self.training_rows(arm, cell)
+                self._train(arm, heads, rows, self._recipe(cell.lr), cell.seed, after_epoch)
             yield trained, time.perf_counter() - started
         finally:
             self.classifier = None

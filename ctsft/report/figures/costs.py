@@ -14,7 +14,7 @@ from ctsft.report.transfer import arms_in_order, pick
 
 COSTS = {
     "flops": ("operations, GFLOP", 1e9),
-    "seconds": ("seconds", 1),
+    "cpu_seconds": ("processor seconds", 1),
     "peak_memory_mb": ("peak memory, MB", 1),
     "stored_bytes": ("stored, kB", 1e3),
 }
