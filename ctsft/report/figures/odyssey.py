@@ -41,7 +41,7 @@ def odyssey_figure(results: Results) -> plt.Figure | None:
         for axis, label in zip(
             axes[-1], ("accuracy, target", "accuracy, source", "bits per byte, source"), strict=True
         ):
-            axis.set_xlabel(f"change in {label}")
+            axis.set_xlabel(f"change in\n{label}")
         figure.suptitle(f"{results.model}, {found[0].n_target} target rows", fontsize=10)
     return figure
 

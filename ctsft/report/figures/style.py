@@ -38,7 +38,7 @@ SHAPES = [
     "+",
     "x",
     "|",
-    "_",
+    "$n$",
 ]
 MARKERS = dict(zip(ARMS, SHAPES, strict=True))
 # Of the palette's ten colours those that also stand out from white paper.
