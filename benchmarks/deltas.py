@@ -3,7 +3,7 @@
     python benchmarks/deltas.py
 
 Random values in a model of the given shape; size and time do not depend on them. Every way holds two languages, and the
-time is that of changing from one to the other, the median of alternating repeats. A head delta and an adapter are in
+time is that of changing from one to the other, the median of repeats. A head delta and an adapter are in
 memory already, as a service would hold them; `from disk` reads the file first, which is a checkpoint's only way here.
 """
 

@@ -167,6 +167,10 @@ def tune(
     chosen = get_arm(arm)
     if chosen.moves == "nothing" or chosen.start == "base":
         raise UserError(f"the arm '{arm}' tunes nothing of this model. To tune all weights of a base model, use full.")
+    if not chosen.plain:
+        raise UserError(
+            f"the arm '{arm}' is a baseline of the experiment scripts; here circuit, norm_only or full tune."
+        )
     if chosen.needs_heads != bool(heads):
         raise UserError(
             f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."

@@ -15,18 +15,23 @@ import matplotlib.pyplot as plt
 
 from ctsft.errors import UserError
 from ctsft.report.claims import claims_page
+from ctsft.report.costs import cost_tables
 from ctsft.report.faithfulness import Faithfulness, faithfulness_tables
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
+from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.report.figures.faithfulness import curves_figure, paying_figure
 from ctsft.report.figures.forgetting import epochs_figure, plane_figure
+from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.figures.style import save
 from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
 from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
 from ctsft.report.forgetting import forgetting_tables
+from ctsft.report.odyssey import odyssey_page, odyssey_tables
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
-from ctsft.report.rows import Results
+from ctsft.report.rows import ODYSSEY, Results
+from ctsft.report.self_training import self_training_figure, self_training_tables
 from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
 from ctsft.storage import write_atomic
@@ -55,18 +60,23 @@ def tables_of(results: Results) -> list[Table]:
         tables += [transfer_table(main), *tradeoff_tables(main), *forgetting_tables(main)]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
-    return tables + ([] if found is None else faithfulness_tables(found, results.folder, main))
+    tables += [] if found is None else faithfulness_tables(found, results.folder, main)
+    tables += odyssey_tables(odyssey) if (odyssey := results.of(ODYSSEY)) else []
+    return [*tables, *cost_tables(results.folder), *self_training_tables(results.folder)]
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
     """Every figure that the folder's rows suffice for, by name."""
     drawn = {}
-    for experiment, drawers in ((EXPERIMENT, FIGURES), (ENTAILMENT, ENTAILMENT_FIGURES)):
+    by_script = {EXPERIMENT: FIGURES, ENTAILMENT: ENTAILMENT_FIGURES, ODYSSEY: {ODYSSEY: odyssey_figure}}
+    for experiment, drawers in by_script.items():
         own = results.of(experiment)
         drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
     found = Faithfulness.read(results.folder)
     if found is not None:
         drawn |= {"05_faithfulness": curves_figure(found), "05_paying": paying_figure(found, results.of(EXPERIMENT))}
+    drawn |= {"07_cost_and_energy": costs_figure(results.folder), "07_arithmetic": arithmetic_figure(results.folder)}
+    drawn["08_self_training"] = self_training_figure(results.folder)
     return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -81,8 +91,12 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
     real = {results.preset: results for results in folders if results.preset != "demo"}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
-    write_atomic(tables / "claims.md", claims_page(folders))
-    return [*written, tables / "claims.md"]
+    pages = {"claims.md": claims_page(folders)}
+    travelled = [own for results in folders if (own := results.of(ODYSSEY))]
+    pages |= {"odyssey.md": odyssey_page(travelled)} if travelled else {}
+    for name, text in pages.items():
+        write_atomic(tables / name, text)
+    return [*written, *(tables / name for name in pages)]
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from ctsft.tasks.task import from_digits
 SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 PAPERS_SHARE = 0.02
+# The script of the baselines, whose arms are compared in a table of their own.
+ODYSSEY = "06_adaptation_odyssey"
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
@@ -71,9 +73,15 @@ class Results:
         return Results(self.folder, rows, probes, maps)
 
     def of(self, experiment: str) -> Results | None:
-        """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows."""
-        own = self.rows.loc[self.rows["experiment"] == experiment, "task"]
-        return None if own.empty else self.only(self.rows["task"] == own.iloc[0])
+        """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows.
+
+        Baselines of script 06 are left out where `experiment` does not run them itself.
+        """
+        own = self.rows[self.rows["experiment"] == experiment]
+        if own.empty:
+            return None
+        aside = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
+        return self.only((self.rows["task"] == own["task"].iloc[0]) & ~aside)
 
     def written_by(self, experiment: str) -> Results:
         """The rows that the script `experiment` wrote itself."""

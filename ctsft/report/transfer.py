@@ -40,10 +40,11 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
     targets = list(dict.fromkeys(rows["target"]))
     starts = sorted(set(rows["n_source"]) - {0})
     for n_source, target, n_target, (arm, depth) in product(starts, targets, sizes, arms):
-        once = arm != "direct" or n_source == starts[-1]  # it has no start, so one line stands for all
+        started = arm not in ARMS or ARMS[arm].start == "theta1"
+        once = started or n_source == starts[-1]  # it has no start, so one line stands for all
         if (arm == "zero_shot") == (n_target == 0) and once:
             yield {
-                "n_source": 0 if arm == "direct" else n_source,
+                "n_source": n_source if started else 0,
                 "target": target,
                 "n_target": n_target,
                 "arm": arm,

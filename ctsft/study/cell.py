@@ -6,6 +6,7 @@ import time
 
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
+from ctsft.study.measures import measure
 from ctsft.study.probes import Tests, Watch
 from ctsft.study.record import now, peak_memory_mb
 from ctsft.study.workbench import Workbench
@@ -27,6 +28,8 @@ def run_cell(bench: Workbench, tests: Tests, cell: Cell, key: str) -> tuple[dict
             source, source_scores = bench.accuracy(bench.config.source, "test")
             source_digits, source_accuracy = source.digits, source_scores["accuracy"]
         eval_seconds = time.perf_counter() - started
+        if bench.config.bystanders:
+            measure(bench, tests, cell, key, predictions)
         if watch is not None:
             watch.at_the_end(predictions.digits, source_digits)
     gold = [bench.label_tokens[label] for label in bench.prompts(cell.target, "test").labels]
@@ -73,7 +76,7 @@ def _identity(bench: Workbench, cell: Cell, theta1: dict) -> dict[str, object]:
         "draw": cell.draw,
         "scorer": config.scorer if arm.needs_heads else None,
         "kv_policy": config.kv_policy if arm.needs_heads else None,
-        "lr": None if arm.moves == "nothing" else cell.lr,
+        "lr": cell.lr if arm.uses_rate else None,
         "seed": cell.seed,
         "draw_seed": cell.seed,
         "order_seed": cell.seed,

@@ -101,16 +101,17 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
 
 
 def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
-    """The heads that the cell tunes, written down as a circuit file; none for arms that choose no heads."""
-    if not get_arm(cell.arm).needs_heads:
+    """The heads that the cell tunes, or whose size it takes, in a circuit file; none for arms that choose no heads."""
+    selection = get_arm(cell.arm).heads
+    if selection is None:
         return []
     config = bench.config
     relevance = relevance_of(bench, config, cell.seed, cell.depth, cell.share)
     per_group = bench.anatomy.heads // bench.anatomy.kv_heads
-    chosen = select(cell.arm, relevance, cell.depth, cell.share, per_group, cell.seed + cell.draw)
+    chosen = select(selection, relevance, cell.depth, cell.share, per_group, cell.seed + cell.draw)
     settings = relevance_settings(config, bench.loaded.weights) | {"share": cell.share}
     draw_name = f"-draw{cell.draw}" if cell.draw else ""
-    name = f"{config.source}-{cell.arm}-d{cell.depth}{draw_name}-s{cell.seed}-{short_hash(settings)}"
-    content = {"arm": cell.arm, "depth": cell.depth, "seed": cell.seed, "draw": cell.draw, **settings}
+    name = f"{config.source}-{selection}-d{cell.depth}{draw_name}-s{cell.seed}-{short_hash(settings)}"
+    content = {"arm": selection, "depth": cell.depth, "seed": cell.seed, "draw": cell.draw, **settings}
     write_sealed(config.folder / "circuits" / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
     return chosen

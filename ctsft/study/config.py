@@ -15,6 +15,7 @@ from ctsft.heads import KVPolicy
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Task
 from ctsft.tuning.arms import get_arm
+from ctsft.tuning.extra_rows import Lexicon
 
 Item = TypeVar("Item")
 
@@ -107,6 +108,9 @@ class StudyConfig:
     """Memory that a Ray task asks for; 0 asks for none."""
     shard: str | None = None
     """i/k: run only the i-th of k parts of the cells, for array jobs; all parts share one results folder."""
+    bystanders: tuple[str, ...] = ()
+    """Related tests, as in --probes. With any, every cell leaves measures/<cell>.json beside its row: its answers to
+    them, probabilities, bits per byte of held-out text, and an audit with names and groups."""
     dry_run: bool = False
     """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
 
@@ -148,7 +152,7 @@ class StudyConfig:
             raise UserError("learning rates must be above zero.")
         if not all(0 < share <= 1 for share in self.shares):
             raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
-        for probe in self.probes:
+        for probe in (*self.probes, *self.bystanders):
             name, _, language = probe.partition("/")
             languages = get_task(name, self.data_folder).languages
             if language not in languages:
@@ -158,6 +162,9 @@ class StudyConfig:
         if min(self.cell_cpus, self.cell_gpus, self.cell_memory_gb) < 0:
             raise UserError("--cell-cpus, --cell-gpus and --cell-memory-gb must not be negative.")
         self.part(())
+        for arm, _ in self.arm_depths() if task.dictionary is None else ():
+            if isinstance(get_arm(arm).extra_rows, Lexicon):
+                raise UserError(f"the arm '{arm}' needs a dictionary, and {self.task} has none. Leave that arm out.")
         if self.by_epoch and not self.probes:
             raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
         self.arm_depths()

@@ -24,6 +24,7 @@ from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.measures import measured
 from ctsft.study.probes import Tests
 from ctsft.study.record import (
     PROBE_COLUMNS,
@@ -61,12 +62,15 @@ class Job:
         return self.bench.config.folder / f"{self.bench.config.experiment}.csv"
 
     def finished(self) -> dict[str, dict[str, str]]:
-        """The rows of cells that need nothing more: their probes, where there are any, are measured too."""
-        rows = read_cells(self.bench.config.folder)
-        if not self.bench.config.probes:
-            return rows
-        probed = {line["cell"] for line in read_rows(self.path.with_suffix(PROBES), PROBE_COLUMNS)}
-        return {key: row for key, row in rows.items() if key in probed}
+        """The rows of cells that need nothing more: what is measured beside the row, where it is, is there too."""
+        config = self.bench.config
+        rows = read_cells(config.folder)
+        done = set(rows)
+        if config.probes:
+            done &= {line["cell"] for line in read_rows(self.path.with_suffix(PROBES), PROBE_COLUMNS)}
+        if config.bystanders:
+            done &= measured(config.folder)
+        return {key: row for key, row in rows.items() if key in done}
 
     def left(self) -> list[Cell]:
         finished = self.finished()

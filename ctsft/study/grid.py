@@ -34,7 +34,7 @@ class Cell:
         parts = [self.target, f"n{self.n_target}", self.arm]
         parts += [] if self.depth is None else [f"d{self.depth}"]
         parts += [f"draw{self.draw}"] if self.draw else []
-        parts += [] if self.arm == "zero_shot" else [f"lr{self.lr:g}"]
+        parts += [f"lr{self.lr:g}"] if get_arm(self.arm).uses_rate else []
         return "-".join([*parts, f"s{self.seed}", fingerprint])
 
 
@@ -73,10 +73,12 @@ def relevance_settings(config: StudyConfig, weights: str) -> dict:
 
 def cell_fingerprint(config: StudyConfig, cell: Cell, weights: str) -> str:
     """The digits at the end of a key: all that the cell depends on and the key does not spell out."""
-    if not get_arm(cell.arm).needs_heads:
-        return short_hash(theta1_settings(config, weights))
+    arm = get_arm(cell.arm)
+    added = {"arm": arm.settings} if arm.settings else {}
+    if not arm.needs_heads:
+        return short_hash(theta1_settings(config, weights) | added)
     extra = {"share": cell.share, "kv_policy": config.kv_policy}
-    return short_hash(relevance_settings(config, weights) | extra)
+    return short_hash(relevance_settings(config, weights) | extra | added)
 
 
 def cells(config: StudyConfig) -> list[Cell]:
@@ -90,6 +92,9 @@ def cells(config: StudyConfig) -> list[Cell]:
                         if arm == "zero_shot":
                             # No target row is used, so one cell stands for every n and learning rate.
                             todo[Cell(target, 0, arm, None, 0.0, seed)] = None
+                            continue
+                        if not get_arm(arm).uses_rate:
+                            todo[Cell(target, n_target, arm, None, 0.0, seed)] = None
                             continue
                         if not get_arm(arm).needs_heads:
                             todo[Cell(target, n_target, arm, None, lr, seed)] = None

@@ -87,7 +87,7 @@ class Watch:
     def at_the_end(self, target: str, source: str) -> None:
         """Measure the related tests, and take the answers to target and source that the row has already."""
         known = {"target": target, "source": source}
-        epochs = 0 if get_arm(self.cell.arm).moves == "nothing" else self.config.epochs
+        epochs = self.config.epochs if get_arm(self.cell.arm).uses_rate else 0
         answers = {test: known.get(role) or self.tests.answers(test) for test, role in self.roles.items()}
         self._measure(epochs, answers)
 

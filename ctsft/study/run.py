@@ -91,7 +91,11 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     if config.dry_run:
         _print_estimate(bench, keys, left)
         return 0
-    names = (*(f"{config.task}/{language}" for language in (config.source, *config.targets)), *config.probes)
+    names = (
+        *(f"{config.task}/{language}" for language in (config.source, *config.targets)),
+        *config.probes,
+        *config.bystanders,
+    )
     keep_gold(config.folder, {test: tests.rows(test) for test in names})
     write_json(
         config.folder / f"{config.experiment}.config.json",
@@ -136,10 +140,8 @@ def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -
         seconds.append((time.perf_counter() - started) / len(rows))
     forward = statistics.median(seconds)
     sizes = {name: len(bench.split(config.source, name).examples) for name in ("valid", "test")}
-    # Passes per row: forward 1, backward to the inputs 1, backward to all weights 1 more.
-    passes = {"nothing": 0, "norms": 2, "heads": 2, "all": 3}
     work = sum(
-        config.epochs * cell.n_target * passes[get_arm(cell.arm).moves] + sizes["valid"] + 2 * sizes["test"]
+        config.epochs * cell.n_target * get_arm(cell.arm).scope.passes + sizes["valid"] + 2 * sizes["test"]
         for cell in left
     )
     seeds = {cell.seed for cell in left}

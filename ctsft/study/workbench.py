@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from ctsft.errors import UserError
+from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.heads import Head
 from ctsft.models.load import device_of, load_model, weight_hash
@@ -32,9 +32,12 @@ from ctsft.study.record import git_commit, now, peak_memory_mb, versions
 from ctsft.tasks.checks import findings
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
 from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, pools
-from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
-from ctsft.tuning.loop import Recipe, train
-from ctsft.tuning.slices import count, read_slices, write_slices
+from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable, trained_weights
+from ctsft.tuning.extra_rows import Material
+from ctsft.tuning.gradients import Job
+from ctsft.tuning.loop import Objective, Recipe, label_loss, text_loss, train
+from ctsft.tuning.ngrams import FittedNGrams
+from ctsft.tuning.slices import read_slices, write_slices
 
 
 class Workbench:
@@ -73,6 +76,8 @@ class Workbench:
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
         self.base = self._snapshot()
+        # While an arm without a model is measured, this answers in the model's place.
+        self.classifier: FittedNGrams | None = None
 
     # ---- data -------------------------------------------------------------------------------------------------
 
@@ -127,6 +132,8 @@ class Workbench:
     def predict(self, rows: Encoded, words: Sequence[int] | None = None) -> Predictions:
         """Answers in the study's own label words, or in the tokens `words` of another task."""
         words, layout = words or self.label_tokens, self.loaded.layout
+        if self.classifier is not None:
+            return self.classifier.answer(rows, words)
         return predict(self.model, rows, words, layout, self.config.eval_batch, self.autocast)
 
     def accuracy(self, language: str, name: str) -> tuple[Predictions, dict[str, float]]:
@@ -146,30 +153,92 @@ class Workbench:
 
     @contextmanager
     def tuned(
-        self, cell: Cell, heads: list[Head], after_epoch: Callable[[int], None] | None = None
+        self,
+        cell: Cell,
+        heads: list[Head],
+        after_epoch: Callable[[int], None] | None = None,
+        rows: Encoded | None = None,
     ) -> Iterator[tuple[int, float]]:
-        """Tune the cell's arm on its target rows; at the end theta1 is back, bit for bit.
+        """Tune the cell's arm on its target rows (or on `rows`); at the end theta1 is back, bit for bit.
 
         Yields (number of trainable weights, seconds of training).
         """
         arm = get_arm(cell.arm)
         self.theta1_of(cell.seed)
-        moving = moving_slices(self.model, self.anatomy, arm, heads, self.config.kv_policy)
-        before = read_slices(self.model, moving) if arm.start == "theta1" and arm.moves != "all" else {}
+        policy = self.config.kv_policy
+        moving = moving_slices(self.model, self.anatomy, arm, heads, policy)
+        trained = trained_weights(self.model, self.anatomy, arm, heads, policy)
+        everything = {piece.parameter for piece in moving} == self.theta1.keys()
+        before = {} if everything else read_slices(self.model, moving)
         if arm.start == "base":
             self._restore(self.base)
         try:
             started = time.perf_counter()
-            if arm.moves != "nothing":
-                ids = draw(self.pools_b[cell.target], cell.n_target, cell.seed)
-                rows = self.encode(self.split(cell.target, "train").by_id(ids))
+            if arm.classifier is not None:
+                rows = rows or self.training_rows(arm, cell)
+                valid = self.prompts(cell.target, "valid")
+                self.classifier = arm.classifier.fit(rows, valid, self._text_of)
+                trained = self.classifier.weights
+            if arm.first is not None:
+                self._read_target_text(arm, cell)
+            if arm.uses_rate:
+                rows = rows or self.training_rows(arm, cell)
                 self._train(arm, heads, rows, self._recipe(cell.lr), cell.seed, after_epoch)
-            yield count(self.model, moving), time.perf_counter() - started
+            yield trained, time.perf_counter() - started
         finally:
-            if arm.moves == "all":
+            self.classifier = None
+            if everything:
                 self._restore(self.theta1)
             else:
                 write_slices(self.model, before)
+
+    def training_rows(self, arm: Arm, cell: Cell) -> Encoded:
+        """The cell's n target rows, and those that its arm adds."""
+        examples = self.split(cell.target, "train").by_id(draw(self.pools_b[cell.target], cell.n_target, cell.seed))
+        if arm.extra_rows is None:
+            return self.encode(examples)
+        source, task, folder = self.config.source, self.task, self.config.data_folder
+        material = Material(
+            examples,
+            self.source_rows.by_id(self._competence_ids(cell.seed)),
+            lambda: task.dictionary(source, cell.target, folder),
+            cell.seed,
+        )
+        return self.encode([*examples, *arm.extra_rows.examples(material)])
+
+    def _competence_ids(self, seed: int) -> list[str]:
+        """The source rows that theta1 of `seed` is tuned on."""
+        return draw([example.id for example in self.source_rows.examples], self.config.n_source, seed)
+
+    def _read_target_text(self, arm: Arm, cell: Cell) -> None:
+        """Language modelling on the target's training texts, without their labels."""
+        texts = self.texts(self.split(cell.target, "train").examples)
+        recipe = replace(self._recipe(self.config.source_lr), epochs=arm.first.epochs)
+        self._train(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
+
+    @staticmethod
+    def text(example: Example) -> str:
+        """All that a row says, without the prompt around it."""
+        return " ".join(filter(None, (example.text, example.pair)))
+
+    def texts(self, examples: Sequence[Example]) -> Encoded:
+        """The bare texts as tokens, of at most --max-tokens, after a start token where the tokenizer has one."""
+        if self.anatomy.family.masked:
+            raise CellFailed(
+                "a masked language model does not predict a text word by word; leave out dapt arms and --bystanders"
+            )
+        tokenizer = self.loaded.tokenizer
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        size = self.config.max_tokens - len(start)
+        ids = tokenizer([self.text(example) for example in examples], add_special_tokens=False)["input_ids"]
+        return Encoded(
+            tuple((*start, *one[:size]) for one in ids),
+            tuple(example.label for example in examples),
+            tuple(example.id for example in examples),
+        )
+
+    def _text_of(self, prompt: Sequence[int]) -> str:
+        return self.loaded.tokenizer.decode(prompt)
 
     def _recipe(self, lr: float) -> Recipe:
         return Recipe(lr, self.config.epochs, self.config.batch_size, micro_batch=self.config.micro_batch)
@@ -182,26 +251,53 @@ class Workbench:
         recipe: Recipe,
         order_seed: int,
         after_epoch: Callable[[int], None] | None = None,
+        objective: Objective = label_loss,
     ) -> None:
-        config = self.config
-        with trainable(self.model, self.anatomy, arm, heads, config.kv_policy) as (parameters, compact):
-            write_back = compact.write_back
-            if config.checkpointing:
-                self.model.activation_checkpointing_enable({"use_reentrant": False})
-            train(
-                self.model,
-                parameters,
-                rows,
-                self.label_tokens,
-                self.loaded.layout,
-                recipe,
-                order_seed,
-                self.autocast,
-                write_back,
-                after_epoch,
-            )
-        if config.checkpointing:
-            self.model.activation_checkpointing_disable()
+        policy, layout = self.config.kv_policy, self.loaded.layout
+        with (
+            self._checkpointing(),
+            trainable(self.model, self.anatomy, arm, heads, policy, order_seed) as (parameters, held),
+        ):
+
+            def run(adjust: Callable[[], float] | None = None, look: Callable[[int], None] | None = None) -> None:
+                train(
+                    self.model,
+                    parameters,
+                    rows,
+                    self.label_tokens,
+                    layout,
+                    recipe,
+                    order_seed,
+                    self.autocast,
+                    held.write_back,
+                    look,
+                    objective,
+                    adjust,
+                )
+
+            def look(epoch: int) -> None:
+                with held.shown():
+                    after_epoch(epoch)
+
+            adjust = None
+            if arm.gradient_rule is not None:
+                source = self.encode(self.source_rows.by_id(self._competence_ids(order_seed)))
+                trained = trained_weights(self.model, self.anatomy, arm, heads, policy)
+                words, autocast = self.label_tokens, self.autocast
+                job = Job(self.model, parameters, source, words, layout, autocast, trained, run)
+                adjust = arm.gradient_rule.begin(job)
+            run(adjust, after_epoch and look)
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Recompute activations in backward passes, where --checkpointing asks for it."""
+        if self.config.checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            if self.config.checkpointing:
+                self.model.activation_checkpointing_disable()
 
     # ---- stages -----------------------------------------------------------------------------------------------
 
@@ -265,7 +361,7 @@ class Workbench:
         config = self.config
         tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
         self._restore(self.base)
-        ids = draw([example.id for example in self.source_rows.examples], config.n_source, seed)
+        ids = self._competence_ids(seed)
         rows = self.encode(self.source_rows.by_id(ids))
         started = time.perf_counter()
         recipe = replace(

@@ -15,7 +15,8 @@ from ctsft.tasks.download import decode, fetch
 from ctsft.tasks.task import Example, Rows, Task
 
 COMMIT = "75b0be5d982348332509f296e10d9bf9cb66d60f"
-URL = f"https://raw.githubusercontent.com/IndoNLP/nusax/{COMMIT}/datasets/sentiment"
+DATASETS = f"https://raw.githubusercontent.com/IndoNLP/nusax/{COMMIT}/datasets"
+URL, LEXICON_URL = f"{DATASETS}/sentiment", f"{DATASETS}/lexicon"
 LANGUAGES = (
     "acehnese balinese banjarese buginese english indonesian javanese madurese minangkabau ngaju sundanese toba_batak"
 ).split()
@@ -65,9 +66,52 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
     return Rows(language, split, examples, hashlib.sha256(content).hexdigest())
 
 
+def dictionary(source: str, target: str, data_dir: Path | None) -> dict[str, tuple[str, ...]]:
+    """The published sentiment lexicon from Indonesian, DATA_DIR/nusax_lexicon/<target>.csv, or a download of it.
+
+    Single words and their translations, in lower case; phrases on the Indonesian side are left out.
+    """
+    if source != "indonesian":
+        raise UserError(f"the lexicons of NusaX translate from Indonesian, not from {source}. Leave out that arm.")
+    path = _download_lexicon(target) if data_dir is None else data_dir / "nusax_lexicon" / f"{target}.csv"
+    if not path.is_file():
+        raise UserError(
+            f"no file {path}. The arms with a lexicon need nusax_lexicon/<language>.csv in --data-dir, as published at "
+            f"github.com/IndoNLP/nusax in datasets/lexicon (commit {COMMIT[:7]}). Leave those arms out, or fetch it."
+        )
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {source, target} - set(reader.fieldnames or ())
+        if missing:
+            raise UserError(f"{path}: the column '{sorted(missing)[0]}' is missing; found {reader.fieldnames}.")
+        pairs = [((row[source] or "").strip().lower(), (row[target] or "").strip().lower()) for row in reader]
+    found: dict[str, dict[str, None]] = {}
+    for word, translation in pairs:
+        if word and translation and " " not in word:
+            found.setdefault(word, {})[translation] = None
+    return {word: tuple(translations) for word, translations in found.items()}
+
+
+def openings(language: str) -> list[tuple[str, str, str]]:
+    """Who speaks, before the text: a name or a group, which are the same words in every language of the task."""
+    pairs = (
+        ("name, man or woman", "Budi", "Siti"),
+        ("name, Muslim or Christian", "Ahmad", "Yohanes"),
+        ("name, Javanese or Batak", "Joko", "Tigor"),
+        ("group, Muslim or Christian", "Muslim", "Kristen"),
+        ("group, Javanese or Batak", "Jawa", "Batak"),
+    )
+    return [(kind, f"{one}: ", f"{other}: ") for kind, one, other in pairs]
+
+
 def _download(language: str, split: str) -> Path:
     published = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())
     return fetch(f"{URL}/{language}/{split}.csv", published[f"{language}/{split}.csv"])
+
+
+def _download_lexicon(language: str) -> Path:
+    published = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())
+    return fetch(f"{LEXICON_URL}/{language}.csv", published[f"lexicon/{language}.csv"])
 
 
 NUSAX = Task(
@@ -77,4 +121,6 @@ NUSAX = Task(
     label_words=tuple(f" {label}" for label in LABELS),
     template="{text} | sentiment:",
     read=read,
+    dictionary=dictionary,
+    openings=openings,
 )

@@ -54,6 +54,8 @@ class Task:
     namesakes; then `target_pool` training ids form pool B. Otherwise each language's training rows are its own pool.
     `several_tokens`: what to do with label words of several tokens; `first` puts the tokens that all of them begin with
     into the prompt and lets the next one decide. `published` data sets were checked once, the others before every run.
+    `dictionary(source, target, data_dir)` gives the known translations of words, all in lower case.
+    `openings(language)` gives pairs of ways to open a text that must not change its label, each as (kind, one, other).
     """
 
     name: str
@@ -67,6 +69,8 @@ class Task:
     parallel: bool = True
     several_tokens: Literal["refuse", "first"] = "refuse"
     published: bool = True
+    dictionary: Callable[[str, str, Path | None], Mapping[str, Sequence[str]]] | None = None
+    openings: Callable[[str], Sequence[tuple[str, str, str]]] | None = None
 
     def load(self, language: str, split: str, data_dir: Path | None = None) -> Rows:
         """Read and check one split: known language, unique ids, no empty text, every label present."""

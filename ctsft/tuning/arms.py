@@ -1,36 +1,77 @@
-"""The arms of the study: what each one starts from, and what it lets move. A new arm is one entry in ARMS."""
+"""The arms of the study: what each one starts from, what it lets move, and what it adds. A new arm is one entry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from torch import nn
 
 from ctsft.discovery.circuits import SELECTIONS
 from ctsft.errors import UserError
-from ctsft.heads import Head, KVPolicy, Slice, head_slices
+from ctsft.heads import Head, KVPolicy, Slice
 from ctsft.models.anatomy import Anatomy
-from ctsft.tuning import slices as compact_slices
+from ctsft.tuning.extra_rows import ExtraRows, Lexicon, Replay
+from ctsft.tuning.gradients import EWC, L2SP, GradientRule, LotteryTicket
+from ctsft.tuning.ngrams import NGrams
+from ctsft.tuning.scopes import SCOPES, Held, Scope
+
+
+@dataclass(frozen=True)
+class FurtherPretraining:
+    """Language modelling of all weights on the target's training texts, without their labels, before the arm's own
+    tuning (DAPT, Gururangan et al., ACL 2020). The rate is that of the competence stage."""
+
+    epochs: int = 2
 
 
 @dataclass(frozen=True)
 class Arm:
-    """`moves`: nothing, all weights, the norms, or the norms and the slices of a selection of heads.
+    """`moves`: an entry of SCOPES. `heads`: the selection whose heads it tunes, or whose size it takes.
 
-    `start`: theta1 (tuned on the source) or the base model. `words` names the arm in figures.
+    `start`: theta1 (tuned on the source), the base model, or no model at all. `words` names the arm in figures. The
+    rest is what the arm adds: training rows, a rule for the gradients, a stage before, or a classifier that answers in
+    the model's place.
     """
 
     name: str
     words: str
-    moves: Literal["nothing", "all", "norms", "heads"]
-    start: Literal["theta1", "base"] = "theta1"
+    moves: str
+    start: Literal["theta1", "base", "none"] = "theta1"
+    heads: str | None = None
+    extra_rows: ExtraRows | None = None
+    gradient_rule: GradientRule | None = None
+    first: FurtherPretraining | None = None
+    classifier: NGrams | None = None
 
     @property
     def needs_heads(self) -> bool:
-        return self.moves == "heads"
+        return self.heads is not None
+
+    @property
+    def uses_rate(self) -> bool:
+        """Whether a learning rate means anything to it."""
+        return self.moves != "nothing"
+
+    @property
+    def plain(self) -> bool:
+        """Whether it only tunes weights of the model on the target's rows, and adds nothing."""
+        added = (self.extra_rows, self.gradient_rule, self.first, self.classifier)
+        return self.moves in ("all", "norms", "heads") and not any(added)
+
+    @property
+    def scope(self) -> Scope:
+        """What the arm's own tuning moves; a stage before it may move everything."""
+        return SCOPES[self.moves]
+
+    @property
+    def settings(self) -> dict[str, dict]:
+        """The numbers of the arm that no configuration holds: other numbers make other cells."""
+        added = {name: getattr(self, name) for name in ("extra_rows", "gradient_rule", "first", "classifier")}
+        parts = {name: {type(part).__name__: asdict(part)} for name, part in added.items() if part is not None}
+        return parts | ({"moves": self.scope.settings} if self.scope.settings else {})
 
 
 ARMS = {
@@ -39,14 +80,29 @@ ARMS = {
         Arm("zero_shot", "no target rows", "nothing"),
         Arm("full", "all weights", "all"),
         Arm("direct", "all weights, no source", "all", start="base"),
-        Arm("circuit", "circuit heads + norms", "heads"),
-        Arm("near_zero", "near-zero heads + norms", "heads"),
-        Arm("bottom", "most negative heads + norms", "heads"),
-        Arm("random", "random heads + norms", "heads"),
+        Arm("circuit", "circuit heads + norms", "heads", heads="circuit"),
+        Arm("near_zero", "near-zero heads + norms", "heads", heads="near_zero"),
+        Arm("bottom", "most negative heads + norms", "heads", heads="bottom"),
+        Arm("random", "random heads + norms", "heads", heads="random"),
         Arm("norm_only", "norms only", "norms"),
+        Arm("lora", "LoRA, all heads", "adapters"),
+        Arm("lora_heads", "LoRA, circuit heads", "head_adapters", heads="circuit"),
+        Arm("bitfit", "biases", "biases"),
+        Arm("l2sp", "all weights, L2-SP", "all", gradient_rule=L2SP()),
+        Arm("ewc", "all weights, EWC", "all", gradient_rule=EWC()),
+        Arm("replay", "all weights, replay", "all", extra_rows=Replay()),
+        Arm("circuit_replay", "circuit, replay", "heads", heads="circuit", extra_rows=Replay()),
+        Arm("lt_sft", "lottery-ticket weights", "sparse", heads="circuit", gradient_rule=LotteryTicket()),
+        Arm("layers_top", "top third of the layers", "top"),
+        Arm("layers_below", "all but the top third", "below_top"),
+        Arm("lexicon", "all weights, lexicon rows", "all", extra_rows=Lexicon()),
+        Arm("circuit_lexicon", "circuit, lexicon rows", "heads", heads="circuit", extra_rows=Lexicon()),
+        Arm("dapt", "target text, then all weights", "all", first=FurtherPretraining()),
+        Arm("circuit_dapt", "target text, then circuit", "heads", heads="circuit", first=FurtherPretraining()),
+        Arm("ngrams", "character n-grams, no model", "nothing", start="none", classifier=NGrams()),
     )
 }
-assert {arm.name for arm in ARMS.values() if arm.needs_heads} == set(SELECTIONS)
+assert {arm.heads for arm in ARMS.values() if arm.needs_heads} == set(SELECTIONS)
 
 
 def get_arm(name: str) -> Arm:
@@ -57,26 +113,33 @@ def get_arm(name: str) -> Arm:
 
 def moving_slices(model: nn.Module, anatomy: Anatomy, arm: Arm, heads: list[Head], policy: KVPolicy) -> list[Slice]:
     """Everything that `arm` may change, as slices; for an arm that moves all weights, every parameter whole."""
-    if arm.moves == "nothing":
-        return []
-    names = [n for n, _ in model.named_parameters()] if arm.moves == "all" else list(anatomy.norm_parameters)
-    whole = [Slice(name, 0, 0, model.get_parameter(name).shape[0]) for name in names]
-    return whole + (head_slices(anatomy, heads, policy) if arm.needs_heads else [])
+    scope = SCOPES["all"] if arm.first is not None else arm.scope
+    return scope.slices(model, anatomy, heads, policy)
+
+
+def trained_weights(model: nn.Module, anatomy: Anatomy, arm: Arm, heads: list[Head], policy: KVPolicy) -> int:
+    """How many weights are trained: of adapters their own, not those of the matrices that they are added to."""
+    scope = SCOPES["all"] if arm.first is not None else arm.scope
+    return scope.count(model, anatomy, heads, policy)
 
 
 @contextmanager
 def trainable(
-    model: nn.Module, anatomy: Anatomy, arm: Arm, heads: list[Head], policy: KVPolicy
-) -> Iterator[tuple[list[nn.Parameter], compact_slices.CompactSlices]]:
-    """Prepare `model` so that exactly the arm's weights have gradients; yields the parameters to optimize."""
-    free = {n for n, _ in model.named_parameters()} if arm.moves == "all" else set(anatomy.norm_parameters)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in free)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    pieces = head_slices(anatomy, heads, policy) if arm.needs_heads else []
+    model: nn.Module, anatomy: Anatomy, arm: Arm, heads: list[Head], policy: KVPolicy, seed: int = 0
+) -> Iterator[tuple[list[nn.Parameter], Held]]:
+    """Prepare `model` so that exactly the arm's weights have gradients; yields the parameters to optimize.
+
+    `seed` draws what has no weights to start from (adapters).
+    """
     try:
-        with compact_slices.compact(model, pieces) as compact:
-            yield parameters + compact.parameters(), compact
+        with arm.scope.held(model, anatomy, heads, policy, seed) as (free, held):
+            whole = []
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in free)
+                whole += [parameter] if name in free else []
+            for parameter in held.parameters():
+                parameter.requires_grad_(True)
+            yield whole + held.parameters(), held
     finally:
         model.zero_grad(set_to_none=True)
         model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The one training loop: AdamW, linear decay after a warm-up, clipping, loss on the label token."""
+"""The one training loop: AdamW, linear decay after a warm-up, clipping, loss on the label token (or on all text)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ctsft.errors import CellFailed
 from ctsft.memory import with_less
@@ -33,6 +33,39 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
     return min((step + 1) / rising, (total - step) / max(1, total - rising + 1))
 
 
+Objective = Callable[[nn.Module, Encoded, Sequence[int], Layout, torch.autocast], Tensor]
+
+
+def label_loss(model: nn.Module, rows: Encoded, label_tokens, layout: Layout, autocast: torch.autocast) -> Tensor:
+    """Cross-entropy of the label token (over the whole vocabulary) at the label position, summed over rows."""
+    device = next(model.parameters()).device
+    gold = torch.tensor([label_tokens[label] for label in rows.labels], device=device)
+    with autocast:
+        logits = model(**pad_left(rows.prompts, layout, device), logits_to_keep=1, use_cache=False).logits[:, -1]
+    return nn.functional.cross_entropy(logits.float(), gold, reduction="sum")
+
+
+def text_loss(model: nn.Module, rows: Encoded, label_tokens, layout: Layout, autocast: torch.autocast) -> Tensor:
+    """Language modelling: of every row the mean cross-entropy of its tokens after the first, summed over rows."""
+    losses, real = token_losses(model, rows.prompts, layout, autocast)
+    return (losses.sum(-1) / real.sum(-1).clamp(min=1)).sum()
+
+
+def token_losses(
+    model: nn.Module, texts: Sequence[Sequence[int]], layout: Layout, autocast: torch.autocast
+) -> tuple[Tensor, Tensor]:
+    """-log p of every token given those before it, in nats [B, T - 1], and which of them are real.
+
+    Zero at pads and at a text's first token, which nothing comes before.
+    """
+    batch = pad_left(texts, layout, next(model.parameters()).device)
+    with autocast:
+        logits = model(**batch, use_cache=False).logits[:, :-1]
+    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), batch["input_ids"][:, 1:], reduction="none")
+    real = batch["attention_mask"][:, :-1] == 1
+    return losses * real, real
+
+
 def train(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -44,15 +77,17 @@ def train(
     autocast: torch.autocast,
     after_step: Callable[[], None],
     after_epoch: Callable[[int], None] | None = None,
+    objective: Objective = label_loss,
+    adjust: Callable[[], float] | None = None,
 ) -> list[float]:
-    """Minimise the cross-entropy of the label token (over the whole vocabulary) at the label position.
+    """Minimise the objective: by default the cross-entropy of the label token at the label position.
 
     A batch is cut into micro-batches of rows of similar length; the losses are summed and divided by the size of the
-    batch, so the gradient is that of the whole batch while little of the work is padding. `after_epoch` is called with
-    1, 2, ... and the model in evaluation mode. Returns the loss of every step. Raises CellFailed when a loss is not
-    finite.
+    batch, so the gradient is that of the whole batch while little of the work is padding. `adjust` is called when the
+    gradients are whole and not clipped yet: it may change them, and returns what it adds to the loss. `after_epoch` is
+    called with 1, 2, ... and the model in evaluation mode. Returns the loss of every step. Raises CellFailed when a
+    loss is not finite.
     """
-    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     torch.manual_seed(order_seed)  # dropout, in the models that have it
     generator = torch.Generator().manual_seed(order_seed)
@@ -72,9 +107,11 @@ def train(
 
                 def gradients(size: int, batch: Encoded = batch) -> tuple[float, int]:
                     optimizer.zero_grad(set_to_none=True)  # also what a try without enough memory left behind
-                    return _accumulate(model, batch, label_tokens, layout, size, device, autocast), size
+                    return _accumulate(model, batch, label_tokens, layout, size, autocast, objective), size
 
                 loss, micro_batch = with_less(gradients, micro_batch, "train on one row at a time; try --checkpointing")
+                if adjust is not None:
+                    loss += adjust()
                 if not math.isfinite(loss):
                     raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -91,16 +128,11 @@ def train(
     return losses
 
 
-def _accumulate(model, batch: Encoded, label_tokens, layout, micro_batch, device, autocast) -> float:
+def _accumulate(model, batch: Encoded, label_tokens, layout, micro_batch, autocast, objective) -> float:
     """Backward through one batch, micro-batch by micro-batch; returns its mean loss."""
     total = 0.0
     for group in by_length(batch.prompts, micro_batch):
-        part = batch.subset(group)
-        gold = torch.tensor([label_tokens[label] for label in part.labels], device=device)
-        with autocast:
-            inputs = pad_left(part.prompts, layout, device)
-            logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
-        loss = nn.functional.cross_entropy(logits.float(), gold, reduction="sum") / len(batch)
+        loss = objective(model, batch.subset(group), label_tokens, layout, autocast) / len(batch)
         loss.backward()
         total += loss.item()
     return total

@@ -8,7 +8,7 @@ optimizer step it is written into the full matrix, which is a buffer and has no 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +77,10 @@ class CompactSlices:
     def write_back(self) -> None:
         for module in self.modules:
             module.write_back()
+
+    def shown(self) -> AbstractContextManager[None]:
+        """The model's own weights are what has been tuned so far: `write_back` has seen to that."""
+        return nullcontext()
 
 
 @contextmanager

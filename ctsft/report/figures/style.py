@@ -13,9 +13,37 @@ import seaborn as sns
 from ctsft.report.stats import Interval
 from ctsft.tuning.arms import ARMS
 
-MARKERS = dict(zip(ARMS, ["o", "s", "D", "P", "X", "v", "^", "*"], strict=True))
+# A marker of its own for every arm, because ten colours do not tell two dozen apart and a grey print has none; colours
+# come round again, so that an arm shares one only with arms whose marker looks quite different.
+SHAPES = [
+    "o",
+    "s",
+    "D",
+    "P",
+    "X",
+    "v",
+    "^",
+    "*",
+    "<",
+    ">",
+    "p",
+    "d",
+    "h",
+    "8",
+    "H",
+    "1",
+    "2",
+    "3",
+    "4",
+    "+",
+    "x",
+    "|",
+    "$n$",
+]
+MARKERS = dict(zip(ARMS, SHAPES, strict=True))
 # Of the palette's ten colours those that also stand out from white paper.
-COLOURS = {arm: sns.color_palette("colorblind", 10)[i] for arm, i in zip(ARMS, (0, 1, 2, 3, 4, 5, 9, 7), strict=True)}
+PALETTE = [sns.color_palette("colorblind", 10)[i] for i in (0, 1, 2, 3, 4, 5, 9, 7)]
+COLOURS = {arm: PALETTE[number % len(PALETTE)] for number, arm in enumerate(ARMS)}
 WIDTH = 7.0  # inches: two columns of a page, at which the fonts below keep their size
 # A narrower axis would blow up differences that 400 test rows cannot tell from chance.
 MIN_SPAN = 0.2

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctsft.tasks.demo.languages import DISTANCES, KINDS, Clause, Sentence, say
+from ctsft.tasks.demo.languages import DISTANCES, KINDS, Clause, Sentence, dictionary, say
 from ctsft.tasks.demo.task import ROWS
 from ctsft.tasks.task import SPLITS, Example, Rows, Task
 
@@ -69,5 +69,6 @@ ENTAILMENT = Task(
     label_words=(" positive", " neutral", " negative"),
     template="{text} | {pair} | sentiment:",
     read=read,
+    dictionary=dictionary,
     more_source_rows=more_source_rows,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -58,6 +59,19 @@ def vocabulary() -> list[str]:
     """Every word of every language, each once, in a fixed order."""
     meanings = [(kind, number) for kind, size in KINDS.items() for number in range(size)]
     return list(dict.fromkeys(word(language, *meaning) for language in DISTANCES for meaning in meanings))
+
+
+def dictionary(source: str, target: str, data_dir: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """A dictionary such as small languages have: half of the meanings, each with one word in both languages."""
+    meanings = [(kind, number) for kind, size in KINDS.items() for number in range(size)]
+    known = [meaning for meaning in meanings if _unit(f"dictionary {meaning[0]} {meaning[1]}") < 0.5]
+    return {word(source, *meaning): (word(target, *meaning),) for meaning in known}
+
+
+def openings(language: str) -> list[tuple[str, str, str]]:
+    """Two pairs of names that a text can open with."""
+    names = [f"{word(language, 'name', number)} . " for number in range(4)]
+    return [("name, first pair", names[0], names[1]), ("name, second pair", names[2], names[3])]
 
 
 @dataclass(frozen=True)

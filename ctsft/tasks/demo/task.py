@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctsft.tasks.demo.languages import DISTANCES, LABELS, draw_review, say
+from ctsft.tasks.demo.languages import DISTANCES, LABELS, dictionary, draw_review, openings, say
 from ctsft.tasks.task import SPLITS, Example, Rows, Task
 
 ROWS = {"train": 500, "valid": 100, "test": 400}
@@ -32,4 +32,6 @@ DEMO = Task(
     label_words=tuple(f" {label}" for label in LABELS),
     template="{text} | sentiment:",
     read=read,
+    dictionary=dictionary,
+    openings=openings,
 )

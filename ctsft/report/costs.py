@@ -1,0 +1,138 @@
+"""What every arm costs, and what fewer bits do to the answers (script 07)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.render import GAP, Table, change, interval, markdown
+from ctsft.report.stats import mean_interval, paired_difference
+from ctsft.report.transfer import arms_in_order, pick
+
+EXPERIMENT = "07_cost_and_energy"
+
+
+def read_costs(folder: Path) -> pd.DataFrame:
+    """One line per measured cell; empty where script 07 has not run."""
+    return _read(folder / "costs" / f"{EXPERIMENT}.csv")
+
+
+def read_arithmetic(folder: Path) -> pd.DataFrame:
+    """One line per arithmetic and place, with the label arrays `answers`, `answers_float32` and `gold` [N]."""
+    rows = _read(folder / "costs" / f"{EXPERIMENT}.arithmetic.csv")
+    if rows.empty:
+        return rows
+    known = json.loads((folder / "gold.json").read_text())
+    for column in ("predictions", "predictions_float32"):
+        rows[column.replace("predictions", "answers")] = [_digits(text) for text in rows[column]]
+    tests = rows["task"] + "/" + rows["language"]
+    rows["gold"] = [_digits(known[test]["labels"])[:n] for test, n in zip(tests, rows["n_rows"], strict=True)]
+    return rows
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"predictions": str}) if path.is_file() else pd.DataFrame()
+
+
+def _digits(text: str) -> np.ndarray:
+    return np.array([int(digit) for digit in text[1:]])
+
+
+def cost_cells(folder: Path) -> pd.DataFrame:
+    """One line per arm and depth: means over targets, seeds and rates."""
+    rows = read_costs(folder)
+    table = []
+    for arm, depth in arms_in_order(rows) if len(rows) else []:
+        here = pick(rows, arm=arm, depth=depth)
+        table.append(
+            {
+                "arm": arm,
+                "depth": GAP if pd.isna(depth) else int(depth),
+                "weights trained": f"{here['trainable_share'].mean():.2%}",
+                "GFLOP": f"{here['flops'].mean() / 1e9:.4g}",
+                "seconds": f"{here['seconds'].mean():.3g}",
+                "processor seconds": f"{here['cpu_seconds'].mean():.3g}",
+                "peak memory, MB": f"{here['peak_memory_mb'].max():.0f}",
+                "stored for a language": _bytes(here["stored_bytes"].mean()),
+                "energy, J": f"{here['joules'].mean():.3g}",
+                "cells": len(here),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def arithmetic_cells(folder: Path) -> pd.DataFrame:
+    """One line per arithmetic and place: accuracy, paired change against float32, and errors of single products."""
+    table = []
+    for _, row in read_arithmetic(folder).iterrows():
+        right, exact = row["answers"] == row["gold"], row["answers_float32"] == row["gold"]
+        apart = paired_difference(right[None].astype(float), exact[None].astype(float))
+        table.append(
+            {
+                "arithmetic": row["arithmetic"],
+                "where": row["where"],
+                "accuracy": interval(mean_interval(right[None].astype(float))),
+                "against float32": change(apart),
+                "answers changed": f"{(row['answers'] != row['answers_float32']).mean():.1%}",
+                "error, random": f"{row['random_error']:.2%}",
+                "error, real": f"{row['real_error']:.2%}",
+                "share of the products": f"{row['share_of_flops']:.1%}",
+                "energy saved (published)": GAP if pd.isna(row["energy_saved"]) else f"{row['energy_saved']:.0%}",
+                "rows": row["n_rows"],
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def cost_tables(folder: Path) -> list[Table]:
+    """Tables of what script 07 measured; none where it has not run."""
+    tables, rows, arithmetic = [], read_costs(folder), read_arithmetic(folder)
+    if len(rows):
+        one = rows.iloc[0]
+        how = "; ".join(sorted(set(rows["energy_is"])))
+        tables.append(
+            Table(
+                f"{one['preset']}_{EXPERIMENT}",
+                f"What tuning on one target costs, preset {one['preset']}",
+                f"Model `{one['model']}`, {one['n_target']} target rows, on {one['device']} in {one['dtype']}, "
+                f"{one['threads']} threads. Operations are counted in all matrix products (two for a product and its "
+                "sum), in training alone; seconds (of the clock, and of the processor, which other work does not "
+                "lengthen) and memory are of this machine, and memory is the process's highest "
+                "while tuning, model and data included. Stored: the trained weights in float32, with their places "
+                f"where no slice describes them. Energy: {how}.",
+                cost_cells(folder),
+            )
+        )
+    if len(arithmetic):
+        one = arithmetic.iloc[0]
+        tables.append(
+            Table(
+                f"{one['preset']}_07_arithmetic",
+                f"Products in fewer bits, preset {one['preset']}",
+                f"Model `{one['model']}`, theta1 on {one['n_rows']} test rows of {one['language']}; inference only, "
+                "emulated in float32. L-Mul (arXiv 2410.00907) adds mantissas; float8 multiplies rounded operands. "
+                "Against float32: accuracy, paired on rows, with its 95 % interval. Error: mean of |product − exact| / "
+                "|exact| over single products, of normally distributed operands and of those that the model itself "
+                "multiplies. Energy saved is **not measured**: the published 80 % of dot products, times the share "
+                "of the model's products that the place holds. Published to compare with: 4 bits about as precise as "
+                "float8 e4m3, 3 bits better than e5m2, almost no loss in attention.",
+                arithmetic_cells(folder),
+            )
+        )
+    return tables
+
+
+def costs(folder: Path) -> str:
+    """What script 07 prints at the end."""
+    return "\n\n".join(markdown(table.cells) for table in cost_tables(folder))

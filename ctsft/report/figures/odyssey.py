@@ -1,0 +1,55 @@
+"""Figure of script 06: what every arm wins on the target and costs elsewhere, one line an arm."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style
+from ctsft.report.odyssey import Outcome, outcomes
+from ctsft.report.rows import Results
+
+
+def odyssey_figure(results: Results) -> plt.Figure | None:
+    """Per target three panels that share their lines: change on target and source, and in bits per byte of the source.
+
+    Changes of accuracy have their paired 95 % intervals; right of zero is better, and in the last panel worse. Every
+    arm stands at its validated learning rate; at the largest n. None where nothing was measured.
+    """
+    found = [one for one in outcomes(results) if one.target_change is not None]
+    found = [one for one in found if one.n_target == max(other.n_target for other in found)]
+    if not found:
+        return None
+    targets = list(dict.fromkeys(one.target for one in found))
+    arms = list(dict.fromkeys((one.arm, one.depth) for one in found))
+    text = f"{results.rows['task'].iloc[0]}/{results.rows['source'].iloc[0]}"
+    with style():
+        height = 0.8 + len(targets) * (0.4 + 0.16 * len(arms))
+        figure, axes = plt.subplots(
+            len(targets), 3, figsize=(WIDTH, height), sharex="col", squeeze=False, layout="constrained"
+        )
+        for row, target in zip(axes, targets, strict=True):
+            here = {(one.arm, one.depth): one for one in found if one.target == target}
+            for number, arm in enumerate(arms):
+                if arm in here:
+                    _line(row, number, here[arm], here[arm].bits.get(text))
+            for axis in row:
+                axis.axvline(0, color="black", linewidth=0.8)
+                axis.set_ylim(len(arms) - 0.5, -0.5)
+                axis.set_yticks(range(len(arms)), [""] * len(arms))
+            row[0].set_yticklabels([arm_label(arm, depth) for arm, depth in arms])
+            row[0].set_title(target, loc="left", fontweight="bold")
+        for axis, label in zip(
+            axes[-1], ("accuracy, target", "accuracy, source", "bits per byte, source"), strict=True
+        ):
+            axis.set_xlabel(f"change in\n{label}")
+        figure.suptitle(f"{results.model}, {found[0].n_target} target rows", fontsize=10)
+    return figure
+
+
+def _line(row: list[plt.Axes], number: int, one: Outcome, bits: float | None) -> None:
+    look = dict(color=COLOURS[one.arm], marker=MARKERS[one.arm], markersize=5, linewidth=1)
+    for axis, value in zip(row, (one.target_change, one.source_change), strict=False):
+        if value is not None:
+            axis.errorbar(value.value, number, xerr=arms_of_error(value), **look)
+    if bits is not None:
+        row[2].plot(bits, number, linestyle="none", **look)

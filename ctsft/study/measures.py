@@ -1,0 +1,136 @@
+"""What a cell of script 06 leaves beside its row: probabilities, answers to related tests, bits per byte, an audit.
+
+One file per cell, measures/<cell>.json. "Before" is not in it: the file of zero_shot's cell has the same of theta1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctsft.evaluation import Predictions
+from ctsft.storage import write_json
+from ctsft.study.grid import Cell
+from ctsft.study.probes import Tests, share_right
+from ctsft.study.record import now
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.task import Example, digits
+from ctsft.tuning.arms import get_arm
+from ctsft.tuning.loop import token_losses
+
+# Enough for a change of one hundredth of a bit per byte, and for a share of changed answers to two digits.
+TEXT_ROWS = 100
+AUDIT_ROWS = 50
+
+
+def path_of(folder: Path, key: str) -> Path:
+    return folder / "measures" / f"{key}.json"
+
+
+def measured(folder: Path) -> set[str]:
+    """The cells that have a file."""
+    return {path.stem for path in (folder / "measures").glob("*.json")}
+
+
+def read_measures(folder: Path) -> dict[str, dict]:
+    """All files, by cell."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "measures").glob("*.json"))}
+
+
+def measure(bench: Workbench, tests: Tests, cell: Cell, key: str, target: Predictions) -> None:
+    """Measure the model as it is now, the cell's arm tuned, and write the file. `target`: its answers on the target."""
+    arm, config = get_arm(cell.arm), bench.config
+    trained_on = None
+    if cell.n_target:
+        rows = bench.training_rows(replace(arm, extra_rows=None), cell)
+        trained_on = share_right(bench.predict(rows).digits, digits(rows.labels))
+    languages = [config.source, cell.target]
+    languages += [test.partition("/")[2] for test in config.bystanders if test.startswith(f"{config.task}/")]
+    content = {
+        "cell": key,
+        "target_probabilities": per_mille(probabilities(target.logits)),
+        "train_accuracy": trained_on,
+        "related": {test: tests.answers(test) for test in config.bystanders if test != f"{config.task}/{cell.target}"},
+        "bits_per_byte": {}
+        if arm.classifier
+        else {
+            f"{config.task}/{language}": round(bits_per_byte(bench, bench.split(language, "test").examples), 6)
+            for language in dict.fromkeys(languages)
+        },
+        "audit": audit(bench, cell.target),
+        "git_commit": bench.provenance["git_commit"],
+        "created": now(),
+    }
+    write_json(path_of(config.folder, key), content)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the label words [N, C]; a label of logit -inf has probability 0."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def per_mille(values: np.ndarray) -> str:
+    """`p` and three digits a probability [N, C], row by row; 1 is written as 999."""
+    return "p" + "".join(f"{min(999, round(1000 * value)):03d}" for value in values.ravel().tolist())
+
+
+def from_per_mille(text: str, n_labels: int) -> np.ndarray:
+    """The probabilities [N, C], each row summing to one again."""
+    values = np.array([int(text[i : i + 3]) for i in range(1, len(text), 3)], dtype=float).reshape(-1, n_labels)
+    return values / values.sum(-1, keepdims=True)
+
+
+@torch.no_grad()
+def bits_per_byte(bench: Workbench, examples: Sequence[Example]) -> float:
+    """-log2 p of the texts over their length in bytes (UTF-8), on the first TEXT_ROWS rows, cut at --max-tokens.
+
+    Where the tokenizer has no start token, a text's first token is not predicted, and its bytes do not count.
+    """
+    examples = examples[:TEXT_ROWS]
+    rows, layout = bench.texts(examples), bench.loaded.layout
+    nats = 0.0
+    for start in range(0, len(rows), bench.config.micro_batch):
+        # A few rows at a time: unlike in classification, every position has logits over the whole vocabulary.
+        losses, _ = token_losses(
+            bench.model, rows.prompts[start : start + bench.config.micro_batch], layout, bench.autocast
+        )
+        nats += float(losses.double().sum())
+    return (
+        nats
+        / math.log(2)
+        / sum(_bytes(bench, example, len(p)) for example, p in zip(examples, rows.prompts, strict=True))
+    )
+
+
+def _bytes(bench: Workbench, example: Example, n_tokens: int) -> int:
+    """Bytes of the part of a text that its tokens cover and that is predicted."""
+    tokenizer = bench.loaded.tokenizer
+    text = bench.text(example)
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    with_start = tokenizer.bos_token_id is not None
+    last = spans[n_tokens - 1 - with_start][1]
+    first = 0 if with_start else spans[0][1]
+    return len(text[first:last].encode("utf-8"))
+
+
+def audit(bench: Workbench, language: str) -> list[dict[str, str]]:
+    """For each of the task's pairs of openings (a name, a group): the probabilities of rows that differ in it alone."""
+    if bench.task.openings is None:
+        return []
+    examples = bench.split(language, "test").examples[:AUDIT_ROWS]
+
+    def answers(opening: str) -> str:
+        rows = [replace(example, text=opening + example.text) for example in examples]
+        return per_mille(probabilities(bench.predict(bench.encode(rows)).logits))
+
+    return [
+        {"kind": kind, "one": one, "other": other, "with_one": answers(one), "with_other": answers(other)}
+        for kind, one, other in bench.task.openings(language)
+    ]

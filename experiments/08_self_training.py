@@ -1,0 +1,55 @@
+"""Self-training: when do generations that learn from the last one's labels collapse, and does the circuit slow it down?
+
+    python experiments/08_self_training.py --output build     # demo: constructed languages, minutes on two cores
+    python experiments/08_self_training.py --preset small     # SmolLM2-135M on real NusaX
+    python experiments/08_self_training.py --preset paper     # Qwen2.5-0.5B, one GPU
+
+Generation 0 is tuned on human labels; each later one starts from theta1 and learns from labels that the one before gave
+to unlabelled target rows, with the human rows in the mix and without them.
+
+For your own language, copy this file and change task, source, targets and data_dir below.
+"""
+
+from ctsft.report.self_training import self_training
+from ctsft.study.run import main
+from ctsft.study.self_training import SelfTrainingConfig, run_self_training
+
+NUSAX = dict(
+    experiment="08_self_training",
+    task="nusax",
+    source="indonesian",
+    targets=("javanese",),
+    arms=("full", "circuit:2", "near_zero:2"),
+    n_targets=(100,),
+)
+
+PRESETS = {
+    "demo": SelfTrainingConfig(
+        experiment="08_self_training",
+        preset="demo",
+        task="demo",
+        source="d00",
+        targets=("d70",),
+        arms=("full", "circuit:2", "near_zero:2"),
+        model="demo",
+        n_source=400,
+        n_targets=(25,),  # so few that the first labels are poor, which is where generations differ
+        seeds=(31, 777),
+        lrs=(3e-3,),
+        source_lr=3e-3,
+        micro_batch=16,
+        eval_batch=200,
+    ),
+    "small": SelfTrainingConfig(
+        **NUSAX,
+        preset="small",
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        n_source=400,
+        seeds=(31, 777),
+        scorer="cdt_linear",
+    ),
+    "paper": SelfTrainingConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, __doc__, self_training, study=run_self_training)

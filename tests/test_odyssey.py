@@ -1,0 +1,230 @@
+"""Script 06: what a cell leaves beside its row, and what table, page and figure make of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from ctsft.report.__main__ import redraw
+from ctsft.report.calibration import brier, expected_calibration_error
+from ctsft.report.figures.odyssey import odyssey_figure
+from ctsft.report.odyssey import Outcome, odyssey_cells, odyssey_page, outcomes
+from ctsft.report.rows import Results
+from ctsft.report.stats import Difference
+from ctsft.study import run as study_run
+from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
+from ctsft.study.record import read_rows
+from ctsft.study.run import run_study
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.registry import TASKS
+from ctsft.tasks.task import Example
+
+PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "06_adaptation_odyssey.py"))["PRESETS"]
+ARMS = ("zero_shot", "full", "direct", "circuit:0", "lora", "dapt", "ngrams")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return replace(
+        PRESETS["demo"],
+        targets=("d30",),
+        n_targets=(20,),
+        seeds=(31, 777),
+        n_source=60,
+        epochs=1,
+        mean_rows=24,
+        score_rows=12,
+        scorer="cdt_linear",
+        arms=ARMS,
+        lrs=(1e-3,),
+        output=tmp_path_factory.mktemp("results"),
+    )
+
+
+@pytest.fixture(scope="module")
+def results(config) -> Results:
+    assert run_study(config) == 0
+    return Results.read(config.folder)
+
+
+def test_every_cell_leaves_its_measures(results):
+    known = read_measures(results.folder)
+    assert set(known) == set(results.rows["cell"])
+    for _, row in results.rows.iterrows():
+        found = known[row["cell"]]
+        chances = from_per_mille(found["target_probabilities"], 3)
+        assert chances.shape == (400, 3)
+        agree = (chances.argmax(-1) == row["answers"]).mean()
+        assert agree > 0.98  # a tie within a thousandth may fall to the other side
+        assert set(found["related"]) == {"demo/d10", "demo/d50"}
+        assert (found["train_accuracy"] is None) == (row["arm"] == "zero_shot")
+        texts = set() if row["arm"] == "ngrams" else {"demo/d00", "demo/d30", "demo/d10", "demo/d50"}
+        assert set(found["bits_per_byte"]) == texts
+        assert [pair["kind"] for pair in found["audit"]] == ["name, first pair", "name, second pair"]
+
+
+def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path):
+    """A row of another script is kept, its cell is tuned again to be measured; then nothing is left."""
+    other = replace(config, output=tmp_path, arms=("zero_shot", "circuit:0"), seeds=(31,))
+    assert run_study(replace(other, experiment="01_nusax_transfer", bystanders=())) == 0
+    assert read_measures(other.folder) == {}
+    assert run_study(other) == 0
+    assert len(read_measures(other.folder)) == 2
+    assert not (other.folder / "06_adaptation_odyssey.csv").exists()
+    assert len(read_rows(other.folder / "01_nusax_transfer.csv")) == 2
+    monkeypatch.setattr(study_run, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
+    assert run_study(other) == 0
+
+
+def test_bits_per_byte_are_the_models_own(config):
+    bench = Workbench(config)
+    tokenizer, model = bench.loaded.tokenizer, bench.model
+    examples = bench.split("d30", "test").examples[:3]
+    nats = 0.0
+    for example in examples:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(example.text)["input_ids"]]])
+        with torch.no_grad():
+            nats += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+    expected = nats / math.log(2) / sum(len(example.text.encode()) for example in examples)
+    assert bits_per_byte(bench, examples) == pytest.approx(expected, rel=1e-4)
+
+
+def test_bits_per_byte_count_the_bytes_of_what_was_read(config):
+    """Of a text that is cut, the bytes of the rest do not make the model look better."""
+    bench = Workbench(replace(config, max_tokens=12))
+    text = bench.split("d30", "test").examples[0].text
+    words = text.split()
+    long, short = (Example("x", " ".join(part), 0) for part in (words, words[:11]))
+    assert len(words) > 12
+    assert bits_per_byte(bench, [long]) == pytest.approx(bits_per_byte(bench, [short]), rel=1e-6)
+
+
+def test_probabilities_survive_their_digits():
+    logits = np.array([[0.0, -np.inf, 2.0], [30.0, 0.0, 0.0]], dtype=np.float32)
+    chances = probabilities(logits)
+    assert chances[0].tolist() == pytest.approx([1 / (1 + math.e**2), 0, math.e**2 / (1 + math.e**2)])
+    np.testing.assert_allclose(from_per_mille(per_mille(chances), 3), chances, atol=2e-3)
+
+
+def test_calibration_by_hand():
+    chances = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.3, 0.7]])
+    gold = np.array([0, 1, 1, 0])
+    assert brier(chances, gold).tolist() == pytest.approx([0.08, 0.72, 0.18, 0.98])
+    # One bin each for .8 (right), .6 (wrong), and .7 twice (one right).
+    assert expected_calibration_error(chances, gold) == pytest.approx((0.2 + 0.6 + 0.4) / 4)
+    sure = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert expected_calibration_error(sure, np.array([0, 0])) == 0
+    assert expected_calibration_error(sure, np.array([1, 1])) == 1
+
+
+def test_openings_come_in_pairs_that_differ():
+    for name in ("demo", "nusax"):
+        for language in TASKS[name].languages:
+            pairs = TASKS[name].openings(language)
+            assert len(pairs) >= 2
+            assert all(one != other for _, one, other in pairs)
+            assert len({kind for kind, _, _ in pairs}) == len(pairs)
+
+
+def outcome(**changes) -> Outcome:
+    kept = Difference(0.0, -0.02, 0.02, 1.0)
+    values = dict(
+        target="d30", n_target=100, arm="full", depth=None, accuracy=0.6, valid_accuracy=0.6, target_change=kept,
+        source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_before=0.6, train_accuracy=0.7,
+        flips=None, shift=None, trainable=1, trainable_share=1.0, seeds=2,
+    )  # fmt: skip
+    return Outcome(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({}, []),
+        ({"target_change": Difference(0.05, 0.01, 0.1, 0.01)}, ["helped"]),
+        ({"target_change": Difference(-0.05, -0.1, -0.01, 0.01)}, ["harmed"]),
+        ({"source_change": Difference(-0.05, -0.1, -0.01, 0.01)}, ["forgetful"]),
+        ({"source_change": Difference(-0.02, -0.03, -0.01, 0.01)}, []),
+        ({"source_change": Difference(-0.05, -0.1, 0.01, 0.1)}, []),
+        ({"train_accuracy": 0.8, "brier": 0.61}, ["overfitted"]),
+        ({"train_accuracy": 0.8}, []),
+        ({"brier": 0.61}, []),
+    ],
+)
+def test_flags_follow_their_rules(changes, flags):
+    assert outcome(**changes).flags == flags
+
+
+def test_outcomes_compare_with_zero_shot(results):
+    by_arm = {one.arm: one for one in outcomes(results)}
+    rows = results.rows
+    for arm in ("full", "circuit", "lora", "dapt", "direct"):
+        mine, zero = rows[rows["arm"] == arm], rows[rows["arm"] == "zero_shot"]
+        gain = mine["accuracy"].mean() - zero["accuracy"].mean()
+        assert by_arm[arm].target_change.value == pytest.approx(gain)
+        assert by_arm[arm].source_change.value == pytest.approx(
+            mine["source_accuracy"].mean() - zero["source_accuracy"].mean()
+        )
+        assert by_arm[arm].seeds == 2
+    assert by_arm["ngrams"].source_change is None
+    assert by_arm["ngrams"].bits == {}
+    # Reading the target's text makes it likelier; nothing else here does so.
+    assert by_arm["dapt"].bits["demo/d30"] < min(by_arm[arm].bits["demo/d30"] for arm in ("full", "lora", "circuit"))
+
+
+def test_the_table_has_a_line_for_every_arm_and_gaps_for_what_is_not_known(results):
+    cells = odyssey_cells(results)
+    assert list(cells["arm"]) == ["zero_shot", "full", "direct", "circuit", "lora", "dapt", "ngrams"]
+    assert cells.loc[cells["arm"] == "ngrams", "bits/byte target"].item() == "–"
+    assert cells.loc[cells["arm"] == "zero_shot", "target change"].item() == "–"
+    assert cells["ECE"].str.fullmatch(r"0\.\d{3}").all()
+
+
+def test_the_page_names_an_arm_for_every_situation(results):
+    page = odyssey_page([results])
+    assert "### d30, 20 rows" in page
+    for situation in ("Only the target counts", "source must be kept", "Little to store", "No language model at all"):
+        assert situation in page
+    assert "nan" not in page
+    assert page == odyssey_page([results])
+
+
+def test_the_figure_has_a_line_for_every_tuned_arm(results):
+    figure = odyssey_figure(results)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == len(ARMS) - 1
+    assert "LoRA, all heads" in labels
+    plt.close(figure)
+
+
+def test_the_report_writes_the_page_and_leaves_other_tables_alone(config, results, tmp_path):
+    names = {path.name for path in redraw([results], tmp_path / "t", tmp_path / "f")}
+    assert {"odyssey.md", "demo_06_adaptation_odyssey.md", "demo_06_adaptation_odyssey.png"} <= names
+    own = replace(config, output=tmp_path / "o", arms=("zero_shot", "circuit:0"), seeds=(31,))
+    assert run_study(replace(own, experiment="01_nusax_transfer", bystanders=())) == 0
+    assert run_study(replace(own, arms=(*own.arms, "lora"))) == 0
+    both = Results.read(own.folder)
+    assert set(both.rows["arm"]) == {"zero_shot", "circuit", "lora"}
+    assert set(both.of("01_nusax_transfer").rows["arm"]) == {"zero_shot", "circuit"}
+    assert set(both.of("06_adaptation_odyssey").rows["arm"]) == {"zero_shot", "circuit", "lora"}
+
+
+def test_measures_hold_no_number_that_json_cannot(results):
+    files = list((results.folder / "measures").glob("*.json"))
+    assert files
+    for path in files:
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in a file of measures"))
+
+
+def test_the_presets_share_their_start_with_script_01():
+    first = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "01_nusax_transfer.py"))["PRESETS"]
+    for name, own in PRESETS.items():
+        for field in ("model", "source", "n_source", "source_lr", "epochs", "batch_size", "max_tokens"):
+            assert getattr(own, field) == getattr(first[name], field), (name, field)

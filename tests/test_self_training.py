@@ -1,0 +1,153 @@
+"""Script 08: chains of generations, what they learn from, and how their end is told."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctsft.errors import UserError
+from ctsft.report.self_training import (
+    fate,
+    read_self_training,
+    self_training_cells,
+    self_training_figure,
+    self_training_tables,
+)
+from ctsft.study import self_training as module
+from ctsft.study.record import read_rows
+from ctsft.study.self_training import COLUMNS, entropy, run_self_training, spread
+from ctsft.study.workbench import Workbench
+
+PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "08_self_training.py"))["PRESETS"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return replace(
+        PRESETS["demo"],
+        n_targets=(15,),
+        n_source=60,
+        epochs=1,
+        mean_rows=24,
+        score_rows=12,
+        scorer="cdt_linear",
+        arms=("full", "circuit:0"),
+        generations=2,
+        unlabelled=30,
+        output=tmp_path_factory.mktemp("results"),
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(config) -> list[dict]:
+    assert run_self_training(config) == 0
+    return read_rows(config.table, COLUMNS)
+
+
+def test_a_chain_has_every_generation(config, rows):
+    assert len(rows) == 2 * 2 * 2 * 3  # arms, seeds, with and without human rows, generations
+    for row in rows:
+        human = row["human"] == "True"
+        assert int(row["n_rows"]) == (15 if row["generation"] == "0" else 30 + 15 * human)
+        assert (row["pseudo_accuracy"] == "") == (row["generation"] == "0")
+        assert len(row["predictions"]) == len(row["source_predictions"]) == 401
+
+
+def test_the_first_generation_does_not_depend_on_what_follows(rows):
+    first = [row for row in rows if row["generation"] == "0"]
+    by_setting = {}
+    for row in first:
+        by_setting.setdefault((row["arm"], row["seed"]), set()).add(row["predictions"])
+    assert all(len(answers) == 1 for answers in by_setting.values())
+
+
+def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypatch):
+    """Watch one chain: the labels that are trained on are those that the tuned model gave, and no human's."""
+    seen, given = [], []
+    bench = Workbench(config)
+    monkeypatch.setattr(module, "Workbench", lambda _: bench)
+    tune, predict = bench._train, bench.predict
+
+    def train(arm, heads, training, *rest, **more):
+        seen.append(training)
+        return tune(arm, heads, training, *rest, **more)
+
+    def answer(part, *rest):
+        out = predict(part, *rest)
+        if len(part) == 30:
+            given.append(tuple(int(label) for label in out.labels))
+        return out
+
+    bench.theta1_of(31)
+    monkeypatch.setattr(bench, "_train", train)
+    monkeypatch.setattr(bench, "predict", answer)
+    one = module.cells(replace(config, seeds=(31,), arms=("full",)))[0]
+    module.generations(bench, config, one, False, "x")
+    assert [len(training) for training in seen] == [15, 30, 30]
+    assert seen[1].labels == given[0]
+    assert seen[2].labels == given[1]
+    assert set(seen[1].ids) <= set(bench.pool_a)
+    assert set(seen[0].ids) <= set(bench.pools_b["d30"])
+
+
+def test_finished_chains_are_not_run_again(config, rows, monkeypatch):
+    monkeypatch.setattr(module, "generations", lambda *a: pytest.fail("a finished chain was run again"))
+    assert run_self_training(config) == 0
+
+
+def test_spread_by_hand():
+    same = np.log(np.array([[0.5, 0.25, 0.25]] * 4))
+    assert spread(same) == {"label_entropy": 0, "confidence": 0.5, "diversity": 0}
+    sure = np.array([[50.0, 0, 0], [0, 50.0, 0], [50.0, 0, 0], [0, 50.0, 0]])
+    assert spread(sure) == pytest.approx({"label_entropy": 1, "confidence": 1, "diversity": 1})
+    assert entropy(np.array([0.5, 0.5, 0.0])) == 1
+
+
+def chain(shares: list[float], entropies: list[float]) -> pd.DataFrame:
+    """A chain of one seed whose answers are right on these shares of 400 rows."""
+    return pd.DataFrame(
+        {
+            "generation": range(len(shares)),
+            "seed": 31,
+            "right": [np.arange(400) < share * 400 for share in shares],
+            "label_entropy": entropies,
+            "gold_entropy": 1.5,
+        }
+    )
+
+
+def test_the_end_of_a_chain_is_told_by_its_rules():
+    assert fate(chain([0.6, 0.6, 0.61], [1.5, 1.4, 1.5])) == "held"
+    assert fate(chain([0.6, 0.595, 0.5], [1.5, 1.4, 1.3])) == "decayed from 2"
+    assert fate(chain([0.6, 0.5, 0.3], [1.5, 1.4, 0.2])) == "collapsed at 2"
+    assert fate(chain([0.6, 0.62], [1.5, 0.1])) == "held"
+
+
+def test_table_and_figure(config, rows):
+    cells = self_training_cells(config.folder)
+    assert len(cells) == 2 * 2 * 3
+    assert set(cells["human rows"]) == {"kept", "first only"}
+    first = cells[cells["generation"] == 0]
+    assert set(first["against generation 0"]) == {"–"}
+    [table] = self_training_tables(config.folder)
+    assert table.name == "demo_08_self_training"
+    assert read_self_training(config.folder)["gold_entropy"].iloc[0] == pytest.approx(
+        -sum(p * math.log2(p) for p in (0.38, 0.24, 0.38)), abs=1e-6
+    )
+    figure = self_training_figure(config.folder)
+    assert len(figure.axes[0].lines) == 4
+    plt.close(figure)
+    assert self_training_tables(config.folder / "nowhere") == []
+    assert self_training_figure(config.folder / "nowhere") is None
+
+
+def test_bad_settings_are_refused(config):
+    with pytest.raises(UserError, match="--generations and --unlabelled"):
+        replace(config, generations=0)
