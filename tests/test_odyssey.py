@@ -19,7 +19,7 @@ from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.odyssey import Outcome, odyssey_cells, odyssey_page, outcomes
 from ctsft.report.rows import Results
 from ctsft.report.stats import Difference
-from ctsft.study import run as study_run
+from ctsft.study import executors
 from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
@@ -80,7 +80,7 @@ def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path
     assert len(read_measures(other.folder)) == 2
     assert not (other.folder / "06_adaptation_odyssey.csv").exists()
     assert len(read_rows(other.folder / "01_nusax_transfer.csv")) == 2
-    monkeypatch.setattr(study_run, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(other) == 0
 
 

@@ -94,7 +94,7 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
     assert seen[1].labels == given[0]
     assert seen[2].labels == given[1]
     assert set(seen[1].ids) <= set(bench.pool_a)
-    assert set(seen[0].ids) <= set(bench.pools_b["d30"])
+    assert set(seen[0].ids) <= set(bench.pools_b[one.target])
 
 
 def test_finished_chains_are_not_run_again(config, rows, monkeypatch):

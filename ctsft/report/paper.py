@@ -13,7 +13,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.render import GAP, Table, fraction, interval
 from ctsft.report.rows import PAPERS_SHARE, Results, at_papers_share
-from ctsft.report.transfer import pick
+from ctsft.report.transfer import EXPERIMENT, pick
 
 LANGUAGES = {
     "ace": "acehnese",
@@ -98,8 +98,9 @@ def source_sanity(results: Mapping[str, Results]) -> pd.DataFrame:
 
 
 def map_of(results: Mapping[str, Results], preset: str, seed: int) -> Relevance | None:
-    """The stored scores of a seed, the paper's scorer first."""
-    maps = results[preset].maps if preset in results else []
+    """The stored scores of a seed on the task of script 01, the paper's scorer first."""
+    own = results[preset].of(EXPERIMENT) if preset in results else None
+    maps = own.maps if own is not None else []
     mine = sorted((m for m in maps if m.about["seed"] == seed), key=lambda m: m.about["scorer"] != "cdt")
     return mine[0] if mine else None
 
