@@ -214,8 +214,9 @@ def test_saved_circuits(tmp_path_factory, data):
 def saved_delta(tmp_path_factory) -> tuple:
     loaded = tiny("llama-2kv")
     moving = head_slices(loaded.anatomy, [Head(0, 1), Head(2, 3)])
-    path = tmp_path_factory.mktemp("delta") / "delta.safetensors"
-    HeadDelta.of(loaded.model, moving, weight_hash(loaded.model)).save(path)
+    folder = tmp_path_factory.mktemp("delta")
+    HeadDelta.of(loaded.model, moving, weight_hash(loaded.model)).save(folder)
+    path = folder / "delta.safetensors"
     return loaded, path, path.read_bytes()
 
 

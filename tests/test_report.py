@@ -223,8 +223,9 @@ def test_the_labels_beside_the_rows_are_the_tasks(real_data):
 
     for path in sorted((ROOT / "results").glob("*/gold.json")):
         for test, entry in json.loads(path.read_text()).items():
-            task, _, language = test.partition("/")
-            rows = get_task(task).load(language, "test", real_data)
+            task, _, where = test.partition("/")
+            language, _, split = where.partition(":")
+            rows = get_task(task).load(language, split or "test", real_data)
             assert entry["labels"] == "p" + "".join(str(example.label) for example in rows.examples)
             assert entry["sha256"] == rows.sha256
 
@@ -285,10 +286,12 @@ def test_the_readme_shows_the_committed_demo_table(demo):
 
 
 def test_every_table_says_its_seeds_and_where_it_comes_from(demo):
+    pairs = {"demo_05_stability", "demo_05_known", "demo_07_arithmetic"}  # of maps, of models, of kinds of numbers
     for table in tables_of(demo):
-        assert any(column.startswith("seeds") for column in table.cells), table.name
-        assert "demo" in table.title
-        assert "seeds 31, 777" in table.caption
+        if table.name not in pairs:
+            assert any(column.startswith("seeds") for column in table.cells), table.name
+            assert "demo" in table.title
+            assert "seeds 31, 777" in table.caption
         assert "\\begin{tabular}" in table.latex()
         assert table.markdown().count("\n|") == len(table.cells) + 2
 
@@ -399,7 +402,7 @@ def test_every_figure_is_drawn_from_the_demo(demo):
     import matplotlib.pyplot as plt
 
     figures = figures_of(demo)
-    assert len(figures) == 11
+    assert len(figures) == 15
     for name, figure in figures.items():
         figure.canvas.draw()
         inside = figure.get_tightbbox().transformed(figure.dpi_scale_trans).padded(-2)
@@ -427,7 +430,7 @@ def test_the_page_opens_in_a_browser_with_all_pictures_and_no_error(tmp_path):
     try:
         window.get(page.as_uri())
         widths = window.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
-        assert len(widths) == 11
+        assert len(widths) == 15
         assert min(widths) > 100
         assert window.get_log("browser") == []
         assert "contradicted" in window.find_element("tag name", "body").text

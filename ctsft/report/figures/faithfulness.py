@@ -75,7 +75,7 @@ def paying_figure(found: Faithfulness, results: Results | None) -> plt.Figure | 
                 look = dict(color=COLOURS[arm], marker=MARKERS[arm], alpha=0.8, label=arm)
                 axis.scatter(group["faithfulness"], group[what], s=12 + 6 * group["heads"], **look)
             axis.axhline(0, color="black", linewidth=0.8)
-            axis.set_xlabel("faithfulness (the area grows with the number of heads)")
+            axis.set_xlabel("faithfulness (area: heads)")
             axis.set_ylabel(what)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
