@@ -72,8 +72,9 @@ def test_no_premise_is_in_both_pools(folder):
 def test_the_hubs_parquet_gives_the_same_rows(folder, monkeypatch):
     """The hub's layout in a local folder: the same texts in the same order, without ids."""
 
-    def local(repository, name, repo_type, local_files_only):
-        assert (repository, repo_type) == ("facebook/xnli", "dataset")
+    def local(repository, name, repo_type, revision, local_files_only):
+        assert (repository, repo_type, revision) == ("facebook/xnli", "dataset", xnli.REVISION)
+        assert len(xnli.REVISION) == 40
         assert name == "en/validation-00000-of-00001.parquet"
         frame = pd.DataFrame(made_up(830))
         frame["label"] = frame["label"].map(xnli.LABELS.index)

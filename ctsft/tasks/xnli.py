@@ -23,7 +23,7 @@ from ctsft.errors import UserError
 from ctsft.tasks.download import hub_answers
 from ctsft.tasks.task import Example, Rows, Task
 
-REPOSITORY = "facebook/xnli"
+REPOSITORY, REVISION = "facebook/xnli", "b8dd5d7af51114dbda02c0e3f6133f332186418e"
 CODES = {
     "arabic": "ar",
     "bulgarian": "bg",
@@ -109,7 +109,8 @@ def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
     """The hub's Parquet file has no ids: three rows in turn share a premise, and the row number stands for the pair."""
     name = f"{code}/{'validation' if file == 'dev' else 'test'}-00000-of-00001.parquet"
     try:
-        path = hf_hub_download(REPOSITORY, name, repo_type="dataset", local_files_only=not hub_answers())
+        offline = not hub_answers()
+        path = hf_hub_download(REPOSITORY, name, repo_type="dataset", revision=REVISION, local_files_only=offline)
         content = Path(path).read_bytes()
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise UserError(
@@ -127,7 +128,7 @@ def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
         }
         for number, row in enumerate(frame.itertuples())
     ]
-    return content, lines, f"{REPOSITORY}/{name}"
+    return content, lines, f"{REPOSITORY}@{REVISION[:12]}/{name}"
 
 
 def more_source_rows(language: str, data_dir: Path | None) -> Rows:
