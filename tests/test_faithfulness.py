@@ -24,6 +24,7 @@ from ctsft.report.transfer import pick
 from ctsft.study.faithfulness import HeadSet, heads_of_set, plan, run_faithfulness
 from ctsft.study.known import score_known
 from ctsft.study.record import SET_COLUMNS, read_rows
+from ctsft.study.run import parse
 from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known.induction import induction
 from ctsft.tasks.known.induction import rows as induction_rows
@@ -237,6 +238,14 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
 def test_wrong_settings_are_refused(change, said):
     with pytest.raises(UserError, match=said):
         replace(PRESETS["demo"], **change)
+
+
+@pytest.mark.parametrize("script", ["05_faithfulness", "07_cost_and_energy", "08_self_training"])
+def test_what_is_no_grid_refuses_the_flags_that_spread_cells(script, capsys):
+    presets = runpy.run_path(str(ROOT / "experiments" / f"{script}.py"))["PRESETS"]
+    with pytest.raises(SystemExit):
+        parse(presets, "", ["--shard", "1/2"])
+    assert "--shard" in capsys.readouterr().err
 
 
 # ---- the committed rows ------------------------------------------------------------------------------------------

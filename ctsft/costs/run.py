@@ -28,7 +28,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import scores
 from ctsft.report.costs import costs
 from ctsft.storage import write_json
-from ctsft.study.config import StudyConfig
+from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
 from ctsft.study.record import append_rows, keep_gold, now, read_rows
 from ctsft.study.workbench import Workbench
@@ -47,7 +47,7 @@ PAIRS = 100_000
 
 
 @dataclass(frozen=True)
-class CostConfig(StudyConfig):
+class CostConfig(OneProcess):
     """What to measure; of every arm one cell a target, n, seed and learning rate."""
 
     watts: float = 15.0

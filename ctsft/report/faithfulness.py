@@ -221,8 +221,10 @@ def stability_cells(found: Faithfulness) -> pd.DataFrame:
     for rows in sorted({m.about["score_rows"] for m in disjoint}):
         here = [m for m in disjoint if m.about["score_rows"] == rows]
         to_most = [overlap(m, most[m.about["seed"]]) for m in here if m is not most[m.about["seed"]]]
-        table.append(_overlaps(f"{rows} rows, against the most", to_most))
-        table.append(_overlaps(f"{rows} rows, between seeds", [overlap(a, b) for a, b in combinations(here, 2)]))
+        # Balanced over the labels, so mostly fewer than were asked for.
+        scored = min(len(m.about["score_row_ids"]) for m in here)
+        table.append(_overlaps(f"{scored} rows, against the most", to_most))
+        table.append(_overlaps(f"{scored} rows, between seeds", [overlap(a, b) for a, b in combinations(here, 2)]))
     shared = [m for m in maps if m.about.get("pool") == "shared"]
     pairs = [
         overlap(m, other)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
+
+from tyro.conf import Suppress
 
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
@@ -213,3 +215,16 @@ class StudyConfig:
     def to_dict(self) -> dict:
         """For the record: folders by their last name, because the rest belongs to one machine."""
         return {key: value.name if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class OneProcess(StudyConfig):
+    """For measurements that are no grid of cells: they run in one process, and have no flags that spread cells."""
+
+    executor: Annotated[Literal["local", "ray"], Suppress] = "local"
+    ray_address: Annotated[str | None, Suppress] = None
+    cell_cpus: Annotated[float, Suppress] = 1
+    cell_gpus: Annotated[float, Suppress] = 0
+    cell_memory_gb: Annotated[float, Suppress] = 0
+    shard: Annotated[str | None, Suppress] = None
+    bystanders: Annotated[tuple[str, ...], Suppress] = ()

@@ -25,7 +25,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
 from ctsft.storage import read_sealed, write_json
 from ctsft.study.circuit_stage import problem_of, relevance_of
-from ctsft.study.config import StudyConfig
+from ctsft.study.config import OneProcess
 from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
@@ -37,7 +37,7 @@ DEPTH = 2
 
 
 @dataclass(frozen=True)
-class FaithfulnessConfig(StudyConfig):
+class FaithfulnessConfig(OneProcess):
     """What to measure. `scorer` is the one whose circuit is compared with controls and other rows."""
 
     scorers: tuple[str, ...] = ("cdt", "cdt_linear", "magnitude", "attribution", "ablation")

@@ -18,7 +18,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.report.self_training import self_training
 from ctsft.storage import write_json
 from ctsft.study.circuit_stage import heads_of
-from ctsft.study.config import StudyConfig
+from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.measures import probabilities
 from ctsft.study.probes import share_right
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class SelfTrainingConfig(StudyConfig):
+class SelfTrainingConfig(OneProcess):
     """A chain of generations for every arm, target, n, rate and seed, with and without the human rows."""
 
     generations: int = 5
