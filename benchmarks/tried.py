@@ -4,6 +4,7 @@
 
 Kept: the fused AdamW, and the unembedding as one matrix product. Not kept: torch.compile, whose seconds of compilation
 per shape a short run does not win back. bfloat16 depends on the CPU: there `--dtype bfloat16` is a choice, no default.
+It then trains with attention as plain products, since torch's fused attention is slow backwards in that precision.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -18,12 +20,14 @@ import torch
 from common import alternating, random_heads, random_model, random_rows, write
 from tuning import loop_steps
 
+from ctsft.tuning import loop
 from ctsft.tuning.arms import get_arm, trainable
 
 VARIANTS = {
     "circuit 6 %": "circuit 6 %",
     "circuit 6 %, torch.compile": "circuit 6 %",
     "circuit 6 %, bfloat16": "circuit 6 %",
+    "circuit 6 %, bfloat16, fused attention": "circuit 6 %, bfloat16",
     "circuit 6 %, unembedding row by row": "circuit 6 %",
     "all weights": "all weights",
     "all weights, foreach AdamW": "all weights",
@@ -40,8 +44,10 @@ def worker(variant: str, options) -> dict:
     if variant.endswith("foreach AdamW"):
         kept = torch.optim.AdamW
         torch.optim.AdamW = lambda parameters, fused, **kwargs: kept(parameters, foreach=True, **kwargs)
-    if variant.endswith("bfloat16"):
+    if "bfloat16" in variant:
         torch.autocast = partial(_autocast, torch.autocast)
+    if variant.endswith("fused attention"):
+        loop._plain_attention = nullcontext
     arm = get_arm("full" if variant.startswith("all") else "circuit")
     heads = random_heads(parts, 0.06)
     with trainable(model, parts, arm, heads, "shared") as (parameters, compact):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ctsft.errors import CellFailed
 from ctsft.memory import with_less
@@ -131,8 +133,16 @@ def train(
 def _accumulate(model, batch: Encoded, label_tokens, layout, micro_batch, autocast, objective) -> float:
     """Backward through one batch, micro-batch by micro-batch; returns its mean loss."""
     total = 0.0
-    for group in by_length(batch.prompts, micro_batch):
-        loss = objective(model, batch.subset(group), label_tokens, layout, autocast) / len(batch)
-        loss.backward()
-        total += loss.item()
+    with _plain_attention(autocast):
+        for group in by_length(batch.prompts, micro_batch):
+            loss = objective(model, batch.subset(group), label_tokens, layout, autocast) / len(batch)
+            loss.backward()
+            total += loss.item()
     return total
+
+
+def _plain_attention(autocast: torch.autocast) -> AbstractContextManager[None]:
+    """torch's fused attention on a CPU goes backwards slowly in bfloat16: as products it is faster there."""
+    with autocast:
+        slow = torch.is_autocast_enabled("cpu")
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
