@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 from ctsft.errors import UserError
 from ctsft.report.claims import claims_page
 from ctsft.report.costs import cost_tables
-from ctsft.report.faithfulness import Faithfulness, faithfulness_tables
+from ctsft.report.faithful_tables import faithfulness_tables
+from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
 from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.report.figures.faithfulness import curves_figure, paying_figure

@@ -5,8 +5,9 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of, paying
+from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
+from ctsft.report.paying import paying
 from ctsft.report.rows import Results
 from ctsft.report.transfer import pick
 
