@@ -273,7 +273,7 @@ def test_what_is_no_grid_refuses_the_flags_that_spread_cells(script, capsys):
 
 
 def test_tuned_circuits_are_compared_on_the_same_ground():
-    found, results = Faithfulness.read(DEMO), Results.read(DEMO).of("01_nusax_transfer")
+    found, results = Faithfulness.read(DEMO), Results.read(DEMO)
     lines = paying(found, results)
     assert set(lines["seed"]) == {31, 777}
     one = lines.iloc[0]

@@ -11,7 +11,7 @@ from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_o
 from ctsft.report.paying import paying_text
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown
 from ctsft.report.rows import Results
-from ctsft.report.stability import stability_cells
+from ctsft.report.stability import settled_text, stability_cells
 from ctsft.report.transfer import pick
 from ctsft.study.record import KNOWN, KNOWN_COLUMNS, read_rows
 
@@ -72,9 +72,9 @@ def _beaten(mine: pd.DataFrame, random: pd.DataFrame) -> str:
     return f"{wins}/{draws}" if draws else GAP
 
 
-def faithfulness_tables(found: Faithfulness, folder: Path, results: Results | None) -> list[Table]:
-    """The tables of script 05; `results` are the rows of the same task, where script 01 has run."""
-    preset, known = folder.name, known_cells(folder)
+def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
+    """The tables of script 05, of the folder that `results` were read from."""
+    preset, known = results.preset, known_cells(results.folder)
     sets = found.sets
     about = (
         f"Preset `{preset}`, model `{sets['model'].iloc[0]}`, theta1 on {found.source}; "
@@ -104,7 +104,7 @@ def faithfulness_tables(found: Faithfulness, folder: Path, results: Results | No
             f"How stable circuits are, preset {preset}",
             f"Preset `{preset}`, scorer `{found.main}` unless named. Jaccard overlap of the circuit (depths 0 to 2) "
             "and of the tenth of the heads with the highest scores, and Spearman's correlation of all scores; means "
-            f"over pairs of maps. Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
+            f"over pairs of maps. {settled_text(found)} Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
             stability_cells(found),
         ),
         *(

@@ -18,10 +18,10 @@ TUNED = ["arm", "depth", "draw", "share", "scorer", "seed"]
 def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     """Every tuned circuit that was asked: its faithfulness, and what tuning it gave on the target and the source.
 
-    Gains are averaged over the targets and n that all of these circuits were tuned on, every cell at its validated
-    learning rate.
+    Gains are averaged over the targets and n that all of these circuits were tuned on from the theta1 that was asked,
+    every cell at its validated learning rate.
     """
-    rows = at_validated_rate(results.rows)
+    rows = at_validated_rate(results.rows[results.rows["theta1"].isin(found.sets["theta1"])])
     zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
     rows = rows.join(zero.rename("zero"), on=["target", "seed"])
     none, whole = ends(found, found.source)
@@ -43,9 +43,9 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def paying_text(found: Faithfulness, results: Results | None) -> str:
+def paying_text(found: Faithfulness, results: Results) -> str:
     """Rank correlations between a circuit's faithfulness and what tuning it gives, over all sizes and within a size."""
-    lines = pd.DataFrame() if results is None else paying(found, results)
+    lines = paying(found, results)
     if lines.empty:
         return "Does faithfulness pay? Undecided: no tuned circuit was asked."
     within = lines["faithfulness"] - lines.groupby(["seed", "heads"])["faithfulness"].transform("mean")

@@ -83,10 +83,11 @@ def about(results: Results, rows: pd.DataFrame) -> str:
     chosen = ", for every arm and seed the one that the target's validation split prefers" if len(rates) > 1 else ""
     seeds = ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))
     n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
+    aside = "".join(f"; {count} rows in {precision} are not shown" for precision, count in results.set_aside)
     return (
         f"Preset `{results.preset}`, model `{results.model}`, source {rows['source'].iloc[0]} ({n_source} rows), "
         f"{len(rows['gold'].iloc[0])} test rows, seeds {seeds}; learning rates "
-        f"{', '.join(f'{rate:g}' for rate in rates)}{chosen}."
+        f"{', '.join(f'{rate:g}' for rate in rates)}{chosen}. Computed in {rows['dtype'].iloc[0]}{aside}."
     )
 
 
