@@ -33,6 +33,7 @@ from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
 from ctsft.report.rows import ODYSSEY, Results
 from ctsft.report.self_training import self_training_figure, self_training_tables
+from ctsft.report.summary import report_page
 from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
 from ctsft.storage import write_atomic
@@ -93,7 +94,7 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
     real = {results.preset: results for results in folders if results.preset != "demo"}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
-    pages = {"claims.md": claims_page(folders)}
+    pages = {"claims.md": claims_page(folders)} | ({"report.md": report_page(real.values())} if real else {})
     travelled = [own for results in folders if (own := results.of(ODYSSEY))]
     pages |= {"odyssey.md": odyssey_page(travelled)} if travelled else {}
     for name, text in pages.items():
