@@ -14,17 +14,20 @@ import tyro
 from transformers.utils import logging as transformers_logging
 
 from ctsft.errors import UserError
+from ctsft.models.load import device_of
 from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer
 from ctsft.storage import remove_leftovers, write_atomic, write_json
 from ctsft.study.config import StudyConfig
 from ctsft.study.executors import EXECUTORS, job_of
 from ctsft.study.grid import Cell
+from ctsft.study.helping import check_team, help_out
 from ctsft.study.probes import Tests
 from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
+from ctsft.tuning.team import team_on
 
 
 def main(
@@ -42,7 +45,13 @@ def main(
     transformers_logging.disable_progress_bar()
     try:
         with stoppable():
-            sys.exit((study or run_study)(parse(presets, description, argv), table))
+            config = parse(presets, description, argv)
+            team = team_on(device_of(config.device))
+            check_team(config, team)
+            if team.rank:
+                sys.exit(help_out(config, team))
+            with team.dismissing():
+                sys.exit((study or run_study)(config, table))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -104,6 +113,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             "label_words": config.effective_task.label_words,
             "effective_device": str(bench.device),
             "threads": torch.get_num_threads(),
+            "processes": bench.team.size,
             "model_hash": bench.loaded.weights,
             **({"checks": bench.findings} if bench.findings else {}),
             "created": now(),
