@@ -167,15 +167,6 @@ def test_logits_are_those_of_the_prompt_in_reading_order(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_batches_and_padding_do_not_change_a_prediction(name):
-    loaded, rows = tiny(name), random_rows(30)
-    one, many = (predict(loaded.model, rows, LABEL_TOKENS, loaded.layout, size, NO_AUTOCAST) for size in (1, 16))
-    assert one.digits == many.digits
-    assert (one.vocabulary == many.vocabulary).all()
-    assert len(set(one.digits[1:])) > 1
-
-
-@pytest.mark.parametrize("name", ENCODERS)
 def test_what_training_teaches_is_what_prediction_reads(name):
     loaded, rows = tiny(name), random_rows(12)
     recipe = Recipe(lr=3e-3, epochs=30, batch_size=12)

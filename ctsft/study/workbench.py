@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -27,6 +27,7 @@ from ctsft.heads import Head
 from ctsft.models.load import device_of, load_model, weight_hash
 from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
 from ctsft.study.config import StudyConfig
+from ctsft.study.determinism import set_determinism
 from ctsft.study.grid import Cell, short_hash, theta1_settings
 from ctsft.study.record import git_commit, now, peak_memory_mb, versions
 from ctsft.tasks.checks import findings
@@ -35,16 +36,31 @@ from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, pools
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.extra_rows import Material
 from ctsft.tuning.gradients import Job
-from ctsft.tuning.loop import Objective, Recipe, label_loss, text_loss, train
+from ctsft.tuning.loop import Gradients, Objective, Recipe, help_train, label_loss, text_loss, train
 from ctsft.tuning.ngrams import FittedNGrams
 from ctsft.tuning.slices import read_slices, write_slices
+from ctsft.tuning.team import team_on
+
+
+@dataclass(frozen=True)
+class Training:
+    """One call of the training loop, as the other processes of a team need it to take part."""
+
+    arm: Arm
+    heads: list[Head]
+    rows: Encoded
+    micro_batch: int
+    seed: int
+    objective: Objective
 
 
 class Workbench:
     """Holds the model, the data and the current state of the weights for `config`."""
 
     def __init__(self, config: StudyConfig):
+        set_determinism(config.deterministic)
         self.device = device_of(config.device)
+        self.team = team_on(self.device)
         if config.dtype == "auto":
             config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
         self.config, self.task = config, config.effective_task
@@ -254,9 +270,12 @@ class Workbench:
         objective: Objective = label_loss,
     ) -> None:
         policy, layout = self.config.kv_policy, self.loaded.layout
+        training = Training(arm, heads, rows, recipe.micro_batch, order_seed, objective)
+        weights = list(self.model.parameters())  # before the arm adds any
         with (
             self._checkpointing(),
             trainable(self.model, self.anatomy, arm, heads, policy, order_seed) as (parameters, held),
+            self.team.leading(training, weights),
         ):
 
             def run(adjust: Callable[[], float] | None = None, look: Callable[[int], None] | None = None) -> None:
@@ -273,6 +292,7 @@ class Workbench:
                     look,
                     objective,
                     adjust,
+                    self.team,
                 )
 
             def look(epoch: int) -> None:
@@ -287,6 +307,28 @@ class Workbench:
                 job = Job(self.model, parameters, source, words, layout, autocast, trained, run)
                 adjust = arm.gradient_rule.begin(job)
             run(adjust, after_epoch and look)
+
+    def take_part(self, training: Training) -> None:
+        """In the other processes of a team: do their share of what the first process trains in `_train`."""
+        self.team.spread(self.model.parameters())
+        policy, layout = self.config.kv_policy, self.loaded.layout
+        with (
+            self._checkpointing(),
+            trainable(self.model, self.anatomy, training.arm, training.heads, policy, training.seed) as parts,
+        ):
+            parameters, held = parts
+            gradients = Gradients(
+                self.model,
+                parameters,
+                training.rows,
+                self.label_tokens,
+                layout,
+                self.autocast,
+                training.objective,
+                training.micro_batch,
+                self.team,
+            )
+            help_train(gradients, held.write_back, training.seed)
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
@@ -315,6 +357,13 @@ class Workbench:
             "dtype": self.config.dtype,
         }
 
+    def theta1_paths(self, seed: int) -> tuple[Path, Path]:
+        """Where theta1 of `seed` is kept: what it is, and its weights."""
+        settings = theta1_settings(self.config, self.loaded.weights)
+        name = f"{self.config.source}-n{self.config.n_source}-s{seed}-{short_hash(settings)}"
+        weights = self.config.folder / "cache" / "theta1" / f"{name}.safetensors"
+        return self.config.folder / "theta1" / f"{name}.json", weights
+
     def theta1_of(self, seed: int) -> dict[str, float]:
         """Put the model into theta1 of `seed`: read it back if it was trained before, else train it.
 
@@ -322,16 +371,13 @@ class Workbench:
         """
         if self.theta1_seed == seed:
             return self.theta1_scores
-        settings = theta1_settings(self.config, self.loaded.weights)
-        name = f"{self.config.source}-n{self.config.n_source}-s{seed}-{short_hash(settings)}"
-        about_path = self.config.folder / "theta1" / f"{name}.json"
-        weights_path = self.config.folder / "cache" / "theta1" / f"{name}.safetensors"
+        about_path, weights_path = self.theta1_paths(seed)
         self.theta1_seed = None
         # Whoever comes second waits, and reads what the first has made.
         with locked(about_path, waiting=f"waiting for theta1 of seed {seed}, which another process makes"):
             about = self._stored_theta1(about_path, weights_path)
             if about is None:
-                about = self._make_competent(seed, settings)
+                about = self._make_competent(seed)
                 write_atomic(weights_path, save(self._snapshot()))
                 write_sealed(about_path, about)
         self.theta1, self.theta1_seed, self.theta1_scores = self._snapshot(), seed, about
@@ -357,7 +403,7 @@ class Workbench:
             return None
         return about
 
-    def _make_competent(self, seed: int, settings: dict) -> dict:
+    def _make_competent(self, seed: int) -> dict:
         config = self.config
         tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
         self._restore(self.base)
@@ -375,7 +421,7 @@ class Workbench:
         _, valid = self.accuracy(config.source, "valid")
         return {
             "seed": seed,
-            **settings,
+            **theta1_settings(config, self.loaded.weights),
             "row_ids": ids,
             "test_accuracy": test["accuracy"],
             "test_macro_f1": test["macro_f1"],
