@@ -23,8 +23,7 @@ ABOUT = "ctsft.json"
 def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> None:
     """Write the model as it is now, with its tokenizer, as a folder that `from_pretrained` loads without ctsft.
 
-    Apply a delta first to merge it. `about` (a delta's own `about`, say) goes into ctsft.json beside the weights, where
-    `ctsft predict` finds the prompt and the temperature.
+    `about` goes into ctsft.json beside the weights, where `ctsft predict` finds the prompt and the temperature.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -33,6 +32,15 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
     loaded.tokenizer.save_pretrained(folder)
     if about:
         write_json(folder / ABOUT, dict(about))
+
+
+def merge(loaded: Loaded, delta: HeadDelta, folder: str | Path) -> None:
+    """Write the model with `delta` in it as a full checkpoint, see `export`; the model in memory stays as it was.
+
+    Raises UserError where the delta was made on other weights.
+    """
+    with delta.on(loaded.model):
+        export(loaded, folder, delta.about)
 
 
 def about_checkpoint(folder: str | Path) -> dict:
