@@ -185,7 +185,7 @@ def test_temperature_undoes_overconfidence_and_changes_no_answer():
 
 @pytest.mark.parametrize("rows", [10, 100])
 def test_a_perfect_split_is_believed_as_far_as_its_number_of_rows(rows):
-    """Every one of N rows is right by the same margin: the confidence is Laplace's (N + 1) / (N + C), whatever it was."""
+    """All N rows are right by the same margin: the confidence is (N + 1) / (N + C), whatever the margin."""
     gold = np.arange(rows) % 4
     for margin in (1.0, 8.0):
         sure = confidence(np.eye(4)[gold] * margin, fit_temperature(np.eye(4)[gold] * margin, gold))
