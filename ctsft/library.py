@@ -202,8 +202,8 @@ def tune(
             "dtype": "bfloat16" if low else "float32",
             "max_tokens": max_tokens,
         }
-        settings |= _validated(loaded, task, language, max_tokens)
-        return HeadDelta.of(model, moving, base, settings | {"created": now()})
+        found = _validated(loaded, task, language, max_tokens)
+        return HeadDelta.of(model, moving, base, {**settings, **found, "created": now()})
 
 
 def _plain(arm: str, heads: Sequence[Head]) -> Arm:

@@ -95,7 +95,7 @@ def planted_rows(n: int, seed: int) -> Encoded:
 def asked_of(name: str) -> list[str]:
     """The scorers that must find the planted head of a family.
 
-    `magnitude` has no direction: it counts whatever a head passes on, towards the answer or not, and on encoders it puts
+    `magnitude` has no direction: it counts whatever a head passes on, towards the answer or not, and on encoders puts
     other heads above the planted one. Only scores with a direction promise to find it there.
     """
     return [scorer for scorer in SCORERS if scorer != "magnitude" or name not in ENCODERS]

@@ -50,9 +50,17 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
         parts.append(rows[rows.groupby(SETTING)["above"].transform("mean") > COMPETENT])
     if not parts:
         raise UserError("advice needs result rows: give --results folders, such as results/demo, or leave it out.")
-    columns = {name: (name, "mean") for name in ("transfer", "gain", "cost")} | {"cells": ("cell", "size")}
-    columns["lr"] = ("lr", lambda rates: rates.mode().iloc[0])
-    table = pd.concat(parts).groupby([*SETTING, "arm", "depth"], dropna=False, as_index=False).agg(**columns)
+    table = (
+        pd.concat(parts)
+        .groupby([*SETTING, "arm", "depth"], dropna=False, as_index=False)
+        .agg(
+            transfer=("transfer", "mean"),
+            gain=("gain", "mean"),
+            cost=("cost", "mean"),
+            cells=("cell", "size"),
+            lr=("lr", lambda rates: rates.mode().iloc[0]),
+        )
+    )
     return table.round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
 
 

@@ -61,7 +61,8 @@ def trial(table: pd.DataFrame, may_lose: float) -> tuple[Trial, Trial] | None:
 
     None where nothing could be compared.
     """
-    advised, always = [], []
+    advised: list[tuple[bool, float]] = []
+    always: list[tuple[bool, float]] = []
     offered = table[table["arm"].isin(ARMS)]
     for _, own in offered.groupby(SETTING, sort=False):
         others = offered[(offered[LANGUAGE] != own[LANGUAGE].iloc[0]).any(axis=1)]
@@ -125,7 +126,7 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
     return [
         f"Recommended: {_name(best)}. In the {len(settings)} of our settings most like yours:",
         *(f"  {_name(line):20} target {line.gain:+.3f}, source {-line.cost:+.3f}, {line.cells} cells"
-          f"{_remark(line, may_lose)}" for line in mean.itertuples()),
+          f"{_remark(line, may_lose)}" for _, line in mean.iterrows()),
         f"Learning rate: {', '.join(told)} there; it depends on the model, so try a factor of "
         "three around it and let validation choose.",
         f"Settings: {'; '.join(names)}.",
@@ -133,7 +134,7 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
     ]  # fmt: skip
 
 
-def _remark(line: object, may_lose: float) -> str:
+def _remark(line: pd.Series, may_lose: float) -> str:
     if not line.offered:
         return "   (for comparison)"
     return "" if line.cost <= may_lose else f"   (loses more than {may_lose:.3f})"
@@ -168,5 +169,5 @@ def _worth(found: tuple[Trial, Trial] | None, may_lose: float) -> list[str]:
     ]
 
 
-def _name(arm: object) -> str:
+def _name(arm: pd.Series) -> str:
     return f"{arm.arm}" if pd.isna(arm.depth) else f"{arm.arm}, depth {arm.depth}"

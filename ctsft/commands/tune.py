@@ -60,13 +60,17 @@ class Tune:
         scores = self._load_scores() if arm.needs_heads else None
         self._tell_checks(task, scores)
         loaded = self.using.load()
-        choice = dict(arm=self.arm, depth=self.depth, share=self.share, seed=self.seed)
+        heads = (
+            ctsft.choose(loaded, scores, arm=self.arm, depth=self.depth, share=self.share, seed=self.seed)
+            if scores
+            else ()
+        )
         delta = ctsft.tune(
             loaded,
             task,
             self.language,
             arm=self.arm,
-            heads=ctsft.choose(loaded, scores, **choice) if scores else (),
+            heads=heads,
             rows=self.n,
             role=self.role,
             recipe=ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch),

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -16,6 +17,9 @@ from ctsft.errors import UserError
 from ctsft.models.load import Loaded
 from ctsft.storage import write_json
 from ctsft.tuning.delta import FILE, HeadDelta
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ABOUT = "ctsft.json"
 
@@ -28,8 +32,8 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; give a new folder.")
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    cast("PreTrainedModel", loaded.model).save_pretrained(folder)
+    cast("PreTrainedTokenizerBase", loaded.tokenizer).save_pretrained(folder)
     if about:
         write_json(folder / ABOUT, dict(about))
 
