@@ -164,6 +164,14 @@ def test_the_commands_tell_what_is_odd_before_they_train(tmp_path, capsys, monke
     assert ctsft.check(ctsft.load_task("demo"), "d00", ["d50"]) == []
 
 
+@pytest.mark.parametrize(("model", "noted"), [("theta1", False), ("demo", True)])
+def test_scores_of_other_weights_are_told(work, tmp_path, capsys, model, noted):
+    own = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90"]
+    path = work / model if model == "theta1" else model
+    out = run(capsys, "tune", "--model", path, *own, "--scores", work / "scores", "--n", 4, "--output", tmp_path / "x")
+    assert ("the scores were made on other weights" in out) == noted
+
+
 def test_help_loads_no_model_library():
     code = "import sys, ctsft.cli; print(*(m for m in ('torch', 'transformers', 'pandas') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

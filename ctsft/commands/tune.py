@@ -60,6 +60,8 @@ class Tune:
         scores = self._load_scores() if arm.needs_heads else None
         self._tell_checks(task, scores)
         loaded = self.using.load()
+        if scores and scores.about.get("weights", loaded.weights) != loaded.weights:
+            print("note: the scores were made on other weights than this model's")
         heads = (
             ctsft.choose(loaded, scores, arm=self.arm, depth=self.depth, share=self.share, seed=self.seed)
             if scores
