@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BERT, LABEL_TOKENS, random_rows, tiny
+from conftest import BERT, ENCODERS, LABEL_TOKENS, random_rows, tiny
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -36,7 +36,6 @@ from ctsft.tasks.xnli import XNLI
 from ctsft.tuning.arms import get_arm, trainable
 from ctsft.tuning.loop import Recipe, train
 
-ENCODERS = ("bert", "roberta", "xlm-roberta")
 NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 WORDS = ["|", ".", *LABELS, *vocabulary()]
 PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "01_nusax_transfer.py"))["PRESETS"]

@@ -25,7 +25,7 @@ from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
 from ctsft.study.measures import measured
-from ctsft.study.probes import Tests
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import (
     PROBE_COLUMNS,
     PROBES,
@@ -53,7 +53,7 @@ class Job:
     """The cells of a study with their keys, in the order of the grid, and what runs them."""
 
     bench: Workbench
-    tests: Tests
+    tests: NamedTests
     keys: dict[Cell, str]
 
     @property
@@ -76,7 +76,7 @@ class Job:
         return [cell for cell, key in self.keys.items() if key not in finished]
 
 
-def job_of(bench: Workbench, tests: Tests) -> Job:
+def job_of(bench: Workbench, tests: NamedTests) -> Job:
     """All cells of the workbench's configuration."""
     config, weights = bench.config, bench.loaded.weights
     return Job(bench, tests, {cell: cell.key(cell_fingerprint(config, cell, weights)) for cell in cells(config)})
@@ -222,7 +222,7 @@ def _for_other_machines(config: StudyConfig) -> StudyConfig:
 def _job_there(config: StudyConfig) -> Job:
     """The loaded model and data of a worker process, kept for its next task."""
     bench = Workbench(config)
-    return job_of(bench, Tests(bench))
+    return job_of(bench, NamedTests(bench))
 
 
 def _theta1_there(config: StudyConfig, stage: Theta1, after: None) -> None:

@@ -20,7 +20,7 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.estimate import estimate
 from ctsft.study.executors import EXECUTORS, job_of
 from ctsft.study.helping import check_team, help_out
-from ctsft.study.probes import Tests
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
@@ -84,7 +84,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             print(f"label {label}: '{word}'")
     for finding in bench.findings:
         print(f"check: {finding}")
-    tests = Tests(bench)
+    tests = NamedTests(bench)
     job = job_of(bench, tests)
     keys = job.keys
     mine = set(config.part(list(keys)))
