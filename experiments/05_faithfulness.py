@@ -8,7 +8,7 @@
 Everything is asked on validation rows. Sets that are in the output folder already are not asked again.
 """
 
-from ctsft.report.faithfulness import faithfulness
+from ctsft.report.faithful_tables import faithfulness
 from ctsft.study.faithfulness import FaithfulnessConfig, run_faithfulness
 from ctsft.study.run import main
 
@@ -35,6 +35,8 @@ PRESETS = {
         source_lr=3e-3,
         micro_batch=16,
         eval_batch=200,
+        other_sources=("d10", "d50"),
+        checkpoints=(50, 200),
         known=("planted", "induction"),
     ),
     # Scored on 12 rows: a propagated scorer costs SmolLM2 about a hundred forward passes for each.
@@ -45,6 +47,8 @@ PRESETS = {
         n_source=400,
         scorer="cdt_linear",
         score_rows=12,
+        other_sources=("english",),
+        checkpoints=(50,),
     ),
     "paper": FaithfulnessConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }

@@ -16,6 +16,8 @@ from ctsft.report.claims import claims_page
 from ctsft.report.outcomes import odyssey_results, odyssey_rows
 from ctsft.report.rows import ODYSSEY, Results, at_validated_rate
 from ctsft.report.situations import odyssey_page
+from ctsft.storage import write_json
+from ctsft.study.measures import path_of
 from ctsft.study.record import append_rows, read_rows
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"
@@ -103,6 +105,7 @@ def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path
     row = next(row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] == "full")
     answers = "p" + "0" * (len(row["predictions"]) - 1)
     append_rows(folder / f"{ODYSSEY}.csv", [row | {"experiment": ODYSSEY, "predictions": answers, "theta1": "other"}])
+    write_json(path_of(folder, row["cell"]), {})
     for results, theta1 in ((Results.read(folder), row["theta1"]), (odyssey_results(folder), "other")):
         [found] = results.rows[results.rows["cell"] == row["cell"]].to_dict("records")
         assert found["theta1"] == theta1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from ctsft.discovery.mean import label_balanced_mean
 from ctsft.errors import UserError
 from ctsft.evaluation import predict
 from ctsft.heads import Head
-from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness, faithfulness_of, paying
+from ctsft.report.faithful_tables import faithfulness
+from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
+from ctsft.report.paying import paying
 from ctsft.report.rows import Results
+from ctsft.report.stability import stability_cells
 from ctsft.report.transfer import pick
-from ctsft.study.faithfulness import HeadSet, heads_of_set, plan, run_faithfulness
+from ctsft.study.faithfulness import plan, run_faithfulness
+from ctsft.study.head_sets import HeadSet, heads_of_set
 from ctsft.study.known import score_known
 from ctsft.study.record import SET_COLUMNS, read_rows
 from ctsft.study.run import parse
@@ -140,6 +145,8 @@ def config(tmp_path_factory):
         epochs=1,
         mean_rows=24,
         score_rows=12,
+        other_sources=(),
+        checkpoints=(),
         known=(),
         output=tmp_path_factory.mktemp("results"),
     )
@@ -188,6 +195,20 @@ def test_the_area_is_the_trapezoid_of_the_curve(found):
     apart = area(found, "cdt_linear", "cdt")
     assert apart.value == pytest.approx(area(found, "cdt_linear").value - by_hand)
     assert area(found, "cdt", "cdt").low == area(found, "cdt", "cdt").high == 0
+
+
+def test_circuits_from_other_starts_are_compared(config, tmp_path):
+    short = replace(config, output=tmp_path, sizes=(0.5,), matched_sizes=(0.5,), random_draws=1, scorers=("cdt",))
+    short = replace(short, targets=("d30",), row_counts=(), other_sources=("d30",), checkpoints=(30,))
+    shutil.copytree(config.folder / "cache", short.folder / "cache")
+    shutil.copytree(config.folder / "theta1", short.folder / "theta1")
+    assert run_faithfulness(short, lambda folder: "") == 0
+    found = Faithfulness.read(short.folder)
+    assert {(m.about["source"], m.about["n_source"]) for m in found.maps} == {("d00", 60)}
+    assert {(m.about["source"], m.about["n_source"]) for m in found.elsewhere} == {("d00", 30), ("d30", 60)}
+    lines = stability_cells(found).set_index("scores")
+    for start in ("30 rows of d00", "60 rows of d30"):
+        assert lines.loc[f"theta1 on {start}, against d00", "pairs"] == 1
 
 
 def test_sets_come_from_their_scores(config, found):
@@ -252,7 +273,7 @@ def test_what_is_no_grid_refuses_the_flags_that_spread_cells(script, capsys):
 
 
 def test_tuned_circuits_are_compared_on_the_same_ground():
-    found, results = Faithfulness.read(DEMO), Results.read(DEMO).of("01_nusax_transfer")
+    found, results = Faithfulness.read(DEMO), Results.read(DEMO)
     lines = paying(found, results)
     assert set(lines["seed"]) == {31, 777}
     one = lines.iloc[0]

@@ -16,10 +16,11 @@ import matplotlib.pyplot as plt
 from ctsft.errors import UserError
 from ctsft.report.claims import claims_page
 from ctsft.report.costs import cost_tables
-from ctsft.report.faithfulness import Faithfulness, faithfulness_tables
+from ctsft.report.faithful_tables import faithfulness_tables
+from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
 from ctsft.report.figures.costs import arithmetic_figure, costs_figure
-from ctsft.report.figures.faithfulness import curves_figure, paying_figure
+from ctsft.report.figures.faithfulness import curves_figure, paying_figure, stability_figure
 from ctsft.report.figures.forgetting import epochs_figure, plane_figure
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.figures.self_training import self_training_figure
@@ -63,7 +64,7 @@ def tables_of(results: Results) -> list[Table]:
         tables += [transfer_table(main), *tradeoff_tables(main), *forgetting_tables(main)]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
-    tables += [] if found is None else faithfulness_tables(found, results.folder, main)
+    tables += [] if found is None else faithfulness_tables(found, results)
     tables += odyssey_tables(odyssey) if (odyssey := odyssey_results(results.folder)) else []
     return [*tables, *cost_tables(results.folder), *self_training_tables(results.folder)]
 
@@ -78,7 +79,8 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
     travelled, found = odyssey_results(results.folder), Faithfulness.read(results.folder)
     drawn |= {} if travelled is None else {ODYSSEY: odyssey_figure(travelled)}
     if found is not None:
-        drawn |= {"05_faithfulness": curves_figure(found), "05_paying": paying_figure(found, results.of(EXPERIMENT))}
+        drawn |= {"05_faithfulness": curves_figure(found), "05_stability": stability_figure(found)}
+        drawn["05_paying"] = paying_figure(found, results)
     drawn |= {"07_cost_and_energy": costs_figure(results.folder), "07_arithmetic": arithmetic_figure(results.folder)}
     drawn["08_self_training"] = self_training_figure(results.folder)
     return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}

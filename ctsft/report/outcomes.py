@@ -25,7 +25,7 @@ from ctsft.report.rows import ODYSSEY as EXPERIMENT
 from ctsft.report.rows import SETTING, Results, at_papers_share, at_validated_rate, labels_by_test
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import arms_in_order, pick
-from ctsft.study.measures import from_per_mille, read_measures
+from ctsft.study.measures import from_per_mille, measured, read_measures
 from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
 
@@ -76,8 +76,9 @@ class Outcome:
 
 
 def odyssey_results(folder: Path) -> Results | None:
-    """What belongs to script 06; of cells that another script ran too, its own rows, which fit what it measured."""
-    return Results.read(folder, EXPERIMENT).of(EXPERIMENT)
+    """What script 06 measured; of cells that another script ran too, its own rows, which fit its measurements."""
+    results = Results.read(folder, EXPERIMENT)
+    return results.only(results.rows["cell"].isin(measured(folder))).of(EXPERIMENT)
 
 
 def odyssey_rows(results: Results) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.stats import Difference, Interval, holm
+from ctsft.report.stats import DIGITS, Difference, Interval, holm
 from ctsft.storage import write_atomic
 
 GAP = "–"
@@ -66,7 +66,7 @@ def described(rows: pd.DataFrame, source: str) -> str:
 
 
 def fraction(value: float | None) -> str:
-    return GAP if value is None or pd.isna(value) else f"{value:.3f}"
+    return GAP if value is None or pd.isna(value) else f"{round(value, DIGITS):.3f}"
 
 
 def interval(value: Interval | None) -> str:
@@ -80,7 +80,7 @@ def change(value: Interval | Difference | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    return GAP if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return GAP if value is None else "< 0.001" if value < 0.001 else f"{round(value, DIGITS):.3f}"
 
 
 def with_holm(table: list[dict[str, object]], p_values: Sequence[float | None], after: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,8 @@ class Results:
     rows: pd.DataFrame
     probes: pd.DataFrame
     maps: list[Relevance]
+    set_aside: tuple[tuple[str, int], ...] = ()
+    """Rows that `of` left out for their precision, as (precision, how many)."""
 
     @classmethod
     def read(cls, folder: Path, experiment: str = "") -> Results:
@@ -72,19 +74,24 @@ class Results:
         """The rows where `keep` is true, with their probes and their tasks' maps."""
         rows = self.rows[keep]
         probes = self.probes[self.probes["cell"].isin(rows["cell"])]
-        maps = [relevance for relevance in self.maps if relevance.about["task"] in set(rows["task"])]
-        return Results(self.folder, rows, probes, maps)
+        same = set(zip(rows["task"], rows["dtype"], strict=True))
+        maps = [relevance for relevance in self.maps if (relevance.about["task"], relevance.about["dtype"]) in same]
+        return Results(self.folder, rows, probes, maps, self.set_aside)
 
     def of(self, experiment: str) -> Results | None:
         """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows.
 
-        Baselines of script 06 are left out where `experiment` does not run them itself.
+        Baselines of script 06 are left out where `experiment` does not run them itself. Two precisions are two starts,
+        so where there are rows of both, those of the rarer one are set aside.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
             return None
         aside = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
-        return self.only((self.rows["task"] == own["task"].iloc[0]) & ~aside)
+        belongs = (self.rows["task"] == own["task"].iloc[0]) & ~aside
+        counts = self.rows[belongs]["dtype"].value_counts()
+        found = self.only(belongs & (self.rows["dtype"] == counts.index[0]))
+        return replace(found, set_aside=tuple(counts.iloc[1:].items()))
 
     def written_by(self, experiment: str) -> Results:
         """The rows that the script `experiment` wrote itself."""

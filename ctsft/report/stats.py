@@ -18,6 +18,7 @@ from scipy import stats
 
 DRAWS = 2000
 SEED = 8146
+DIGITS = 9
 
 
 class Interval(NamedTuple):
@@ -50,8 +51,8 @@ def mean_draws(values: np.ndarray) -> np.ndarray:
 
 
 def _middle(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+    # Bounds often lie half-way between two printed digits: the last bits, which differ by processor, must not choose.
+    return Interval(*np.round([value, *np.percentile(draws, [2.5, 97.5])], DIGITS).tolist())
 
 
 def mean_interval(values: np.ndarray) -> Interval:

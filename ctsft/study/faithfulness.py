@@ -5,35 +5,33 @@ Everything is asked on validation rows, which no score has seen; heads are put t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 from tyro.conf import Suppress
 
-from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
-from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
+from ctsft.discovery.circuits import heads_per_depth
+from ctsft.discovery.faithfulness import heads_at_mean, margins, named
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
-from ctsft.storage import read_sealed, write_json
+from ctsft.storage import write_json
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
-from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
+from ctsft.study.grid import relevance_settings, short_hash
+from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
 from ctsft.study.run import prepare
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
-
-DEPTH = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,10 @@ class FaithfulnessConfig(OneProcess):
     """Random sets of the same size and layers, for each size of --matched-sizes."""
     row_counts: tuple[int, ...] = (8, 16, 48, 96)
     """Numbers of scored rows at which the circuit is found again (its stability)."""
+    other_sources: tuple[str, ...] = ()
+    """Languages that theta1 is tuned on as well, to compare circuits: does the source matter?"""
+    checkpoints: tuple[int, ...] = ()
+    """Numbers of source rows that theta1 is tuned on as well, to compare circuits: does competence matter?"""
     known: tuple[str, ...] = ()
     """Models whose circuits are known: planted, induction (trained here in minutes), ioi (GPT-2, from the hub)."""
     arms: Annotated[tuple[str, ...], Suppress] = ("circuit",)
@@ -71,24 +73,6 @@ class FaithfulnessConfig(OneProcess):
                 raise UserError(f"unknown circuit '{name}' in --known. Valid: {', '.join(CIRCUITS)}.")
         if not all(0 < size < 1 for size in (*self.sizes, *self.matched_sizes)):
             raise UserError("--sizes and --matched-sizes are shares of all heads and lie between 0 and 1.")
-
-
-class HeadSet(NamedTuple):
-    """One set of heads that keeps its activations (`keep`) or loses them (`knock_out`), and where that is asked.
-
-    selection: `none` and `all` are the ends of every curve; `top` are the heads of the highest score to the logits,
-    `circuit` those of depths 0 to 2, `random:top` and `random:circuit` others of the same layers; `tuned` are the heads
-    in a circuit file (named by `circuit`) that some cell of the folder tuned.
-    """
-
-    language: str
-    seed: int
-    selection: str
-    direction: str = "keep"
-    size: int = 0
-    scorer: str = ""
-    draw: int = 0
-    circuit: str = ""
 
 
 def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSet]:
@@ -120,34 +104,6 @@ def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSe
     for language in config.targets:
         for size in sizes:
             yield HeadSet(language, seed, "top", "keep", size, main)
-
-
-def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
-    """The heads that cells of this folder tuned from the same theta1: does their faithfulness say how tuning ends?"""
-    mine = json.loads(json.dumps({"seed": seed, **theta1_settings(bench.config, bench.loaded.weights)}))
-    found = {}
-    for path in sorted((bench.config.folder / "circuits").glob("*.json")):
-        content = read_sealed(path)
-        if mine.items() <= content.items():
-            heads = [Head.parse(name) for name in content["heads"]]
-            wanted = HeadSet(
-                bench.config.source, seed, "tuned", "keep", len(heads), content["scorer"], circuit=path.stem
-            )
-            found[wanted] = heads
-    return found
-
-
-def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> list[Head]:
-    """The heads that `wanted` names, by the scores of its scorer."""
-    name, _, like = wanted.selection.partition(":")
-    if like:
-        heads = heads_of_set(wanted._replace(selection=like), relevance, share)
-        return same_layers(heads, relevance.logits.shape[1], wanted.seed + wanted.draw)
-    if name == "circuit":
-        k = heads_per_depth(relevance.logits.size, share)
-        return [head for frontier in circuit(relevance, wanted.size // k - 1, share) for head in frontier]
-    ranking = top_ranking if name == "top" else SELECTIONS[name]
-    return ranking(relevance, 0)[: wanted.size]
 
 
 class Asked:
@@ -240,6 +196,21 @@ def stability_maps(bench: Workbench, seed: int) -> None:
     relevance_of(bench, replace(config, pool="shared"), seed, DEPTH, config.shares[0])
 
 
+def other_starts(config: FaithfulnessConfig) -> None:
+    """Score the heads of theta1 from other sources, and from other numbers of source rows."""
+    starts = [replace(config, n_source=rows) for rows in config.checkpoints]
+    for language in config.other_sources:
+        targets = tuple(other for other in (config.source, *config.targets) if other != language)
+        starts.append(replace(config, source=language, targets=targets))
+    for start in starts:
+        bench = Workbench(start)
+        for seed in config.seeds:
+            try:
+                relevance_of(bench, start, seed, DEPTH, start.shares[0])
+            except CellFailed as error:
+                tqdm.write(f"no scores from {start.n_source} rows of {start.source}, seed {seed}: {error}")
+
+
 def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
     """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv."""
     path = config.folder / f"{config.experiment}{SETS}"
@@ -264,6 +235,7 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
                 bar.update()
             stability_maps(bench, seed)
+    other_starts(config)
     run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.seeds)
     print(f"\n{table(config.folder)}\n\nrows: {path}")
     return 0

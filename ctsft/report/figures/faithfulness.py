@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 
-from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of, paying
+from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
+from ctsft.report.paying import paying
 from ctsft.report.rows import Results
+from ctsft.report.stability import Overlap, by_rows
 from ctsft.report.transfer import pick
 
 LINES = ("-", "--", ":", "-.")
@@ -63,10 +66,38 @@ def _draw(axis, found: Faithfulness, label: str, colour, marker: str, line: str,
     )
 
 
-def paying_figure(found: Faithfulness, results: Results | None) -> plt.Figure | None:
+def stability_figure(found: Faithfulness) -> plt.Figure | None:
+    """Overlap of circuits and correlation of scores, by the number of scored rows."""
+    known = by_rows(found)
+    if len(known) < 2:
+        return None
+    sizes = list(known)
+    with style():
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.8), sharey=True, layout="constrained")
+        titles = ("heads of the circuit (Jaccard)", "top tenth of the heads (Jaccard)", "all scores (Spearman)")
+        for axis, name, title in zip(axes, Overlap._fields, titles, strict=True):
+            for side, label, marker in ((0, "against the most rows", "o"), (1, "between seeds", "s")):
+                points = [(rows, getattr(pair, name)) for rows in sizes for pair in known[rows][side]]
+                colour = COLOURS["circuit"] if side == 0 else COLOURS["near_zero"]
+                axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=16, alpha=0.7, label=label)
+                means = [(rows, np.mean([getattr(pair, name) for pair in known[rows][side]])) for rows in sizes]
+                axis.plot(*zip(*means, strict=True), color=colour, linewidth=1)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sizes, [str(rows) for rows in sizes])
+            axis.minorticks_off()
+            axis.set_xlabel("scored rows")
+            axis.set_title(title, loc="left")
+        axes[0].set_ylim(-0.05, 1.05)
+        axes[0].set_ylabel("overlap, or correlation")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(f"{found.sets['model'].iloc[0]}, scorer {found.main}", fontsize=10)
+    return figure
+
+
+def paying_figure(found: Faithfulness, results: Results) -> plt.Figure | None:
     """Every tuned circuit: its faithfulness against the gain on the target, and the change on the source."""
-    lines = None if results is None else paying(found, results)
-    if lines is None or lines.empty:
+    lines = paying(found, results)
+    if lines.empty:
         return None
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharex=True, layout="constrained")

@@ -1,0 +1,148 @@
+"""The tables of script 05: scorers, circuits against chance, stability, and circuits that are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
+from ctsft.report.paying import paying_text
+from ctsft.report.render import GAP, Table, change, fraction, interval, markdown
+from ctsft.report.rows import Results
+from ctsft.report.stability import settled_text, stability_cells
+from ctsft.report.transfer import pick
+from ctsft.study.record import KNOWN, KNOWN_COLUMNS, read_rows
+
+
+def scorer_cells(found: Faithfulness) -> pd.DataFrame:
+    """One line per scorer: the area under its curve, against the main scorer's, and what scoring costs."""
+    table = []
+    for scorer in found.scorers:
+        lines = pick(found.sets, scorer=scorer, selection="top", direction="keep", language=found.source)
+        failed = sorted(set(lines["error"]) - {""})
+        seconds = [m.about["seconds"] for m in found.maps_of(scorer).values()]
+        table.append(
+            {
+                "scorer": scorer,
+                "area under faithfulness": interval(area(found, scorer)),
+                f"minus {found.main}": GAP if scorer == found.main else change(area(found, scorer, found.main)),
+                "accuracy, all sizes": fraction(lines["accuracy"].mean()),
+                "scored rows": ", ".join(sorted(set(lines["score_rows"]))),
+                "seconds of scoring": f"{np.median(seconds):.0f}" if seconds else GAP,
+                "seeds": lines["seed"].nunique(),
+                "failed": failed[0].split(".")[0] if failed else "",
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def chance_cells(found: Faithfulness) -> pd.DataFrame:
+    """The main scorer's sets against random ones of the same size and layers, near-zero and bottom heads."""
+    here = pick(found.sets, language=found.source)
+    table = []
+    circuits = pick(here, selection="circuit", direction="keep")
+    sizes = sorted(set(pick(here, selection="top", scorer=found.main)["size"]))
+    wanted = [("circuit", size) for size in sorted(set(circuits["size"]))] + [("top", size) for size in sizes]
+    for selection, size in wanted:
+        same = pick(here, size=size, scorer=found.main)
+        mine = pick(same, selection=selection)
+        kept, without = pick(mine, direction="keep"), pick(mine, direction="knock_out")
+        random = pick(same, selection=f"random:{selection}")
+        others = {name: faithfulness_of(found, pick(same, selection=name)) for name in ("near_zero", "bottom")}
+        table.append(
+            {
+                "heads": f"{selection}, {size}",
+                "share": f"{size / here['heads'].iloc[0]:.0%}",
+                "kept": interval(faithfulness_of(found, kept)),
+                "accuracy kept": fraction(kept["accuracy"].mean()),
+                "knocked out": interval(faithfulness_of(found, without)),
+                "random, same layers": interval(faithfulness_of(found, random)),
+                "random beaten": _beaten(kept, random),
+                **{name: interval(value) for name, value in others.items()},
+                "seeds": kept["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _beaten(mine: pd.DataFrame, random: pd.DataFrame) -> str:
+    wins, draws = beaten(mine, random)
+    return f"{wins}/{draws}" if draws else GAP
+
+
+def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
+    """The tables of script 05, of the folder that `results` were read from."""
+    preset, known = results.preset, known_cells(results.folder)
+    sets = found.sets
+    about = (
+        f"Preset `{preset}`, model `{sets['model'].iloc[0]}`, theta1 on {found.source}; "
+        f"{len(next(v for v in sets['values'] if v is not None))} validation rows, seeds "
+        f"{', '.join(map(str, sorted(set(sets['seed']))))}. Faithfulness is (m(C) - m(none)) / (m(all) - m(none)), m "
+        "the mean margin with the heads outside C at their label-balanced mean; 95 % intervals over rows and seeds."
+    )
+    return [
+        Table(
+            f"{preset}_05_scorers",
+            f"Which scores find the mechanism, preset {preset}",
+            f"{about} The area is that under faithfulness against the share of heads kept, best heads first: 1 where "
+            "the first head does it all, 0.5 where every head counts the same. Options: pattern attention, linear "
+            "gate, raw (no clean-up), pooled mean.",
+            scorer_cells(found),
+        ),
+        Table(
+            f"{preset}_05_faithfulness",
+            f"Circuits against chance, preset {preset}",
+            f"{about} Scorer `{found.main}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads by "
+            "the score to the logits. Random sets have as many heads in every layer; `random beaten` counts "
+            f"those of a lower margin than ours. {paying_text(found, results)}",
+            chance_cells(found),
+        ),
+        Table(
+            f"{preset}_05_stability",
+            f"How stable circuits are, preset {preset}",
+            f"Preset `{preset}`, scorer `{found.main}` unless named. Jaccard overlap of the circuit (depths 0 to 2) "
+            "and of the tenth of the heads with the highest scores, and Spearman's correlation of all scores; means "
+            f"over pairs of maps. {settled_text(found)} Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
+            stability_cells(found),
+        ),
+        *(
+            [
+                Table(
+                    f"{preset}_05_known",
+                    "Circuits that are known",
+                    "ROC AUC of telling the heads that must be there from all others (1: ranked first; 0.5: chance), "
+                    "mean over seeds, and those heads' ranks, seed by seed. `planted`: a hand-made model of 32 heads, "
+                    "four of which carry the label, built so that a loud head says nothing and one works against the "
+                    "others. `induction`: a two-layer GPT-2 of 8 heads, trained here; its heads are read off the "
+                    "attention patterns.",
+                    known,
+                )
+            ]
+            if len(known)
+            else []
+        ),
+    ]
+
+
+def known_cells(folder: Path) -> pd.DataFrame:
+    """ROC AUC of telling the heads of a known circuit from all others, mean over seeds, and the heads' ranks."""
+    lines = [line for path in sorted(folder.glob(f"*{KNOWN}")) for line in read_rows(path, KNOWN_COLUMNS)]
+    table = []
+    for scorer in dict.fromkeys(line["scorer"] for line in lines):
+        cells: dict[str, object] = {"scorer": scorer}
+        for name in dict.fromkeys(line["circuit"] for line in lines):
+            here = [line for line in lines if (line["scorer"], line["circuit"]) == (scorer, name)]
+            cells[name] = fraction(np.mean([float(line["roc_auc"]) for line in here]) if here else None)
+            cells[f"{name}, ranks"] = "; ".join(line["ranks"].replace(" ", ", ") for line in here) or GAP
+            cells[f"{name}, seeds"] = len(here)
+        table.append(cells)
+    return pd.DataFrame(table)
+
+
+def faithfulness(folder: Path) -> str:
+    """What script 05 prints at the end."""
+    found = Faithfulness.read(folder)
+    tables = [scorer_cells(found), chance_cells(found), stability_cells(found), known_cells(folder)]
+    return "\n\n".join(markdown(cells) for cells in tables if len(cells))

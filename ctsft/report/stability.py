@@ -1,0 +1,114 @@
+"""How stable circuits are: over scored rows, seeds, pools, starts and scorers (script 05)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers
+from ctsft.discovery.relevance import Relevance
+from ctsft.report.faithfulness import Faithfulness, usual
+from ctsft.report.render import GAP, fraction
+from ctsft.report.rows import PAPERS_SHARE
+from ctsft.study.head_sets import DEPTH
+
+# A circuit has settled where it shares this part of its heads (Jaccard) with that of the most rows.
+SETTLED = 0.8
+
+
+class Overlap(NamedTuple):
+    """Jaccard overlap of the heads of depths 0 to 2 and of the top tenth, and rank correlation of all scores."""
+
+    circuit: float
+    top_tenth: float
+    rank_correlation: float
+
+
+def _disjoint(found: Faithfulness) -> list[Relevance]:
+    maps = [m for m in found.maps if m.about["scorer"] == found.main]
+    return [m for m in maps if m.about.get("pool", "disjoint") == "disjoint"]
+
+
+def by_rows(found: Faithfulness) -> dict[int, tuple[list[Overlap], list[Overlap]]]:
+    """By number of scored rows: overlaps with the same seed's circuit of the most rows, and those between seeds."""
+    disjoint = _disjoint(found)
+    most = {m.about["seed"]: m for m in sorted(disjoint, key=lambda m: m.about["score_rows"])}
+    out = {}
+    for rows in sorted({m.about["score_rows"] for m in disjoint}):
+        here = [m for m in disjoint if m.about["score_rows"] == rows]
+        to_most = [overlap(m, most[m.about["seed"]]) for m in here if m is not most[m.about["seed"]]]
+        # Balanced over the labels, so mostly fewer than were asked for.
+        scored = min(len(m.about["score_row_ids"]) for m in here)
+        out[scored] = to_most, [overlap(a, b) for a, b in combinations(here, 2)]
+    return out
+
+
+def settled_text(found: Faithfulness) -> str:
+    """From how many scored rows on the circuit stays the same."""
+    kept = {rows: np.mean([pair.circuit for pair in most]) for rows, (most, _) in by_rows(found).items() if most}
+    enough = [rows for rows in kept if all(value >= SETTLED for other, value in kept.items() if other >= rows)]
+    rule = f"shares at least {SETTLED:.0%} of its heads with that of the most rows, as with every larger number"
+    return f"It settles at {enough[0]} rows: there it {rule}." if enough else f"At no number of rows it {rule}."
+
+
+def stability_cells(found: Faithfulness) -> pd.DataFrame:
+    """Overlap of circuits: with the one from the most rows, between seeds, and with rows shared with the mean."""
+    disjoint = _disjoint(found)
+    table = []
+    for scored, (to_most, between) in by_rows(found).items():
+        table.append(_overlaps(f"{scored} rows, against the most", to_most))
+        table.append(_overlaps(f"{scored} rows, between seeds", between))
+    shared = [m for m in found.maps if m.about["scorer"] == found.main and m.about.get("pool") == "shared"]
+    pairs = [
+        overlap(m, other)
+        for m in shared
+        for other in disjoint
+        if (other.about["seed"], other.about["score_rows"]) == (m.about["seed"], m.about["score_rows"])
+    ]
+    table.append(_overlaps("rows shared with the mean, against disjoint", pairs))
+    table += _starts(found)
+    table += [_overlaps(f"{scorer}, against {found.main}", _against(found, scorer)) for scorer in found.scorers[1:]]
+    return pd.DataFrame([line for line in table if line["pairs"]])
+
+
+def _against(found: Faithfulness, scorer: str) -> list[Overlap]:
+    mine, theirs = found.maps_of(found.main), found.maps_of(scorer)
+    return [overlap(theirs[seed], mine[seed]) for seed in mine.keys() & theirs.keys()]
+
+
+def _starts(found: Faithfulness) -> list[dict[str, object]]:
+    """The circuit of the start that was asked against those of other sources, and of fewer source rows."""
+    mine = found.maps_of(found.main)
+    rows = {str(m.about["score_rows"]) for m in mine.values()}
+    pairs: dict[str, list[Overlap]] = {}
+    for m in found.elsewhere:
+        about = m.about
+        if about["scorer"] == found.main and about["seed"] in mine and usual(m, rows):
+            name = f"theta1 on {about['n_source']} rows of {about['source']}, against {found.source}"
+            pairs.setdefault(name, []).append(overlap(m, mine[about["seed"]]))
+    return [_overlaps(name, values) for name, values in sorted(pairs.items())]
+
+
+def overlap(first: Relevance, second: Relevance) -> Overlap:
+    """How alike two maps are; the circuits' overlap is not a number where one of them has no depths 1 and 2."""
+    k = heads_per_depth(first.logits.size, PAPERS_SHARE)
+    sets = [{head for part in known_frontiers(m, DEPTH, k) for head in part} for m in (first, second)]
+    tenth = max(1, first.logits.size // 10)
+    top = [set(np.argsort(-m.logits.ravel(), kind="stable")[:tenth].tolist()) for m in (first, second)]
+    correlation = stats.spearmanr(first.logits.ravel(), second.logits.ravel()).statistic
+    jaccard = [len(a & b) / len(a | b) for a, b in (sets, top)]
+    # Without columns to inner heads the circuit ends at depth 0, and overlaps of unequal depth mean nothing.
+    return Overlap(jaccard[0] if len(sets[0]) == len(sets[1]) else np.nan, jaccard[1], float(correlation))
+
+
+def _overlaps(what: str, values: list[Overlap]) -> dict[str, object]:
+    means = [fraction(np.mean(column)) for column in zip(*values, strict=True)] or [GAP] * 3
+    return {
+        "scores": what,
+        **dict(zip(("circuit", "top tenth", "rank correlation"), means, strict=True)),
+        "pairs": len(values),
+    }

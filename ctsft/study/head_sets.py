@@ -1,0 +1,62 @@
+"""Sets of heads that are asked whether they are the mechanism (script 05)."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
+from ctsft.discovery.faithfulness import same_layers
+from ctsft.discovery.relevance import Relevance
+from ctsft.heads import Head
+from ctsft.storage import read_sealed
+from ctsft.study.grid import theta1_settings
+from ctsft.study.workbench import Workbench
+
+DEPTH = 2
+
+
+class HeadSet(NamedTuple):
+    """One set of heads that keeps its activations (`keep`) or loses them (`knock_out`), and where that is asked.
+
+    selection: `none` and `all` are the ends of every curve; `top` are the heads of the highest score to the logits,
+    `circuit` those of depths 0 to 2, `random:top` and `random:circuit` others of the same layers; `tuned` are the heads
+    in a circuit file (named by `circuit`) that some cell of the folder tuned.
+    """
+
+    language: str
+    seed: int
+    selection: str
+    direction: str = "keep"
+    size: int = 0
+    scorer: str = ""
+    draw: int = 0
+    circuit: str = ""
+
+
+def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
+    """The heads that cells of this folder tuned from the same theta1: does their faithfulness say how tuning ends?"""
+    mine = json.loads(json.dumps({"seed": seed, **theta1_settings(bench.config, bench.loaded.weights)}))
+    found = {}
+    for path in sorted((bench.config.folder / "circuits").glob("*.json")):
+        content = read_sealed(path)
+        if mine.items() <= content.items():
+            heads = [Head.parse(name) for name in content["heads"]]
+            wanted = HeadSet(
+                bench.config.source, seed, "tuned", "keep", len(heads), content["scorer"], circuit=path.stem
+            )
+            found[wanted] = heads
+    return found
+
+
+def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> list[Head]:
+    """The heads that `wanted` names, by the scores of its scorer."""
+    name, _, like = wanted.selection.partition(":")
+    if like:
+        heads = heads_of_set(wanted._replace(selection=like), relevance, share)
+        return same_layers(heads, relevance.logits.shape[1], wanted.seed + wanted.draw)
+    if name == "circuit":
+        k = heads_per_depth(relevance.logits.size, share)
+        return [head for frontier in circuit(relevance, wanted.size // k - 1, share) for head in frontier]
+    ranking = top_ranking if name == "top" else SELECTIONS[name]
+    return ranking(relevance, 0)[: wanted.size]
