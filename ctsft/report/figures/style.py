@@ -40,6 +40,7 @@ SHAPES = [
     "|",
     "$n$",
 ]
+# A variant looks like the arm that it is a variant of.
 OWN = [name for name, arm in ARMS.items() if arm.variant_of is None]
 LIKE = {name: arm.variant_of or name for name, arm in ARMS.items()}
 MARKERS = {name: dict(zip(OWN, SHAPES, strict=True))[like] for name, like in LIKE.items()}
