@@ -48,6 +48,7 @@ PRESETS = {
         n_source=8000,
         source_epochs=1,
         source_batch_size=32,
+        dtype="bfloat16",  # of the committed rows
     ),
     "paper": StudyConfig(**XNLI, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=250),
 }

@@ -47,6 +47,7 @@ PRESETS = {
         n_source=400,
         scorer="cdt_linear",
         score_rows=12,
+        dtype="bfloat16",  # of theta1 and of the answers; scores are propagated in float32
         other_sources=("english",),
         checkpoints=(50,),
     ),

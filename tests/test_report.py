@@ -31,6 +31,7 @@ from ctsft.report.stats import (
     ratio_interval,
     spearman,
 )
+from ctsft.report.summary import HEADINGS, TO_A_USER, TO_THE_AUTHORS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty
 from ctsft.report.transfer import pick, transfer, transfer_cells
 
@@ -315,6 +316,19 @@ def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(sentiment):
         changed = rows.assign(accuracy=rows["arm"].eq(better).astype(float))
         assert set(matching(changed, line)["arm"]) == {better}
     assert matching(rows[rows["arm"] != "circuit"], line).empty
+
+
+def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo):
+    page = report_page([demo])
+    parts = {title: page.split(f"## {title}\n")[1].split("\n## ")[0] for title in HEADINGS.values()}
+    for judgement in claims.judge(demo):
+        line = f"- {judgement.claim}. {claims.CLAIMS[judgement.claim]} {judgement.number}."
+        assert [title for title, part in parts.items() if line in part] == [HEADINGS[judgement.verdict]]
+    verdicts = {(judgement.claim, judgement.verdict) for judgement in claims.judge(demo)}
+    for said in (TO_THE_AUTHORS, TO_A_USER):
+        for cause, sentence in said.items():
+            assert (f"- {sentence} ({cause[0]}, {cause[1]}.)" in page) == (cause in verdicts)
+    assert "2 of the paper's 4 seeds" in page
 
 
 def test_the_committed_tables_are_what_the_rows_give(tmp_path):

@@ -36,6 +36,7 @@ from ctsft.report.render import Table
 from ctsft.report.rows import ODYSSEY, Results
 from ctsft.report.self_training import self_training_tables
 from ctsft.report.situations import odyssey_page
+from ctsft.report.summary import report_page
 from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
 from ctsft.storage import write_atomic
@@ -98,6 +99,7 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
     pages = {"claims.md": claims_page(folders), "odyssey.md": odyssey_page(folders)}
+    pages |= {"report.md": report_page(real.values())} if real else {}
     for name, text in pages.items():
         write_atomic(tables / name, text)
     return [*written, *(tables / name for name in pages)]

@@ -144,7 +144,8 @@ def faithful(found: Faithfulness | None) -> Judgement:
     """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less."""
     if found is None:
         return undecided("C6", "script 05")
-    here = pick(found.sets, language=found.source, scorer=found.main, direction="keep")
+    sets = pick(found.sets, language=found.source, scorer=found.main)
+    here = pick(sets, direction="keep")
     circuits = pick(here, selection="circuit")
     mine, random = pick(circuits, size=circuits["size"].max()), pick(here, selection="random:circuit")
     kept, by_chance = faithfulness_of(found, mine), faithfulness_of(found, random)
@@ -155,7 +156,11 @@ def faithful(found: Faithfulness | None) -> Judgement:
     verdicts = {by_interval(kept, 0.5, 0.5), better}
     verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
     share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
-    number = f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten"
+    out = pick(sets, selection="circuit", direction="knock_out", size=circuits["size"].max())
+    number = (
+        f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten; "
+        f"of all others without them: {interval(faithfulness_of(found, out))}"
+    )
     return Judgement("C6", verdict, number, _asked(found, found.main))
 
 

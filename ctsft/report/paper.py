@@ -11,6 +11,7 @@ import pandas as pd
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
 from ctsft.report.compare import SOURCE, accuracy
+from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
 from ctsft.report.rows import PAPERS_SHARE, Results, at_papers_share
 from ctsft.report.transfer import EXPERIMENT, pick
@@ -97,12 +98,21 @@ def source_sanity(results: Mapping[str, Results]) -> pd.DataFrame:
     return table.assign(paper=table["paper"].map(fraction))
 
 
-def map_of(results: Mapping[str, Results], preset: str, seed: int) -> Relevance | None:
-    """The stored scores of a seed on the task of script 01, the paper's scorer first."""
-    own = results[preset].of(EXPERIMENT) if preset in results else None
-    maps = own.maps if own is not None else []
-    mine = sorted((m for m in maps if m.about["seed"] == seed), key=lambda m: m.about["scorer"] != "cdt")
-    return mine[0] if mine else None
+Maps = dict[tuple[int, str], Relevance]
+
+
+def maps_of(results: Mapping[str, Results], preset: str) -> Maps:
+    """The stored scores of scripts 01 and 05 by seed and pool, the paper's scorer first."""
+    if preset not in results:
+        return {}
+    own, found = results[preset].of(EXPERIMENT), Faithfulness.read(results[preset].folder)
+    maps = [*(own.maps if own else []), *(found.maps if found else [])]
+    chosen: Maps = {}
+    for scorer in ("cdt", "cdt_linear"):
+        for m in maps:
+            if m.about["scorer"] == scorer:
+                chosen.setdefault((m.about["seed"], m.about.get("pool", "disjoint")), m)
+    return chosen
 
 
 def layers_by_depth(results: Mapping[str, Results]) -> pd.DataFrame:
@@ -111,9 +121,9 @@ def layers_by_depth(results: Mapping[str, Results]) -> pd.DataFrame:
     out = table[["seed", "depth"]].astype(str)
     out["paper"] = [f"{first} to {last}" for first, last in zip(table["first_layer"], table["last_layer"], strict=True)]
     for preset, title in BESIDE.items():
-        column = []
+        maps, column = maps_of(results, preset), []
         for seed, depth in zip(table["seed"], table["depth"], strict=True):
-            relevance = map_of(results, preset, seed)
+            relevance = maps.get((seed, "disjoint"))
             column.append(GAP if relevance is None else _range(relevance, int(depth)))
         out[title] = column if preset in results else "not run"
     return out
@@ -122,7 +132,7 @@ def layers_by_depth(results: Mapping[str, Results]) -> pd.DataFrame:
 def _range(relevance: Relevance, depth: int) -> str:
     frontiers = known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, PAPERS_SHARE))
     layers = [head.layer for head in frontiers[-1]]
-    return f"{min(layers)} to {max(layers)}" if len(frontiers) > depth else GAP
+    return f"{min(layers)} to {max(layers)}, {relevance.about['scorer']}" if len(frontiers) > depth else GAP
 
 
 def top_heads(results: Mapping[str, Results]) -> pd.DataFrame:
@@ -131,9 +141,9 @@ def top_heads(results: Mapping[str, Results]) -> pd.DataFrame:
     out = table[["pool", "seed"]].astype(str)
     out["paper"] = [f"{line.layer}.{line.head} ({line.score:.3f})" for line in table.itertuples()]
     for preset, title in BESIDE.items():
-        column = []
+        maps, column = maps_of(results, preset), []
         for pool, seed in zip(table["pool"], table["seed"], strict=True):
-            relevance = map_of(results, preset, seed) if pool == "disjoint" else None
+            relevance = maps.get((seed, pool))
             column.append(GAP if relevance is None else _top(relevance))
         out[title] = column if preset in results else "not run"
     return out
@@ -141,7 +151,7 @@ def top_heads(results: Mapping[str, Results]) -> pd.DataFrame:
 
 def _top(relevance: Relevance) -> str:
     layer, head = np.unravel_index(relevance.logits.argmax(), relevance.logits.shape)
-    return f"{layer}.{head} ({relevance.logits[layer, head]:.3f})"
+    return f"{layer}.{head} ({relevance.logits[layer, head]:.3f}), {relevance.about['scorer']}"
 
 
 def paper_tables(results: Mapping[str, Results]) -> list[Table]:
@@ -165,7 +175,12 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
             "choice is the `ct_sft` of our own tables.",
             beside("table4_nusax_anchors", results, target, "accuracy"),
         ),
-        Table("table5", "Table 5: first and last layer by depth", common, layers_by_depth(results)),
+        Table(
+            "table5",
+            "Table 5: first and last layer by depth",
+            f"{common} Behind ours stands the scorer, the paper's `cdt` where script 05 ran it.",
+            layers_by_depth(results),
+        ),
         Table(
             "table6",
             "Table 6: XNLI from a weak start",
@@ -181,7 +196,7 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
         Table(
             "table8",
             "Table 8: the highest-scored head",
-            f"{common} layer.head (score). Our maps take the mean and the scored rows from disjoint rows.",
+            f"{common} layer.head (score), and our scorer. With a shared pool the scored rows are some of the mean's.",
             top_heads(results),
         ),
     ]

@@ -1,0 +1,121 @@
+"""`report.md`: what held, what did not, and what follows, from the verdicts of `claims.py`; our weakest points first.
+
+The sentences that follow from a verdict are written down here, one for each claim and verdict that has a consequence;
+which of them are printed, and every number, comes from the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ctsft.report.claims import CLAIMS, Judgement, judge
+from ctsft.report.paper import published
+from ctsft.report.rows import Results
+from ctsft.report.transfer import EXPERIMENT
+
+HEADINGS = {"supported": "What held", "contradicted": "What did not", "undecided": "What these rows cannot tell"}
+TO_THE_AUTHORS = {
+    ("C1", "contradicted"): "Tuning all weights is the arm to beat: please print its learning rate, its loss curve "
+    "and its spread over seeds. Ours does not collapse, and then the circuit does not match it.",
+    (
+        "C1",
+        "undecided",
+    ): "Whether the circuit matches all weights hangs on how well all weights are tuned; a rate "
+    "chosen on validation for every arm, and intervals, would settle it.",
+    ("C2", "contradicted"): "Easy and hard targets do not part circuit from near-zero heads here; a paired test over "
+    "targets would show whether they do in your rows.",
+    ("C3b", "contradicted"): "Your largest effect, what is kept of the source, needs a full tuning that forgets. Ours "
+    "hardly does; the optimizer's settings for that arm would help to find out why.",
+    (
+        "C5",
+        "contradicted",
+    ): "On entailment from a competent start we do not see both of your effects: look at C5's numbers.",
+    (
+        "C6",
+        "contradicted",
+    ): "Keeping only the circuit's heads does not keep the task. Please print faithfulness, keep "
+    "and knock-out, beside the circuits.",
+    ("C8", "contradicted"): "Unsigned scores rank heads no worse than directional ones by faithfulness.",
+    ("C8", "undecided"): "Directional and unsigned scores are not told apart by faithfulness on real text.",
+}
+TO_A_USER = {
+    ("C1", "contradicted"): "If only the target counts, tune all weights at a validated rate.",
+    (
+        "C1",
+        "undecided",
+    ): "If only the target counts, tune all weights at a validated rate too, and let validation choose.",
+    ("C1", "supported"): "Tune the circuit: it matches all weights with a hundredth of them.",
+    (
+        "C3b",
+        "supported",
+    ): "If the source must stay, tune heads and norms: it is kept better than by all weights, and "
+    "the delta is a few megabytes.",
+    ("C3b", "contradicted"): "Do not expect heads to keep the source better than all weights.",
+    ("C6", "contradicted"): "Do not read the circuit as the mechanism: it is a choice of what to tune.",
+    ("C6", "supported"): "The circuit may be read as (part of) the mechanism.",
+}
+
+
+def weakest(results: Results) -> Iterator[str]:
+    """What limits the rows of one folder, in sentences."""
+    main = results.of(EXPERIMENT)
+    yield f"One model, {results.model}; the paper's is Qwen2.5-0.5B, which was not run."
+    if main is None:
+        yield "Script 01 has not run."
+        return
+    rows = main.rows
+    seeds = sorted(rows["seed"].unique())
+    papers = len(published("table8_top_head_depth0")["seed"].unique())
+    if len(seeds) < papers:
+        yield (
+            f"{len(seeds)} of the paper's {papers} seeds ({', '.join(map(str, seeds))}): the part of an "
+            "interval that seeds add is too narrow."
+        )
+    papers_targets = published("table4_nusax_anchors")["target"].unique()
+    missing = [target for target in papers_targets if target not in set(rows["target"])]
+    if missing:
+        yield f"Targets without rows: {', '.join(missing)}."
+    sizes, rates = sorted(set(rows["n_target"]) - {0}), sorted(rows["lr"].dropna().unique())
+    yield f"Target rows n = {', '.join(map(str, sizes))}; {len(rows['gold'].iloc[0])} test rows a language."
+    if len(rates) == 1:
+        yield f"One learning rate ({rates[0]:g}) for every arm, the paper's: no arm was given a rate of its own."
+    heads = rows[rows["arm"] == "circuit"]
+    if len(heads) and heads["trainable_share"].max() >= 0.01:
+        yield f"The circuit moves up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
+    yield (
+        f"Computed in {rows['dtype'].iloc[0]}"
+        + "".join(f"; {count} rows in {precision} are set aside" for precision, count in main.set_aside)
+        + "."
+    )
+    if rows[rows["arm"] != "direct"].groupby("seed")["theta1"].nunique().max() > 1:
+        yield "The rows of a seed come from more than one machine: their theta1 differ in the last bits."
+    yield "The rules of some verdicts were written after rows had been seen (see claims.md)."
+
+
+def _listed(judged: list[Judgement], verdict: str) -> list[str]:
+    return [f"- {j.claim}. {CLAIMS[j.claim]} {j.number}. ({j.data}.)" for j in judged if j.verdict == verdict]
+
+
+def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
+    found = [
+        (j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences and j.number != "–"
+    ]
+    return [f"- {sentence} ({j.claim}, {j.verdict}.)" for j, sentence in found] or ["- Nothing yet."]
+
+
+def report_page(folders: Iterable[Results]) -> str:
+    """`report.md`, one part for every results folder of real data."""
+    out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
+    for results in folders:
+        judged = judge(results)
+        out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
+        out += [f"- {line}" for line in weakest(results)]
+        for verdict, heading in HEADINGS.items():
+            out.append(f"\n## {heading}\n")
+            out += _listed(judged, verdict) or ["- Nothing."]
+        out.append("\n## What we would tell the authors\n")
+        out += _following(judged, TO_THE_AUTHORS)
+        out.append("\n## What a user should do\n")
+        out += _following(judged, TO_A_USER)
+        out.append("")
+    return "\n".join(out)
