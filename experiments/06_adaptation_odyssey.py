@@ -4,7 +4,8 @@
     python experiments/06_adaptation_odyssey.py --preset small     # SmolLM2-135M on real NusaX
     python experiments/06_adaptation_odyssey.py --preset paper     # Qwen2.5-0.5B, one GPU
 
-Every arm, the fair baselines too, at the learning rate that the target's validation split prefers of the same few.
+Every arm, the fair baselines too, at the learning rate that the target's validation split prefers of the same few; the
+two penalties at the strength that it prefers of three, so that they have three times as many tries as the others.
 Beside accuracy on target, source and related tests: bits per byte of held-out text, calibration, and whether a name or
 a group word in front of a text changes the answer. Rows that another script wrote in the same output folder are kept;
 their cells are tuned again only to be measured.
@@ -21,7 +22,11 @@ BASELINES = (
     "lora",
     "lora_heads:2",
     "l2sp",
+    "l2sp_0.01",
+    "l2sp_1",
     "ewc",
+    "ewc_100",
+    "ewc_10000",
     "replay",
     "circuit_replay:2",
     "lt_sft:2",

@@ -16,8 +16,10 @@ import torch
 from ctsft.report.__main__ import redraw
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.figures.odyssey import odyssey_figure
-from ctsft.report.odyssey import Outcome, odyssey_cells, odyssey_page, outcomes
+from ctsft.report.odyssey import odyssey_cells
+from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results
+from ctsft.report.situations import odyssey_page
 from ctsft.report.stats import Difference
 from ctsft.study import executors
 from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
@@ -139,7 +141,7 @@ def outcome(**changes) -> Outcome:
     values = dict(
         target="d30", n_target=100, arm="full", depth=None, accuracy=0.6, valid_accuracy=0.6, target_change=kept,
         source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_before=0.6, train_accuracy=0.7,
-        flips=None, shift=None, trainable=1, trainable_share=1.0, seeds=2,
+        flips=None, shift=None, trainable=1, trainable_share=1.0, tries=1, seeds=2,
     )  # fmt: skip
     return Outcome(**values | changes)
 
@@ -190,7 +192,7 @@ def test_the_table_has_a_line_for_every_arm_and_gaps_for_what_is_not_known(resul
 def test_the_page_names_an_arm_for_every_situation(results):
     page = odyssey_page([results])
     assert "### d30, 20 rows" in page
-    for situation in ("Only the target counts", "source must be kept", "Little to store", "No language model at all"):
+    for situation in ("Only the target counts", "source must be kept", "Little to store", "No language model"):
         assert situation in page
     assert "nan" not in page
     assert page == odyssey_page([results])

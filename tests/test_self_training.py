@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from ctsft.errors import UserError
+from ctsft.report.figures.self_training import self_training_figure
 from ctsft.report.self_training import (
     fate,
     read_self_training,
     self_training_cells,
-    self_training_figure,
     self_training_tables,
 )
 from ctsft.study import self_training as module

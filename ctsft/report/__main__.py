@@ -23,16 +23,19 @@ from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.report.figures.faithfulness import curves_figure, paying_figure, stability_figure
 from ctsft.report.figures.forgetting import epochs_figure, plane_figure
 from ctsft.report.figures.odyssey import odyssey_figure
+from ctsft.report.figures.self_training import self_training_figure
 from ctsft.report.figures.style import save
 from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
 from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
 from ctsft.report.forgetting import forgetting_tables
-from ctsft.report.odyssey import odyssey_page, odyssey_tables
+from ctsft.report.odyssey import odyssey_tables
+from ctsft.report.outcomes import odyssey_results
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
 from ctsft.report.rows import ODYSSEY, Results
-from ctsft.report.self_training import self_training_figure, self_training_tables
+from ctsft.report.self_training import self_training_tables
+from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
 from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
@@ -63,18 +66,19 @@ def tables_of(results: Results) -> list[Table]:
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results)
-    tables += odyssey_tables(odyssey) if (odyssey := results.of(ODYSSEY)) else []
+    tables += odyssey_tables(odyssey) if (odyssey := odyssey_results(results.folder)) else []
     return [*tables, *cost_tables(results.folder), *self_training_tables(results.folder)]
 
 
 def figures_of(results: Results) -> dict[str, plt.Figure]:
     """Every figure that the folder's rows suffice for, by name."""
     drawn = {}
-    by_script = {EXPERIMENT: FIGURES, ENTAILMENT: ENTAILMENT_FIGURES, ODYSSEY: {ODYSSEY: odyssey_figure}}
+    by_script = {EXPERIMENT: FIGURES, ENTAILMENT: ENTAILMENT_FIGURES}
     for experiment, drawers in by_script.items():
         own = results.of(experiment)
         drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
-    found = Faithfulness.read(results.folder)
+    travelled, found = odyssey_results(results.folder), Faithfulness.read(results.folder)
+    drawn |= {} if travelled is None else {ODYSSEY: odyssey_figure(travelled)}
     if found is not None:
         drawn |= {"05_faithfulness": curves_figure(found), "05_stability": stability_figure(found)}
         drawn["05_paying"] = paying_figure(found, results)
@@ -94,9 +98,8 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
     real = {results.preset: results for results in folders if results.preset != "demo"}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
-    pages = {"claims.md": claims_page(folders)} | ({"report.md": report_page(real.values())} if real else {})
-    travelled = [own for results in folders if (own := results.of(ODYSSEY))]
-    pages |= {"odyssey.md": odyssey_page(travelled)} if travelled else {}
+    pages = {"claims.md": claims_page(folders), "odyssey.md": odyssey_page(folders)}
+    pages |= {"report.md": report_page(real.values())} if real else {}
     for name, text in pages.items():
         write_atomic(tables / name, text)
     return [*written, *(tables / name for name in pages)]

@@ -1,4 +1,4 @@
-"""The paper's claims C1 to C8, each with the number that decides it, its interval and a verdict.
+"""The paper's claims C1 to C8, each with its deciding number, interval and verdict; and the page of all claims.
 
 An effect counts as none within MARGIN, about one standard error of an accuracy on 400 rows: a claim that something is
 kept, or at least matched, is supported where the whole interval lies above -MARGIN, and contradicted where it lies
@@ -10,21 +10,19 @@ been seen.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import pandas as pd
 
+from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.render import change, interval, p_value
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, p_text, pairs_of, undecided
+from ctsft.report.render import change, interval
 from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two
-from ctsft.report.stats import Difference, Interval
 from ctsft.report.tradeoff import difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
-MARGIN = 0.025
-SAME = ("target", "n_target")
 CLAIMS = {
     "C1": "CT-SFT at least matches tuning all weights on the target, with under 1 % of the weights.",
     "C2": "Hard transfers favour the circuit's heads, easy ones near-zero heads.",
@@ -37,49 +35,11 @@ CLAIMS = {
     "C8": "Directional scores find better circuits than magnitudes.",
 }
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """A claim's verdict on one results folder: supported, contradicted or undecided, with its number and its data."""
-
-    claim: str
-    verdict: str
-    number: str
-    data: str
-
-
-def undecided(claim: str, missing: str) -> Judgement:
-    return Judgement(claim, "undecided", "–", f"no rows: {missing}")
-
-
-def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
-    """supported where the whole interval lies above `good`, else contradicted where it lies below `bad`."""
-    return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
-
-
-def p_text(value: Difference) -> str:
-    told = p_value(value.p)
-    return f"p {told}" if told.startswith("<") else f"p = {told}"
-
-
-def _pairs(first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree."""
-    pairs = []
-    order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
-    settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
-    for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
-        pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
-        if set(pair[0]["seed"]) & set(pair[1]["seed"]):
-            pairs.append(pair)
-    return pairs
-
-
-def _ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
-    """What a comparison rests on, in words."""
-    settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
-    seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
-    rows = len(pairs[0][0]["gold"].iloc[0])
-    return f"{', '.join(settings)}; seeds {', '.join(map(str, sorted(seeds)))}; {rows} test rows"
+BASELINES_FOLLOW = (
+    "# Claims about baselines, self-training and cheap arithmetic\n\n"
+    "Each is put so that one number decides it, with one threshold both ways (the rules are in "
+    "`ctsft/report/baseline_claims.py`). They were written after the first demo rows had been seen.\n"
+)
 
 
 def ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +50,7 @@ def ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
 def target_accuracy(results: Results) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
     rows = at_validated_rate(results.rows)
-    pairs = _pairs(ct_sft(rows), pick(rows, arm="full"), SAME)
+    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME)
     value = pooled(pairs)
     if value is None:
         return undecided("C1", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -99,7 +59,7 @@ def target_accuracy(results: Results) -> Judgement:
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
     number = f"ct_sft − full: {change(value)}, {p_text(value)}; {share:.2%} of the weights"
-    return Judgement("C1", verdict, number, _ground(pairs))
+    return Judgement("C1", verdict, number, ground(pairs))
 
 
 def hard_transfers(results: Results) -> Judgement:
@@ -115,24 +75,24 @@ def hard_transfers(results: Results) -> Judgement:
 def source_kept(results: Results) -> Judgement:
     """C3a: under ct_sft the source loses less than MARGIN."""
     rows = at_validated_rate(results.rows)
-    pairs = _pairs(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",))
+    pairs = pairs_of(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",))
     kept = pooled(pairs, SOURCE)
     if kept is None:
         return undecided("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
     return Judgement(
-        "C3a", by_interval(kept, -MARGIN, -MARGIN), f"source, after − before: {change(kept)}", _ground(pairs)
+        "C3a", by_interval(kept, -MARGIN, -MARGIN), f"source, after − before: {change(kept)}", ground(pairs)
     )
 
 
 def source_kept_better(results: Results) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full; contradicted where it is not by MARGIN."""
     rows = at_validated_rate(results.rows)
-    pairs = _pairs(ct_sft(rows), pick(rows, arm="full"), SAME)
+    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return undecided("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}, {p_text(gap)}"
-    return Judgement("C3b", by_interval(gap, 0, MARGIN), number, _ground(pairs))
+    return Judgement("C3b", by_interval(gap, 0, MARGIN), number, ground(pairs))
 
 
 def related_kept(results: Results) -> Judgement:
@@ -158,13 +118,13 @@ def competent_start(results: Results | None) -> Judgement:
     if chosen is None or chosen["n_source"].nunique() < 2:
         return undecided("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
     few, many = chosen["n_source"].min(), chosen["n_source"].max()
-    pairs = _pairs(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME)
+    pairs = pairs_of(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME)
     value = pooled(pairs)
     if value is None:
         return undecided("C4", "a weak and a competent start on a common target and seed")
     verdict = "supported" if value.high < 0 else "contradicted" if value.low > -MARGIN else "undecided"
     number = f"ct_sft from {few} source rows − from {many}: {change(value)}, {p_text(value)}"
-    return Judgement("C4", verdict, number, _ground(pairs))
+    return Judgement("C4", verdict, number, ground(pairs))
 
 
 def second_task(results: Results | None) -> Judgement:
@@ -243,7 +203,7 @@ def judge(results: Results) -> list[Judgement]:
 def claims_page(folders: Iterable[Results]) -> str:
     """`claims.md`: every claim with its verdict on every results folder."""
     folders = list(folders)
-    judged = {results.preset: {j.claim: j for j in judge(results)} for results in folders}
+    judged = {results.preset: {j.claim: j for j in (*judge(results), *judge_baselines(results))} for results in folders}
     out = [
         "# The paper's claims, judged by our rows\n",
         "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals; an effect within "
@@ -254,7 +214,9 @@ def claims_page(folders: Iterable[Results]) -> str:
         "on constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
         "model is Qwen2.5-0.5B, which was not run here.\n",
     ]
-    for claim, words in CLAIMS.items():
+    for claim, words in (CLAIMS | BASELINE_CLAIMS).items():
+        if claim == next(iter(BASELINE_CLAIMS)):
+            out.append(BASELINES_FOLLOW)
         out.append(f"## {claim}. {words}\n")
         for results in folders:
             j = judged[results.preset][claim]

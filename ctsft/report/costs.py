@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ctsft.report.render import GAP, Table, change, interval, markdown
+from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import mean_interval, paired_difference
 from ctsft.report.transfer import arms_in_order, pick
+from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "07_cost_and_energy"
 
@@ -25,20 +25,16 @@ def read_arithmetic(folder: Path) -> pd.DataFrame:
     rows = _read(folder / "costs" / f"{EXPERIMENT}.arithmetic.csv")
     if rows.empty:
         return rows
-    known = json.loads((folder / "gold.json").read_text())
+    gold = labels_by_test(folder)
     for column in ("predictions", "predictions_float32"):
-        rows[column.replace("predictions", "answers")] = [_digits(text) for text in rows[column]]
+        rows[column.replace("predictions", "answers")] = [from_digits(text) for text in rows[column]]
     tests = rows["task"] + "/" + rows["language"]
-    rows["gold"] = [_digits(known[test]["labels"])[:n] for test, n in zip(tests, rows["n_rows"], strict=True)]
+    rows["gold"] = [gold[test][:n] for test, n in zip(tests, rows["n_rows"], strict=True)]
     return rows
 
 
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"predictions": str}) if path.is_file() else pd.DataFrame()
-
-
-def _digits(text: str) -> np.ndarray:
-    return np.array([int(digit) for digit in text[1:]])
 
 
 def cost_cells(folder: Path) -> pd.DataFrame:

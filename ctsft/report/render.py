@@ -55,6 +55,16 @@ def _escaped(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in text)
 
 
+def described(rows: pd.DataFrame, source: str) -> str:
+    """What rows (with their labels in `gold`) are: preset, model, source, test rows, seeds and learning rates."""
+    seeds, rates = (sorted(rows[name].dropna().unique()) for name in ("seed", "lr"))
+    return (
+        f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, source {source}, "
+        f"{len(rows['gold'].iloc[0])} test rows, seeds {', '.join(map(str, seeds))}; learning rates "
+        f"{', '.join(f'{rate:g}' for rate in rates)}"
+    )
+
+
 def fraction(value: float | None) -> str:
     return GAP if value is None or pd.isna(value) else f"{round(value, DIGITS):.3f}"
 

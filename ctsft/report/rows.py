@@ -13,8 +13,10 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
+from ctsft.tuning.arms import ARMS
 
-# What makes two rows answers to the same question, but for the seed (and the learning rate, which validation chooses).
+# What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
+# and the variant of an arm).
 SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 PAPERS_SHARE = 0.02
@@ -40,15 +42,16 @@ class Results:
     """Rows that `of` left out for their precision, as (precision, how many)."""
 
     @classmethod
-    def read(cls, folder: Path) -> Results:
-        """Everything in `folder`; a faulty file is named."""
-        cells = list(read_cells(folder).values())
+    def read(cls, folder: Path, experiment: str = "") -> Results:
+        """Everything in `folder`; a faulty file is named. Where two scripts ran a cell, that of `experiment` counts."""
+        cells = list(read_cells(folder, experiment).values())
         if not cells:
             raise UserError(
                 f"no result rows in {folder}. Run an experiment script with --output {folder.parent} first."
             )
         gold = labels_by_test(folder)
         rows = pd.DataFrame(cells).replace("", None)
+        rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
         for name in NUMBERS:
             rows[name] = rows[name].astype(int)
         for name in FRACTIONS:
@@ -169,8 +172,9 @@ def _share(answers: np.ndarray, gold: np.ndarray) -> float:
 def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
     """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
 
-    Nothing changes where there is one rate. One rate for all weights and for one weight in a hundred is no fair
-    comparison, so rows at several rates are always compared this way.
+    An arm with variants is at its validated variant likewise. Nothing changes where there is one of each. One rate for
+    all weights and for one weight in a hundred is no fair comparison, so rows at several rates are always compared this
+    way.
     """
     ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
     return ordered.groupby([*SETTING, "draw", "seed"], dropna=False, sort=False).head(1).sort_index()

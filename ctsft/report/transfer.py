@@ -8,7 +8,7 @@ from itertools import product
 import pandas as pd
 
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
-from ctsft.report.render import GAP, Table, fraction, interval, markdown
+from ctsft.report.render import GAP, Table, described, fraction, interval, markdown
 from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
 from ctsft.tuning.arms import ARMS
 
@@ -79,16 +79,12 @@ def transfer_cells(results: Results) -> pd.DataFrame:
 
 def about(results: Results, rows: pd.DataFrame) -> str:
     """The part of a caption that says what the rows are."""
-    rates = sorted(rows["lr"].dropna().unique())
-    chosen = ", for every arm and seed the one that the target's validation split prefers" if len(rates) > 1 else ""
-    seeds = ", ".join(str(seed) for seed in sorted(rows["seed"].unique()))
+    several = rows["lr"].nunique() > 1
+    chosen = ", for every arm and seed the one that the target's validation split prefers" if several else ""
     n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
+    source = f"{rows['source'].iloc[0]} ({n_source} rows)"
     aside = "".join(f"; {count} rows in {precision} are not shown" for precision, count in results.set_aside)
-    return (
-        f"Preset `{results.preset}`, model `{results.model}`, source {rows['source'].iloc[0]} ({n_source} rows), "
-        f"{len(rows['gold'].iloc[0])} test rows, seeds {seeds}; learning rates "
-        f"{', '.join(f'{rate:g}' for rate in rates)}{chosen}. Computed in {rows['dtype'].iloc[0]}{aside}."
-    )
+    return f"{described(rows, source)}{chosen}. Computed in {rows['dtype'].iloc[0]}{aside}."
 
 
 def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:

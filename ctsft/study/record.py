@@ -153,13 +153,18 @@ def mend(folder: Path) -> None:
                 write_atomic(path, _table([row for _, row in lines if isinstance(row, dict)], columns))
 
 
-def read_cells(folder: Path) -> dict[str, dict[str, str]]:
+def read_cells(folder: Path, first: str = "") -> dict[str, dict[str, str]]:
     """The rows of all experiments in a results folder, by cell: what one script ran, the others need not run again.
 
+    Where two files have a cell (run on two machines), the row of the experiment `first` counts, else the first file's.
     A file NAME.KIND.csv holds something else that was measured beside them.
     """
     files = [path for path in sorted(folder.glob("*.csv")) if "." not in path.stem]
-    return {row["cell"]: row for path in files for row in read_rows(path)}
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(files, key=lambda path: path.stem != first):
+        for row in read_rows(path):
+            found.setdefault(row["cell"], row)
+    return found
 
 
 def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:

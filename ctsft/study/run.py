@@ -139,7 +139,7 @@ def _print_results(bench: Workbench, path: Path, keys: set[str], table: Callable
     config = bench.config
     if not keys & read_cells(config.folder).keys():
         return
-    results = Results.read(config.folder)
+    results = Results.read(config.folder, config.experiment)
     print(f"\n{table(results.only(results.rows['cell'].isin(keys)))}\n")
     for target in config.targets:
         labels = [example.label for example in bench.split(target, "test").examples]

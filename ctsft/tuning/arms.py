@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -31,9 +31,10 @@ class FurtherPretraining:
 class Arm:
     """`moves`: an entry of SCOPES. `heads`: the selection whose heads it tunes, or whose size it takes.
 
-    `start`: theta1 (tuned on the source), the base model, or no model at all. `words` names the arm in figures. The
-    rest is what the arm adds: training rows, a rule for the gradients, a stage before, or a classifier that answers in
-    the model's place.
+    `start`: theta1 (tuned on the source), the base model, or no model at all. `words` names the arm in figures.
+    `variant_of`: the arm that this one is with another number; tables show the two as one, at whichever number (and
+    learning rate) the target's validation split prefers. The rest is what the arm adds: training rows, a rule for the
+    gradients, a stage before, or a classifier that answers in the model's place.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Arm:
     gradient_rule: GradientRule | None = None
     first: FurtherPretraining | None = None
     classifier: NGrams | None = None
+    variant_of: str | None = None
 
     @property
     def needs_heads(self) -> bool:
@@ -74,6 +76,12 @@ class Arm:
         return parts | ({"moves": self.scope.settings} if self.scope.settings else {})
 
 
+def with_strengths(arm: Arm, *others: float) -> list[Arm]:
+    """The arm, and its variants with other strengths of its penalty."""
+    rules = {f"{arm.name}_{strength:g}": replace(arm.gradient_rule, strength=strength) for strength in others}
+    return [arm, *(replace(arm, name=name, gradient_rule=r, variant_of=arm.name) for name, r in rules.items())]
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -88,8 +96,8 @@ ARMS = {
         Arm("lora", "LoRA, all heads", "adapters"),
         Arm("lora_heads", "LoRA, circuit heads", "head_adapters", heads="circuit"),
         Arm("bitfit", "biases", "biases"),
-        Arm("l2sp", "all weights, L2-SP", "all", gradient_rule=L2SP()),
-        Arm("ewc", "all weights, EWC", "all", gradient_rule=EWC()),
+        *with_strengths(Arm("l2sp", "all weights, L2-SP", "all", gradient_rule=L2SP(0.1)), 0.01, 1.0),
+        *with_strengths(Arm("ewc", "all weights, EWC", "all", gradient_rule=EWC(1000.0)), 100.0, 10_000.0),
         Arm("replay", "all weights, replay", "all", extra_rows=Replay()),
         Arm("circuit_replay", "circuit, replay", "heads", heads="circuit", extra_rows=Replay()),
         Arm("lt_sft", "lottery-ticket weights", "sparse", heads="circuit", gradient_rule=LotteryTicket()),

@@ -1,7 +1,8 @@
 """Rules that change the gradients of a tuning: penalties add to them, masks zero some. A new rule is one dataclass.
 
 `begin` is called before the first step and returns what the loop calls on whole gradients before they are clipped; what
-that returns is added to the loss. The strengths below were set by their order of magnitude, not tuned.
+that returns is added to the loss. The strengths of the penalties are chosen like learning rates: by the target's
+validation split, among the variants that `arms.py` lists.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _pull(parameters: Sequence[nn.Parameter], start: Sequence[Tensor], weights: 
 class L2SP:
     """A penalty on the squared distance from theta1 (L2-SP, Li et al., ICML 2018): strength / 2 |p - theta1|^2."""
 
-    strength: float = 0.1
+    strength: float
 
     def begin(self, job: Job) -> Callable[[], float]:
         start = copies(job.parameters)
@@ -75,7 +76,7 @@ class EWC:
     of their label's log-likelihood.
     """
 
-    strength: float = 1000.0
+    strength: float
     rows: int = 64
 
     def begin(self, job: Job) -> Callable[[], float]:
@@ -99,7 +100,12 @@ class EWC:
 class LotteryTicket:
     """Lottery-ticket sparse fine-tuning (LT-SFT, Ansell et al., ACL 2022), with as many weights as the circuit has.
 
-    Tune everything once, note which weights moved farthest, put all back, and tune those alone.
+    Tune everything once, note which weights moved farthest, put all back, and tune those alone. The authors' scripts
+    (github.com/cambridgeltl/composable-sft) freeze the norms throughout, and the output embeddings where a language
+    model is tuned, which they untie from the input's for that. Untying would make another model of theta1, so the arm
+    freezes both (`scopes.between_embeddings`). Left free, tied embeddings took nearly all of the weights: AdamW moves
+    whatever has a steady gradient equally far, and the rows of the label words have the steadiest. Like the authors'
+    for tasks, neither tuning is regularised.
     """
 
     def begin(self, job: Job) -> Callable[[], float]:

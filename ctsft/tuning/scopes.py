@@ -38,13 +38,13 @@ class Held(Protocol):
 class Scope(Protocol):
     """`passes`: what a row costs in training, in forward passes (1 forward, 1 to the inputs, 1 more to all weights).
 
-    `settings`: numbers that no name spells out; other numbers make other cells.
+    `settings`: what no name spells out; other settings make other cells.
     """
 
     passes: int
 
     @property
-    def settings(self) -> dict[str, float]: ...
+    def settings(self) -> dict[str, object]: ...
 
     def slices(self, model: nn.Module, anatomy: Anatomy, heads: list[Head], policy: KVPolicy) -> list[Slice]: ...
 
@@ -65,6 +65,13 @@ def every_parameter(model: nn.Module, anatomy: Anatomy) -> list[str]:
 
 def norms(model: nn.Module, anatomy: Anatomy) -> list[str]:
     return list(anatomy.norm_parameters)
+
+
+def between_embeddings(model: nn.Module, anatomy: Anatomy) -> list[str]:
+    """Every weight but those of the norms and of the input and output embeddings."""
+    frozen = set(norms(model, anatomy))
+    ends = {id(p) for end in (model.get_input_embeddings(), model.get_output_embeddings()) for p in end.parameters()}
+    return [name for name, p in model.named_parameters() if name not in frozen and id(p) not in ends]
 
 
 def biases(model: nn.Module, anatomy: Anatomy) -> list[str]:
@@ -99,7 +106,7 @@ class Weights:
     top: float | None = None
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, object]:
         return {} if self.top is None else {"top": self.top}
 
     def slices(self, model, anatomy, heads, policy) -> list[Slice]:
@@ -119,7 +126,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Sparse(Weights):
-    """Any weights, but only as many as the slices of the heads and the norms have; which ones, training finds out."""
+    """Any of some weights, but only as many as the heads' slices and the norms have; which ones, training finds out."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {"of": self.whole.__name__}
 
     def count(self, model, anatomy, heads, policy) -> int:
         return SCOPES["heads"].count(model, anatomy, heads, policy)
@@ -134,7 +145,7 @@ class Adapters:
     passes: int = 2
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, object]:
         return asdict(self.low_rank)
 
     def slices(self, model, anatomy, heads, policy) -> list[Slice]:
@@ -160,7 +171,7 @@ SCOPES: dict[str, Scope] = {
     "biases": Weights(biases, passes=2),
     "top": Weights(top_layers, passes=2, top=TOP),
     "below_top": Weights(below_top_layers, passes=3, top=TOP),
-    "sparse": Sparse(every_parameter, passes=6),
+    "sparse": Sparse(between_embeddings, passes=6),
     "adapters": Adapters(LowRank()),
     "head_adapters": Adapters(LowRank(), on_heads=True),
 }

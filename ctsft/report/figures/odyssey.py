@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style
-from ctsft.report.odyssey import Outcome, outcomes
+from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results
 
 

@@ -1,0 +1,137 @@
+"""Claims B1 to B8: what baselines keep and cost, what self-training does, what cheap arithmetic does.
+
+Each has one number and one threshold: supported where its whole interval lies above, contradicted where it lies below,
+else undecided; *not run* where its rows are missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.compare import SOURCE, TARGET, pooled
+from ctsft.report.costs import read_arithmetic
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, p_text, pairs_of
+from ctsft.report.outcomes import odyssey_results, odyssey_rows
+from ctsft.report.render import change
+from ctsft.report.rows import Results
+from ctsft.report.self_training import fate, read_self_training, stacked
+from ctsft.report.stats import Difference, paired_difference
+from ctsft.report.transfer import pick
+from ctsft.tuning.arms import ARMS
+
+DEPTH = 2
+
+
+@dataclass(frozen=True)
+class Arms:
+    """`first` minus `second` in accuracy on the target (or on the source afterwards), script 06."""
+
+    words: str
+    first: str
+    second: str
+    of: tuple[str, str]
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Arithmetics:
+    """`first` minus `second` in theta1's accuracy with all products in that arithmetic, script 07."""
+
+    words: str
+    first: str
+    second: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Generations:
+    """What the last generation has lost since generation 0 without human rows, `first` minus `second`, script 08."""
+
+    words: str
+    first: str
+    second: str
+    threshold: float
+
+
+ASKED = {
+    "B1": Arms("Replaying source rows keeps the source better than the circuit.", "replay", "circuit", SOURCE, 0.0),
+    "B2": Arms("Reading the target's texts before tuning all weights helps (DAPT).", "dapt", "full", TARGET, 0.0),
+    "B3": Arms("A penalty keeps the source better than plain tuning (EWC).", "ewc", "full", SOURCE, 0.0),
+    "B4": Arms("The circuit learns more than as many weights of a lottery.", "circuit", "lt_sft", TARGET, 0.0),
+    "B5": Arms("LoRA on the circuit at least matches LoRA on all heads.", "lora_heads", "lora", TARGET, -MARGIN),
+    "B6": Generations("The circuit slows the decay of self-training down.", "circuit", "full", 0.0),
+    "B7": Arithmetics("L-Mul with 4 bits is about as good as float8 e4m3.", "L-Mul, 4 bits", "float8 e4m3", -MARGIN),
+    "B8": Arithmetics("L-Mul with 3 bits is better than float8 e5m2.", "L-Mul, 3 bits", "float8 e5m2", 0.0),
+}
+BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
+
+
+def not_run(claim: str, script: str) -> Judgement:
+    return Judgement(claim, "not run", "–", f"no rows of script {script} for it")
+
+
+def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
+    results = odyssey_results(folder)
+    rows = None if results is None else odyssey_rows(results)
+    pairs = [] if rows is None else pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), SAME)
+    value = pooled(pairs, asked.of)
+    if value is None:
+        return not_run(claim, "06")
+    where = "target" if asked.of == TARGET else "source afterwards"
+    number = f"{where}, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}"
+    return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs))
+
+
+def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
+    rows = read_self_training(folder)
+    alone = pick(rows, human=False, **dict(rows[["target", "n_target", "lr"]].iloc[0])) if len(rows) else rows
+    sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)] if len(rows) else [rows] * 2
+    if any(side.empty for side in sides):
+        return not_run(claim, "08")
+    value = paired_difference(*(_lost(side) for side in sides))
+    ends = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
+    number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}; {ends}"
+    one = sides[0].iloc[0]
+    seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
+    data = f"{one['target']}, {one['n_target']} human rows at first, none later; seeds {seeds}; {len(one['gold'])} rows"
+    return Judgement(claim, _verdict(value, asked.threshold), number, data)
+
+
+def by_arithmetics(claim: str, asked: Arithmetics, folder: Path) -> Judgement:
+    rows = read_arithmetic(folder)
+    names = (asked.first, asked.second)
+    sides = [pick(rows, arithmetic=name, where="everywhere") for name in names] if len(rows) else [rows] * 2
+    if any(side.empty for side in sides):
+        return not_run(claim, "07")
+    one, other = (side.iloc[0] for side in sides)
+    value = paired_difference(*((row["answers"] == row["gold"])[None].astype(float) for row in (one, other)))
+    number = (
+        f"accuracy, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}; a product errs by "
+        f"{one['real_error']:.1%} against {other['real_error']:.1%}"
+    )
+    data = f"theta1 on {one['n_rows']} test rows of {one['language']}, every product"
+    return Judgement(claim, _verdict(value, asked.threshold), number, data)
+
+
+def _of_arm(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The rows of an arm, at DEPTH where it has depths."""
+    return pick(rows, arm=arm, depth=DEPTH if ARMS[arm].needs_heads else None)
+
+
+def _lost(chain: pd.DataFrame) -> np.ndarray:
+    """Right in the last generation minus right in generation 0 [seeds, N]."""
+    return stacked(pick(chain, generation=chain["generation"].max())) - stacked(pick(chain, generation=0))
+
+
+def _verdict(value: Difference, threshold: float) -> str:
+    return by_interval(value, threshold, threshold)
+
+
+def judge_baselines(results: Results) -> list[Judgement]:
+    """All of these claims on one results folder."""
+    judges = {Arms: by_arms, Generations: by_generations, Arithmetics: by_arithmetics}
+    return [judges[type(asked)](claim, asked, results.folder) for claim, asked in ASKED.items()]

@@ -1,0 +1,37 @@
+"""Figure of script 08: what becomes of generations that learn from the last one's labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style
+from ctsft.report.self_training import read_self_training
+from ctsft.report.transfer import arms_in_order, pick
+
+
+def self_training_figure(folder: Path) -> plt.Figure | None:
+    """Accuracy, label entropy, confidence and diversity by generation: one line an arm; dashed without human rows."""
+    rows = read_self_training(folder)
+    if rows.empty:
+        return None
+    rows = rows[(rows["target"] == rows["target"].iloc[0]) & (rows["n_target"] == rows["n_target"].max())]
+    rows = rows.assign(accuracy=[right.mean() for right in rows["right"]])
+    panels = ("accuracy", "label_entropy", "confidence", "diversity")
+    with style():
+        figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.2), sharex=True, layout="constrained")
+        for axis, column in zip(axes.flat, panels, strict=True):
+            for arm, depth in arms_in_order(rows):
+                for human, line in ((True, "-"), (False, "--")):
+                    mine = pick(rows, arm=arm, depth=depth, human=human).groupby("generation")[column].mean()
+                    label = f"{arm_label(arm, depth)}, human rows {'kept' if human else 'first only'}"
+                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1, linestyle=line)
+                    axis.plot(mine.index, mine, label=label, **look)
+            axis.set_ylabel(column.replace("_", " "))
+        for axis in axes[-1]:
+            axis.set_xlabel("generation")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(f"{rows['target'].iloc[0]}, {rows['n_target'].iloc[0]} human rows", fontsize=10)
+    return figure

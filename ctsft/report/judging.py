@@ -1,0 +1,61 @@
+"""How a claim is judged: by the interval of one number, paired on test rows, against a margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ctsft.report.render import p_value
+from ctsft.report.stats import Difference, Interval
+from ctsft.report.transfer import pick
+
+# About one standard error of an accuracy on 400 rows; an effect within it counts as none.
+MARGIN = 0.025
+SAME = ("target", "n_target")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim's verdict on one results folder: supported, contradicted or undecided, with its number and its data."""
+
+    claim: str
+    verdict: str
+    number: str
+    data: str
+
+
+def undecided(claim: str, missing: str) -> Judgement:
+    return Judgement(claim, "undecided", "–", f"no rows: {missing}")
+
+
+def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
+    """supported where the whole interval lies above `good`, else contradicted where it lies below `bad`."""
+    return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
+
+
+def p_text(value: Difference) -> str:
+    told = p_value(value.p)
+    return f"p {told}" if told.startswith("<") else f"p = {told}"
+
+
+def pairs_of(
+    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree."""
+    pairs = []
+    order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
+    settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
+    for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
+        pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
+        if set(pair[0]["seed"]) & set(pair[1]["seed"]):
+            pairs.append(pair)
+    return pairs
+
+
+def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+    """What a comparison rests on, in words."""
+    settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
+    seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
+    rows = len(pairs[0][0]["gold"].iloc[0])
+    return f"{', '.join(settings)}; seeds {', '.join(map(str, sorted(seeds)))}; {rows} test rows"

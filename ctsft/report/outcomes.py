@@ -1,0 +1,191 @@
+"""What became of every arm in script 06: target, source, related tests, language modelling, calibration, audit.
+
+Flags, each by one rule on the rows of a target, n, arm and depth, every arm at its validated learning rate:
+
+- helped / harmed: the whole paired 95 % interval of accuracy on the target, after - zero-shot, lies above / below zero;
+- forgetful: that of the source lies below zero, and the loss is larger than MARGIN;
+- overfitted: accuracy on its own n target rows is at least GAP_TO_TRAINING above that on test rows, and the Brier score
+  on test rows is no better than zero-shot's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.calibration import brier, expected_calibration_error
+from ctsft.report.compare import paired
+from ctsft.report.forgetting import before_and_after
+from ctsft.report.judging import MARGIN
+from ctsft.report.rows import ODYSSEY as EXPERIMENT
+from ctsft.report.rows import SETTING, Results, at_papers_share, at_validated_rate, labels_by_test
+from ctsft.report.stats import Difference, paired_difference
+from ctsft.report.transfer import arms_in_order, pick
+from ctsft.study.measures import from_per_mille, measured, read_measures
+from ctsft.tasks.task import from_digits
+from ctsft.tuning.arms import ARMS
+
+GAP_TO_TRAINING = 0.15
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm on one target with n rows. Changes are after minus theta1, paired; None where nothing was measured.
+
+    `tries`: how many cells (learning rates, strengths) a seed's validation split has chosen from.
+    """
+
+    target: str
+    n_target: int
+    arm: str
+    depth: int | None
+    accuracy: float
+    valid_accuracy: float
+    target_change: Difference | None
+    source_change: Difference | None
+    related_change: Difference | None
+    bits: dict[str, float]
+    ece: float
+    brier: float
+    brier_before: float | None
+    train_accuracy: float
+    flips: float | None
+    shift: float | None
+    trainable: int
+    trainable_share: float
+    tries: int
+    seeds: int
+
+    @property
+    def flags(self) -> list[str]:
+        found, loss = [], self.source_change
+        if self.target_change is not None and self.target_change.high < 0:
+            found.append("harmed")
+        if self.target_change is not None and self.target_change.low > 0:
+            found.append("helped")
+        if loss is not None and loss.high < 0 and loss.value < -MARGIN:
+            found.append("forgetful")
+        fits = self.train_accuracy - self.accuracy >= GAP_TO_TRAINING
+        if fits and self.brier_before is not None and self.brier >= self.brier_before:
+            found.append("overfitted")
+        return found
+
+
+def odyssey_results(folder: Path) -> Results | None:
+    """What script 06 measured; of cells that another script ran too, its own rows, which fit its measurements."""
+    results = Results.read(folder, EXPERIMENT)
+    return results.only(results.rows["cell"].isin(measured(folder))).of(EXPERIMENT)
+
+
+def odyssey_rows(results: Results) -> pd.DataFrame:
+    """The rows that script 06 measured, every arm at its validated rate, with what lies in their files."""
+    known = read_measures(results.folder)
+    rows = results.rows[results.rows["cell"].isin(known.keys())]
+    tries = rows.groupby([*SETTING, "draw", "seed"], dropna=False)["cell"].transform("count")
+    rows = at_papers_share(at_validated_rate(rows.assign(tries=tries)))
+    return rows.assign(measures=[known[cell] for cell in rows["cell"]])
+
+
+def outcomes(results: Results) -> list[Outcome]:
+    """Every arm on every target and n, in the order of the tables; zero_shot is what the others are compared with."""
+    rows = odyssey_rows(results)
+    gold = labels_by_test(results.folder)
+    found = []
+    for target in dict.fromkeys(rows["target"]):
+        zero = pick(rows, target=target, arm="zero_shot")
+        for n_target in sorted(set(pick(rows, target=target)["n_target"])):
+            here = pick(rows, target=target, n_target=n_target)
+            found += [_outcome(pick(here, arm=arm, depth=depth), zero, gold, arm) for arm, depth in arms_in_order(here)]
+    return found
+
+
+def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, gold: dict[str, np.ndarray], arm: str) -> Outcome:
+    first = rows.iloc[0]
+    both = before_and_after(rows, zero) if len(zero) else None
+    before = zero[zero["seed"].isin(rows["seed"])]
+    no_model = ARMS[arm].classifier is not None
+    chances = [
+        from_per_mille(m["target_probabilities"], _labels(g))
+        for m, g in zip(rows["measures"], rows["gold"], strict=True)
+    ]
+    flips, shifts = zip(
+        *[_audit(m, _labels(g)) for m, g in zip(rows["measures"], rows["gold"], strict=True)], strict=True
+    )
+    return Outcome(
+        target=first["target"],
+        n_target=int(first["n_target"]),
+        arm=arm,
+        depth=None if pd.isna(first["depth"]) else int(first["depth"]),
+        accuracy=float(rows["accuracy"].mean()),
+        valid_accuracy=float(rows["valid_accuracy"].mean()),
+        target_change=None if arm == "zero_shot" or zero.empty else paired(rows, zero),
+        source_change=None if arm == "zero_shot" or both is None or no_model else paired_difference(both[1], both[0]),
+        related_change=None if arm == "zero_shot" or no_model else _related(rows, zero, gold),
+        bits=_bits_change(rows, zero),
+        ece=_mean(expected_calibration_error(p, g) for p, g in zip(chances, rows["gold"], strict=True)),
+        brier=_mean(brier(p, g).mean() for p, g in zip(chances, rows["gold"], strict=True)),
+        brier_before=_brier(before) if len(before) else None,
+        train_accuracy=_mean(m["train_accuracy"] for m in rows["measures"] if m["train_accuracy"] is not None),
+        flips=None if None in flips else _mean(flips),
+        shift=None if None in shifts else _mean(shifts),
+        trainable=int(first["trainable"]),
+        trainable_share=float(rows["trainable_share"].mean()),
+        tries=int(rows["tries"].max()),
+        seeds=int(rows["seed"].nunique()),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _labels(gold: np.ndarray) -> int:
+    return int(gold.max()) + 1
+
+
+def _brier(rows: pd.DataFrame) -> float:
+    pairs = zip(rows["measures"], rows["gold"], strict=True)
+    return _mean(brier(from_per_mille(m["target_probabilities"], _labels(g)), g).mean() for m, g in pairs)
+
+
+def _related(rows: pd.DataFrame, zero: pd.DataFrame, gold: dict[str, np.ndarray]) -> Difference | None:
+    """Accuracy on all rows of the related tests after minus before, on the seeds of both."""
+    seeds = sorted(set(rows["seed"]) & set(zero["seed"]))
+    if not seeds:
+        return None
+    after, before = (
+        {int(row["seed"]): row["measures"]["related"] for _, row in part.iterrows()} for part in (rows, zero)
+    )
+    tests = [test for test in after[seeds[0]] if all(test in side[seed] for side in (after, before) for seed in seeds)]
+    sides = [
+        np.stack([np.concatenate([from_digits(side[seed][test]) == gold[test] for test in tests]) for seed in seeds])
+        for side in (after, before)
+    ]
+    return paired_difference(*(side.astype(float) for side in sides)) if tests else None
+
+
+def _bits_change(rows: pd.DataFrame, zero: pd.DataFrame) -> dict[str, float]:
+    """By text, bits per byte after minus before, averaged over the seeds of both."""
+    before = {int(row["seed"]): row["measures"]["bits_per_byte"] for _, row in zero.iterrows()}
+    pairs = [
+        (row["measures"]["bits_per_byte"], before[int(row["seed"])])
+        for _, row in rows.iterrows()
+        if int(row["seed"]) in before
+    ]
+    texts = pairs[0][0] if pairs else {}
+    return {text: _mean(after[text] - than[text] for after, than in pairs) for text in texts}
+
+
+def _audit(measures: dict, n_labels: int) -> tuple[float | None, float | None]:
+    """Share of paired rows whose answer differs, and the mean absolute difference of the last label's probability."""
+    flips, shifts = [], []
+    for pair in measures["audit"]:
+        one, other = (from_per_mille(pair[side], n_labels) for side in ("with_one", "with_other"))
+        flips.append((one.argmax(-1) != other.argmax(-1)).mean())
+        shifts.append(np.abs(one[:, -1] - other[:, -1]).mean())
+    return (_mean(flips), _mean(shifts)) if flips else (None, None)

@@ -1,0 +1,135 @@
+"""`odyssey.md`: which arm for which situation, in sentences made from the rows of scripts 06, 07 and 08.
+
+Arms are chosen by the target's validation split, never by test, and then told with their test numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ctsft.report.compare import paired
+from ctsft.report.costs import read_costs
+from ctsft.report.outcomes import Outcome, odyssey_results, odyssey_rows, outcomes
+from ctsft.report.render import GAP, change, fraction
+from ctsft.report.rows import ODYSSEY, Results
+from ctsft.report.self_training import KEYS, fate, read_self_training, stacked
+from ctsft.report.stats import paired_difference
+from ctsft.report.transfer import about, pick
+from ctsft.tuning.arms import ARMS
+
+SMALL_SHARE = 0.02
+FLAGS = {"harmed": "Worse than not adapting", "forgetful": "Forgetful", "overfitted": "Overfitted"}
+
+
+def named(arm: str, depth: float | None) -> str:
+    return f"`{arm}`{'' if pd.isna(depth) else f' at depth {depth:.0f}'} ({ARMS[arm].words})"
+
+
+def best(found: Sequence[Outcome]) -> Outcome | None:
+    """The highest validation accuracy; None of nothing."""
+    return max(found, key=lambda one: one.valid_accuracy, default=None)
+
+
+def advice(here: Sequence[Outcome], rows: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
+    """A line per situation, for the outcomes `here` of one target and n. `rows`: theirs, to compare with `full`."""
+
+    def against_full(one: Outcome) -> str:
+        own, full = pick(rows, arm=one.arm, depth=one.depth), pick(rows, arm="full")
+        value = paired(own, full) if len(full) and one.arm != "full" else None
+        return "" if value is None else f"; against `full` {change(value)}"
+
+    def told(one: Outcome | None) -> str:
+        if one is None:
+            return "no arm."
+        source = GAP if one.source_change is None else change(one.source_change)
+        return f"{named(one.arm, one.depth)}: target {change(one.target_change)}, source {source}{against_full(one)}."
+
+    models = [one for one in here if ARMS[one.arm].classifier is None]
+    keeping = [one for one in models if "forgetful" not in one.flags and one.source_change is not None]
+    small = [one for one in models if one.trainable_share < SMALL_SHARE]
+    believed = min(models, key=lambda one: one.ece)
+    without = [one for one in here if ARMS[one.arm].classifier is not None]
+    return [
+        f"- *Only the target counts*: {told(best(models))}",
+        f"- *The source must be kept* (the best that is not forgetful): {told(best(keeping))}",
+        f"- *Little to store* (under {SMALL_SHARE:.0%} of the weights): {told(best(small))}",
+        f"- *Little to compute* (the fewest operations of those that helped): {_cheapest(models, costs, told)}",
+        f"- *Probabilities must be believed*: {named(believed.arm, believed.depth)}, calibration error "
+        f"{believed.ece:.3f}.",
+        *(
+            f"- *No language model*: {named(one.arm, one.depth)} has {fraction(one.accuracy)}{against_full(one)}."
+            for one in without
+        ),
+        *(f"- {words}: {_marked(here, flag)}." for flag, words in FLAGS.items()),
+    ]
+
+
+def _marked(here: Sequence[Outcome], flag: str) -> str:
+    return ", ".join(dict.fromkeys(f"`{one.arm}`" for one in here if flag in one.flags)) or "none"
+
+
+def _cheapest(models: Sequence[Outcome], costs: pd.DataFrame, told: Callable[[Outcome], str]) -> str:
+    if costs.empty:
+        return "not run (script 07)."
+    flops = costs.groupby(["arm", costs["depth"].fillna(-1)])["flops"].mean()
+    helped = [one for one in models if "helped" in one.flags]
+    known = [(flops.get((one.arm, -1 if one.depth is None else one.depth)), one) for one in helped]
+    known = [(value, one) for value, one in known if value is not None]
+    if not known:
+        return "no arm that helped."
+    value, one = min(known, key=lambda pair: pair[0])
+    full = flops.get(("full", -1))
+    share = "" if full is None else f", {value / full:.0%} of `full`'s"
+    return f"{value / 1e9:.3g} GFLOP{share}, take {told(one)}"
+
+
+def own_labels(folder: Path) -> list[str]:
+    """A line per setting of script 08: what became of generations that learn from their own labels."""
+    rows = read_self_training(folder)
+    if rows.empty:
+        return ["- Not run (script 08)."]
+    lines = []
+    for setting in rows[KEYS].drop_duplicates().to_dict("records"):
+        chain = pick(rows, **setting)
+        last, first = (pick(chain, generation=end(chain["generation"])) for end in (max, min))
+        kept = "human rows kept in the mix" if setting["human"] else "human rows only at first"
+        lines.append(
+            f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} rows, {kept}: "
+            f"{fate(chain)}; generation {last['generation'].iloc[0]} against 0: "
+            f"{change(paired_difference(stacked(last), stacked(first)))}."
+        )
+    return lines
+
+
+def odyssey_page(folders: Sequence[Results]) -> str:
+    """The page, with every results folder: what it lacks is said to be not run."""
+    out = [
+        "# Which arm for which situation?\n",
+        "Made by `python -m ctsft.report` from the rows of scripts 06, 07 and 08. An arm is picked by the target's "
+        "validation split and then told with its test numbers: after minus before (theta1), paired on test rows, with "
+        "95 % intervals. Intervals that overlap mean that these rows do not tell two arms apart. An arm with "
+        "more tries than others (column `tries`) has the better chances. All numbers are in "
+        f"`*_{ODYSSEY}.md`; what the flags mean stands above them.\n",
+    ]
+    for folder in folders:
+        out += [f"## Preset {folder.preset}, {folder.model}\n", *_adapting(folder.folder)]
+        out += ["### Labels that the model gives itself\n", *own_labels(folder.folder), ""]
+    return "\n".join(out).rstrip() + "\n"
+
+
+def _adapting(folder: Path) -> list[str]:
+    """What script 06 shows, target by target."""
+    results = odyssey_results(folder)
+    if results is None or (rows := odyssey_rows(results)).empty:
+        return ["Not run (script 06).\n"]
+    out, found = [f"{about(results, rows)}\n"], outcomes(results)
+    tuned = [one for one in found if one.target_change is not None]
+    for target, n_target in dict.fromkeys((one.target, one.n_target) for one in tuned):
+        zero = next(one for one in found if one.target == target and one.arm == "zero_shot")
+        here = [one for one in tuned if (one.target, one.n_target) == (target, n_target)]
+        out.append(f"### {target}, {n_target} rows (zero-shot {fraction(zero.accuracy)})\n")
+        out += [*advice(here, pick(rows, target=target, n_target=n_target), read_costs(folder)), ""]
+    return out

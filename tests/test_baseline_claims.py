@@ -1,0 +1,136 @@
+"""Claims about baselines: verdicts follow the rows both ways, and what has not been run is said to be not run."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctsft.report import baseline_claims as module
+from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
+from ctsft.report.claims import claims_page
+from ctsft.report.outcomes import odyssey_results, odyssey_rows
+from ctsft.report.rows import ODYSSEY, Results, at_validated_rate
+from ctsft.report.situations import odyssey_page
+from ctsft.storage import write_json
+from ctsft.study.measures import path_of
+from ctsft.study.record import append_rows, read_rows
+
+DEMO = Path(__file__).parents[1] / "results" / "demo"
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory) -> Results:
+    """The committed demo rows, but for those of scripts 06, 07 and 08."""
+    folder = tmp_path_factory.mktemp("results") / "demo"
+    missing = shutil.ignore_patterns("cache", "measures", "costs", "self_training", "06_*")
+    return Results.read(shutil.copytree(DEMO, folder, ignore=missing))
+
+
+def test_what_was_not_run_is_said_to_be_not_run(without):
+    judged = judge_baselines(without)
+    assert [judgement.claim for judgement in judged] == list(ASKED)
+    assert {judgement.verdict for judgement in judged} == {"not run"}
+    assert claims_page([without]).count("**not run**") == len(ASKED)
+    page = odyssey_page([without])
+    assert "Not run (script 06)" in page
+    assert "Not run (script 08)" in page
+
+
+def test_no_verdict_without_its_interval():
+    judged = judge_baselines(Results.read(DEMO))
+    assert {judgement.verdict for judgement in judged} <= {"supported", "contradicted", "undecided", "not run"}
+    for judgement in judged:
+        assert judgement.verdict == "not run" or ("[" in judgement.number and judgement.data)
+
+
+@pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])
+def test_arms_are_judged_by_their_answers(claim, monkeypatch):
+    """The arm that answers everything right wins against one that answers nothing right."""
+    asked, rows = ASKED[claim], odyssey_rows(odyssey_results(DEMO))
+    answers, gold = asked.of
+    verdicts = []
+    for winner in (asked.first, asked.second):
+        right = [g if arm == winner else (g + 1) % 3 for arm, g in zip(rows["arm"], rows[gold], strict=True)]
+        monkeypatch.setattr(module, "odyssey_rows", lambda _, right=right: rows.assign(**{answers: right}))
+        verdicts.append(module.by_arms(claim, asked, DEMO).verdict)
+    assert verdicts == ["supported", "contradicted"]
+
+
+def share(of: float, n: int = 400) -> np.ndarray:
+    """Answers of which this share is right, where all labels are 1."""
+    return (np.arange(n) < of * n).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "threshold", "verdict"),
+    [
+        (0.8, 0.6, 0.0, "supported"),
+        (0.6, 0.8, 0.0, "contradicted"),
+        (0.8, 0.8, 0.0, "undecided"),
+        (0.8, 0.8, -0.025, "supported"),
+        (0.7, 0.8, -0.025, "contradicted"),
+    ],
+)
+def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verdict, monkeypatch):
+    columns = dict(where="everywhere", gold=[np.ones(400, int)] * 2, real_error=0.05, n_rows=400, language="d00")
+    rows = pd.DataFrame({"arithmetic": ["one", "other"], "answers": [share(first), share(second)]}).assign(**columns)
+    monkeypatch.setattr(module, "read_arithmetic", lambda folder: rows)
+    judged = module.by_arithmetics("B", Arithmetics("", "one", "other", threshold), DEMO)
+    assert judged.verdict == verdict
+    assert "5.0% against 5.0%" in judged.number
+
+
+@pytest.mark.parametrize(
+    ("circuit", "full", "verdict"), [(0.7, 0.5, "supported"), (0.5, 0.7, "contradicted"), (0.7, 0.7, "undecided")]
+)
+def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict, monkeypatch):
+    chains = [
+        dict(arm=arm, depth=depth, generation=generation, right=share(right).astype(bool), label_entropy=1.5)
+        for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
+        for generation, right in enumerate((0.7, last))
+    ]
+    about = dict(target="d70", n_target=25, lr=1e-3, human=False, seed=31, gold_entropy=1.5)
+    rows = pd.DataFrame(chains).assign(**about, gold=[np.ones(400, int)] * 4)
+    monkeypatch.setattr(module, "read_self_training", lambda folder: rows)
+    assert module.by_generations("B6", ASKED["B6"], DEMO).verdict == verdict
+
+
+def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path):
+    folder = Path(shutil.copytree(without.folder, tmp_path / "demo"))
+    row = next(row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] == "full")
+    answers = "p" + "0" * (len(row["predictions"]) - 1)
+    append_rows(folder / f"{ODYSSEY}.csv", [row | {"experiment": ODYSSEY, "predictions": answers, "theta1": "other"}])
+    write_json(path_of(folder, row["cell"]), {})
+    for results, theta1 in ((Results.read(folder), row["theta1"]), (odyssey_results(folder), "other")):
+        [found] = results.rows[results.rows["cell"] == row["cell"]].to_dict("records")
+        assert found["theta1"] == theta1
+        assert (found["answers"].max() == 0) == (theta1 == "other")
+
+
+def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, tmp_path):
+    folder = Path(shutil.copytree(without.folder, tmp_path / "demo"))
+    row = next(row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] == "full")
+    made = [
+        row | {"arm": arm, "cell": f"{row['cell']}-{arm}", "experiment": ODYSSEY, "valid_accuracy": valid}
+        for arm, valid in (("l2sp", 0.5), ("l2sp_1", 0.7), ("l2sp_0.01", 0.6))
+    ]
+    append_rows(folder / f"{ODYSSEY}.csv", made)
+    rows = Results.read(folder).rows
+    rows = rows[rows["arm"] == "l2sp"]
+    assert len(rows) == 3
+    assert at_validated_rate(rows)["cell"].tolist() == [made[1]["cell"]]
+
+
+def test_thresholds_are_the_same_both_ways():
+    """Swapping the arms of a claim with threshold 0 swaps its verdict."""
+    asked = ASKED["B4"]
+    verdicts = {
+        module.by_arms("B4", one, DEMO).verdict
+        for one in (asked, replace(asked, first=asked.second, second=asked.first))
+    }
+    assert verdicts in ({"supported", "contradicted"}, {"undecided"})
