@@ -62,7 +62,9 @@ def test_a_lead_within_the_noise_is_not_called_sure():
 
 
 def test_far_settings_are_called_a_guess():
-    assert "take it as a guess" in advise(probe_of(zero_shot=0.2, rows=5), table(), 0.02)
+    said = advise(probe_of(zero_shot=0.2, rows=5), table(), 0.02)
+    assert "take it as a guess" in said
+    assert "not sure. It beats norm_only in 4 of 4" in said
     assert "guess" not in advise(probe_of(), table(), 0.02)
 
 

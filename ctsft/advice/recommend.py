@@ -150,7 +150,7 @@ def _how_sure(near: pd.DataFrame, candidates: pd.DataFrame, settings: pd.DataFra
     first, second = (lines_of(near, candidates.iloc[i]).sort_values(SETTING)["gain"].to_numpy() for i in (0, 1))
     apart = first - second
     wins, lead = int((apart > 0).sum()), float(apart.mean())
-    word = "fairly sure" if lead > MARGIN and wins == len(first) else "not sure"
+    word = "fairly sure" if lead > MARGIN and wins == len(first) and far <= FAR else "not sure"
     return (
         f"How sure: {word}. It beats {_name(candidates.iloc[1])} in {wins} of {len(first)} settings, by {lead:+.3f} on "
         f"average ({apart.min():+.3f} to {apart.max():+.3f}; below {MARGIN} is noise).{distant}{demo}"
