@@ -90,7 +90,7 @@ def discover(
     task: Task,
     source: str,
     *,
-    scorer: str = "cdt",
+    scorer: str = "cdt_linear",
     depth: int = 2,
     share: float = 0.02,
     mean_rows: int = 48,

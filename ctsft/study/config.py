@@ -71,9 +71,9 @@ class StudyConfig:
     """Recompute activations in the backward pass: less memory, more time, the same gradient."""
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
-    scorer: str = "cdt"
-    """How heads are scored: cdt (the paper), cdt_linear (one backward pass), magnitude, attribution or ablation; with
-    options, as in cdt+pattern+pooled."""
+    scorer: str = "cdt_linear"
+    """How heads are scored: cdt_linear (one backward pass; what script 05 chose), cdt (the paper's), magnitude,
+    attribution or ablation; with options, as in cdt+pattern+pooled."""
     shares: tuple[float, ...] = (0.02,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
