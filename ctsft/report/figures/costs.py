@@ -21,7 +21,10 @@ COSTS = {
 
 
 def costs_figure(folder: Path) -> plt.Figure | None:
-    """Four panels that share their lines, one line an arm, on logarithmic scales; None where nothing was measured."""
+    """Four panels that share their lines, one line an arm, from zero; None where nothing was measured.
+
+    What is stored differs by factors of a thousand, so that panel alone is logarithmic.
+    """
     rows = read_costs(folder)
     if rows.empty:
         return None
@@ -35,7 +38,11 @@ def costs_figure(folder: Path) -> plt.Figure | None:
                 value = pick(rows, arm=arm, depth=depth)[column].mean() / unit
                 if value > 0:  # no model, no operations
                     axis.plot(value, number, color=COLOURS[arm], marker=MARKERS[arm], linestyle="none")
-            axis.set_xscale("log")
+            if column == "stored_bytes":
+                axis.set_xscale("log")
+                axis.margins(x=0.12)
+            else:
+                axis.set_xlim(0, 1.12 * axis.dataLim.xmax)
             axis.set_xlabel(label)
         axes[0].set_yticks(range(len(arms)), [arm_label(*pair) for pair in arms])
         axes[0].set_ylim(len(arms) - 0.5, -0.5)
@@ -60,12 +67,14 @@ def arithmetic_figure(folder: Path) -> plt.Figure | None:
                 label = place if number == 0 else None
                 look = dict(color=colour, marker=marker, markersize=5, linewidth=1, label=label)
                 axes[0].errorbar(value.value, height, xerr=arms_of_error(value), **look)
-                axes[1].plot(row["real_error"], height, color=colour, marker=marker, markersize=5, linestyle="none")
+                axes[1].plot(
+                    100 * row["real_error"], height, color=colour, marker=marker, markersize=5, linestyle="none"
+                )
         axes[0].axvline(np.mean(exact["answers"] == exact["gold"]), color="black", linestyle="--", linewidth=1)
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         axes[0].set_xlabel(f"accuracy on {exact['language']} (dashed: float32)")
-        axes[1].set_xlabel("relative error of a product")
-        axes[1].set_xscale("log")
+        axes[1].set_xlabel("relative error of a product, %")
+        axes[1].set_xlim(left=0)
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

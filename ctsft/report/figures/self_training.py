@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style, widen
 from ctsft.report.self_training import read_self_training
 from ctsft.report.transfer import arms_in_order, pick
 
@@ -29,6 +29,7 @@ def self_training_figure(folder: Path) -> plt.Figure | None:
                     look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1, linestyle=line)
                     axis.plot(mine.index, mine, label=label, **look)
             axis.set_ylabel(column.replace("_", " "))
+        widen(axes[0][0], "y")
         for axis in axes[-1]:
             axis.set_xlabel("generation")
         handles, labels = axes[0][0].get_legend_handles_labels()

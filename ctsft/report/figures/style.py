@@ -70,7 +70,7 @@ def style() -> Iterator[None]:
 
 def arm_label(arm: str, depth: object = None) -> str:
     """An arm in words, with its depth where it has one."""
-    return ARMS[arm].words if pd.isna(depth) else f"{ARMS[arm].words}, depth {depth}"
+    return ARMS[arm].words if pd.isna(depth) else f"{ARMS[arm].words}, depth {depth:.0f}"
 
 
 def widen(axis: plt.Axes, which: str) -> None:
