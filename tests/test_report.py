@@ -292,7 +292,9 @@ def test_every_table_says_its_seeds_and_where_it_comes_from(demo):
         if table.name not in pairs:
             assert any(column.startswith("seeds") for column in table.cells), table.name
             assert "demo" in table.title
-            assert "seeds 31, 777" in table.caption
+            assert (
+                "seeds 31." if "07" in table.name else "seeds 31, 777"
+            ) in table.caption  # costs: one seed is enough
         assert "\\begin{tabular}" in table.latex()
         assert table.markdown().count("\n|") == len(table.cells) + 2
 
