@@ -22,6 +22,8 @@ test: .venv/ready
 
 tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
 	$(PY) -m ctsft.report $(RESULTS)
+	$(PY) -m ctsft.report.reproducing $(RESULTS)
+	$(PY) -m ctsft.advice.evidence $(RESULTS)
 
 figures: tables              ## and the notebooks, executed on the same rows
 	mkdir -p build
@@ -33,6 +35,7 @@ report: .venv/ready          ## one self-contained page of tables, figures and c
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 model: .venv/ready           ## the demo's micro model again, from nothing
 	$(PY) -m ctsft.tasks.demo.pretrain ctsft/tasks/demo/model

@@ -7,16 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ctsft.answers import Evaluation, evaluate
     from ctsft.discovery.relevance import Relevance
     from ctsft.errors import CellFailed, UserError
     from ctsft.heads import Head
-    from ctsft.library import Evaluation, choose, discover, evaluate, load_task, tune
+    from ctsft.library import check, choose, discover, load_task, tune
     from ctsft.models.load import Loaded, load_model
     from ctsft.tuning.combine import add
     from ctsft.tuning.delta import HeadDelta, Switch
     from ctsft.tuning.loop import Recipe
     from ctsft.tuning.own_loop import HeadTuning
-    from ctsft.tuning.share import export, pull, push
+    from ctsft.tuning.share import export, merge, pull, push
     from ctsft.tuning.trainer import HeadTrainerMixin
 
 __version__ = "0.1.0"
@@ -33,27 +34,30 @@ __all__ = [
     "Switch",
     "UserError",
     "add",
+    "check",
     "choose",
     "discover",
     "evaluate",
     "export",
     "load_model",
     "load_task",
+    "merge",
     "pull",
     "push",
     "tune",
 ]
 _HOMES = {
+    "ctsft.answers": ("Evaluation", "evaluate"),
     "ctsft.discovery.relevance": ("Relevance",),
     "ctsft.errors": ("CellFailed", "UserError"),
     "ctsft.heads": ("Head",),
-    "ctsft.library": ("Evaluation", "choose", "discover", "evaluate", "load_task", "tune"),
+    "ctsft.library": ("check", "choose", "discover", "load_task", "tune"),
     "ctsft.models.load": ("Loaded", "load_model"),
     "ctsft.tuning.combine": ("add",),
     "ctsft.tuning.delta": ("HeadDelta", "Switch"),
     "ctsft.tuning.loop": ("Recipe",),
     "ctsft.tuning.own_loop": ("HeadTuning",),
-    "ctsft.tuning.share": ("export", "pull", "push"),
+    "ctsft.tuning.share": ("export", "merge", "pull", "push"),
     "ctsft.tuning.trainer": ("HeadTrainerMixin",),
 }
 

@@ -1,20 +1,22 @@
 """The method in five calls: load_model, load_task, discover, tune, evaluate.
 
 The same stages as a study's, on one model in memory: the model is as it was after every call, and what a call made is
-what it returns.
+what it returns. `load_model` is in ctsft/models/load.py, `evaluate` in ctsft/answers.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
-from ctsft.calibration import calibration_error, confidence, fit_temperature
+from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
+from ctsft.calibration import fit_temperature
 from ctsft.discovery.circuits import heads_per_depth, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.mean import label_balanced_mean
@@ -22,22 +24,19 @@ from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
-from ctsft.evaluation import Predictions, predict, scores
-from ctsft.heads import Head, KVPolicy
+from ctsft.heads import Head, KVPolicy, Slice
 from ctsft.models.load import Loaded, weight_hash
-from ctsft.report.stats import Interval, mean_interval
 from ctsft.study.record import now
+from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
-from ctsft.tasks.prompts import Encoded, encode, label_tokens
+from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.registry import get_task
-from ctsft.tasks.task import Example, Task, draw, pools
-from ctsft.tuning.arms import get_arm, moving_slices, trainable
+from ctsft.tasks.task import MAX_TOKENS, SPLITS, Example, Task, draw, pools
+from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.loop import Recipe, train
 from ctsft.tuning.slices import read_slices, write_slices
 
-MAX_TOKENS = 128
-EVAL_BATCH = 32
 Role = Literal["source", "target"]
 
 
@@ -59,6 +58,19 @@ def load_task(name: str, data_dir: str | Path | None = None, label_words: Sequen
     )
 
 
+def check(task: Task, source: str, targets: Sequence[str] = ()) -> list[str]:
+    """What is odd about the rows of your own task, one sentence each; empty where nothing is.
+
+    Texts in two splits, source rows that are nearly target rows, unequal or scarce labels, too few test rows: see
+    docs/your_language.md. Published data sets were looked at when their task was added. Raises UserError where a split
+    is missing or a row cannot be read.
+    """
+    if task.published:
+        return []
+    rows = {pair: task.load(*pair).examples for pair in product((source, *targets), SPLITS)}
+    return findings(task, source, targets, rows)
+
+
 def training_rows(task: Task, language: str, role: Role, at_least: int = 0) -> list[Example]:
     """The rows that a language may be trained on in its role.
 
@@ -78,7 +90,7 @@ def discover(
     task: Task,
     source: str,
     *,
-    scorer: str = "cdt",
+    scorer: str = "cdt_linear",
     depth: int = 2,
     share: float = 0.02,
     mean_rows: int = 48,
@@ -96,15 +108,15 @@ def discover(
     n_labels, anatomy = len(task.labels), loaded.anatomy
     rows = scoring_rows(
         training_rows(task, source, "source"),
-        lambda rest: _answers(loaded, task, rest, max_tokens).labels.tolist(),
+        lambda rest: answer(loaded, task, rest, max_tokens).labels.tolist(),
         n_labels,
         mean_rows,
         score_rows,
         seed,
     )
-    encoded = _encode(loaded, task, rows.mean, max_tokens)
+    encoded = encode_rows(loaded, task, rows.mean, max_tokens)
     mean = label_balanced_mean(loaded, encoded, n_labels, EVAL_BATCH, get_scorer(scorer).aligned)
-    scored = _encode(loaded, task, rows.scored, max_tokens)
+    scored = encode_rows(loaded, task, rows.scored, max_tokens)
     problem = Problem(loaded, scored, label_tokens(loaded.tokenizer, task, loaded.layout), mean)
     relevance = score_to_depth(scorer, problem, None, depth, heads_per_depth(anatomy.n_heads, share))
     relevance.about |= {
@@ -164,6 +176,38 @@ def tune(
     validation split then gives the delta its metrics and its temperature (see `ctsft.calibration`). `dtype` is that of
     the computation; weights are float32, and auto is bfloat16 on a GPU. Raises CellFailed where the loss explodes.
     """
+    chosen = _plain(arm, heads)
+    model, device = loaded.model, next(loaded.model.parameters()).device
+    drawn = _drawn(training_rows(task, language, role, rows or 0), rows, seed)
+    encoded = encode_rows(loaded, task, drawn, max_tokens)
+    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
+    low = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
+    base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
+    with _put_back(model, moving):
+        with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
+            train(model, parameters, encoded, tokens, loaded.layout, recipe, seed, autocast, compact.write_back)
+        settings = {
+            "task": form_of(task),
+            "model": loaded.name,
+            "language": language,
+            "role": role,
+            "arm": arm,
+            "heads": [str(head) for head in heads],
+            "kv_policy": kv_policy if chosen.needs_heads else None,
+            "rows": len(drawn),
+            "row_ids": [example.id for example in drawn],
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "dtype": "bfloat16" if low else "float32",
+            "max_tokens": max_tokens,
+        }
+        found = _validated(loaded, task, language, max_tokens)
+        return HeadDelta.of(model, moving, base, {**settings, **found, "created": now()})
+
+
+def _plain(arm: str, heads: Sequence[Head]) -> Arm:
+    """The arm, where it is one that tunes this model by itself and has the heads that it needs."""
     chosen = get_arm(arm)
     if chosen.moves == "nothing" or chosen.start == "base":
         raise UserError(f"the arm '{arm}' tunes nothing of this model. To tune all weights of a base model, use full.")
@@ -175,118 +219,33 @@ def tune(
         raise UserError(
             f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
         )
-    model, device = loaded.model, next(loaded.model.parameters()).device
-    examples = training_rows(task, language, role, rows or 0)
-    ids = draw([e.id for e in examples], len(examples) if rows is None else rows, seed)
+    return chosen
+
+
+def _drawn(examples: Sequence[Example], n: int | None, seed: int) -> list[Example]:
+    """`n` of the rows (all, without a number) in the order of `seed`."""
     by_id = {example.id: example for example in examples}
-    encoded = _encode(loaded, task, [by_id[i] for i in ids], max_tokens)
-    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
-    low = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
-    base = weight_hash(model)
-    moving = moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
-    before = read_slices(model, moving)
+    return [by_id[i] for i in draw(list(by_id), len(by_id) if n is None else n, seed)]
+
+
+@contextmanager
+def _put_back(model: torch.nn.Module, slices: Sequence[Slice]) -> Iterator[None]:
+    """Afterwards `slices` hold what they held before, bit for bit, however the block ends."""
+    before = read_slices(model, slices)
     try:
-        with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
-            train(model, parameters, encoded, tokens, loaded.layout, recipe, seed, autocast, compact.write_back)
-        delta = HeadDelta.of(model, moving, base)
-        found = evaluate(loaded, task, language, split="valid", max_tokens=max_tokens)
+        yield
     finally:
         write_slices(model, before)
-    temperature = fit_temperature(found.predictions.logits, found.gold)
-    delta.about.update(
-        task=form_of(task),
-        model=loaded.name,
-        language=language,
-        arm=arm,
-        heads=[str(head) for head in heads],
-        kv_policy=kv_policy if chosen.needs_heads else None,
-        rows=len(ids),
-        row_ids=ids,
-        recipe=asdict(recipe),
-        seed=seed,
-        dtype="bfloat16" if low else "float32",
-        max_tokens=max_tokens,
-        temperature=temperature,
-        metrics={
-            "split": "valid",
-            "rows": len(found.gold),
-            "accuracy": found.accuracy.value,
-            "macro_f1": found.macro_f1,
-            "calibration_error_uncalibrated": found.calibration_error,
-        },
-        created=now(),
-    )
-    return delta
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Answers and labels [N] of one split; confidences are those at `temperature`."""
-
-    predictions: Predictions
-    gold: np.ndarray
-    temperature: float = 1.0
-
-    @property
-    def accuracy(self) -> Interval:
-        """A fraction with its 95 % interval (bootstrap over rows)."""
-        return mean_interval((self.predictions.labels == self.gold)[None].astype(float))
-
-    @property
-    def macro_f1(self) -> float:
-        return scores(self.predictions.labels.tolist(), self.gold.tolist())["macro_f1"]
-
-    @property
-    def majority(self) -> float:
-        """What always giving the commonest label would score."""
-        return float(np.bincount(self.gold).max() / len(self.gold))
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Probability of each answer among the label words, [N]."""
-        return confidence(self.predictions.logits, self.temperature)
-
-    @property
-    def calibration_error(self) -> float:
-        return calibration_error(self.confidence, self.predictions.labels == self.gold)
-
-    def __str__(self) -> str:
-        value, low, high = self.accuracy
-        return (
-            f"accuracy {value:.3f} [{low:.3f}, {high:.3f}], macro-F1 {self.macro_f1:.3f}, majority class "
-            f"{self.majority:.3f}, {len(self.gold)} rows"
-        )
-
-
-def evaluate(
-    loaded: Loaded,
-    task: Task,
-    language: str,
-    *,
-    split: str = "test",
-    temperature: float = 1.0,
-    max_tokens: int = MAX_TOKENS,
-) -> Evaluation:
-    """Answer every row of a split with the model as it is now; use `with delta.on(model.model):` around it."""
-    rows = task.load(language, split).examples
-    return Evaluation(
-        _answers(loaded, task, rows, max_tokens), np.array([example.label for example in rows]), temperature
-    )
-
-
-def _answers(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Predictions:
-    """In float32, whatever the model was tuned in."""
-    device = next(loaded.model.parameters()).device
-    encoded = _encode(loaded, task, rows, max_tokens)
-    exact = torch.autocast(device.type, torch.bfloat16, enabled=False)
-    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
-    return predict(loaded.model, encoded, tokens, loaded.layout, EVAL_BATCH, exact)
-
-
-def _encode(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Encoded:
-    longest = getattr(loaded.model.config, "max_position_embeddings", max_tokens)
-    longest -= loaded.layout.first_position
-    if max_tokens > longest:
-        raise UserError(f"max_tokens is {max_tokens}, but this model's positions end at {longest}.")
-    return encode(loaded.tokenizer, task, rows, max_tokens, loaded.layout)
+def _validated(loaded: Loaded, task: Task, language: str, max_tokens: int) -> dict[str, object]:
+    """Metrics on the validation split, and the temperature that makes its confidences true."""
+    found = evaluate(loaded, task, language, split="valid", max_tokens=max_tokens)
+    metrics = {
+        "split": "valid",
+        "rows": len(found.gold),
+        "accuracy": found.accuracy.value,
+        "macro_f1": found.macro_f1,
+        "calibration_error_uncalibrated": found.calibration_error,
+    }
+    return {"temperature": fit_temperature(found.predictions.logits, found.gold), "metrics": metrics}

@@ -6,18 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import torch
-
+from ctsft.answers import answer
 from ctsft.calibration import confidence
 from ctsft.errors import UserError
-from ctsft.evaluation import predict
 from ctsft.models.load import Loaded
-from ctsft.tasks.prompts import encode, label_tokens
-from ctsft.tasks.task import Example, Task
+from ctsft.tasks.task import MAX_TOKENS, Example, Task
 from ctsft.tuning.delta import HeadDelta, Switch
 
 CHUNK = 256  # rows in memory at a time
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Labeller:
     loaded: Loaded
     task: Task
     voices: Sequence[Voice]
-    max_tokens: int = 128
+    max_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
         self.skipped: list[int] = []
@@ -77,14 +73,9 @@ class Labeller:
             yield dict(row) | columns
 
     def _ask(self, examples: list[Example], voice: Voice) -> tuple[list[int], list[float]]:
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        layout = self.loaded.layout
-        tokens, device = label_tokens(tokenizer, self.task, layout), next(model.parameters()).device
-        encoded = encode(tokenizer, self.task, examples, self.max_tokens, layout)
-        exact = torch.autocast(device.type, torch.bfloat16, enabled=False)
         self._switch.to(voice.prefix if voice.delta is not None else None)
         try:
-            found = predict(model, encoded, tokens, layout, BATCH, exact)
+            found = answer(self.loaded, self.task, examples, self.max_tokens)
         finally:
             self._switch.to(None)
         return found.labels.tolist(), confidence(found.logits, voice.temperature).tolist()

@@ -24,6 +24,7 @@ PRESETS = {
     "demo": StudyConfig(
         experiment="01_nusax_transfer",
         preset="demo",
+        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d10", "d30", "d50", "d70", "d90"),
@@ -38,7 +39,7 @@ PRESETS = {
         eval_batch=200,
     ),
     "small": StudyConfig(**NUSAX, preset="small", model="HuggingFaceTB/SmolLM2-135M-Instruct", n_source=400),
-    "paper": StudyConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "paper": StudyConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ PRESETS = {
     "demo": StudyConfig(
         experiment="03_editing_preserving_tradeoff",
         preset="demo",
+        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d10", "d30", "d50", "d70", "d90"),
@@ -44,7 +45,7 @@ PRESETS = {
         eval_batch=200,
     ),
     "small": StudyConfig(**NUSAX, preset="small", model="HuggingFaceTB/SmolLM2-135M-Instruct", n_source=400),
-    "paper": StudyConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "paper": StudyConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

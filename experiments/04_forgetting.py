@@ -32,6 +32,7 @@ PRESETS = {
     "demo": StudyConfig(
         experiment="04_forgetting",
         preset="demo",
+        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d30", "d70", "d90"),
@@ -48,7 +49,7 @@ PRESETS = {
         by_epoch=True,
     ),
     "small": StudyConfig(**NUSAX, preset="small", model="HuggingFaceTB/SmolLM2-135M-Instruct", n_source=400),
-    "paper": StudyConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50, by_epoch=True),
+    "paper": StudyConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50, by_epoch=True),
 }
 
 if __name__ == "__main__":

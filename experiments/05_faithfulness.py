@@ -25,6 +25,7 @@ PRESETS = {
     "demo": FaithfulnessConfig(
         experiment="05_faithfulness",
         preset="demo",
+        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d30", "d90"),
@@ -45,13 +46,12 @@ PRESETS = {
         preset="small",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         n_source=400,
-        scorer="cdt_linear",
         score_rows=12,
         dtype="bfloat16",  # of theta1 and of the answers; scores are propagated in float32
         other_sources=("english",),
         checkpoints=(50,),
     ),
-    "paper": FaithfulnessConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "paper": FaithfulnessConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

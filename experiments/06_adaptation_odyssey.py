@@ -48,6 +48,7 @@ PRESETS = {
     "demo": StudyConfig(
         experiment="06_adaptation_odyssey",
         preset="demo",
+        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d70",),
@@ -70,12 +71,12 @@ PRESETS = {
         targets=("javanese", "buginese"),
         seeds=(31, 777),
         n_source=400,
-        scorer="cdt_linear",
         arms=(*CONTROLS, *BASELINES, *DATA_BASELINES),
     ),
     "paper": StudyConfig(
         **NUSAX,
         preset="paper",
+        scorer="cdt",
         model="Qwen/Qwen2.5-0.5B",
         targets=("acehnese", "buginese", "javanese", "minangkabau"),
         n_source=50,

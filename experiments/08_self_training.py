@@ -27,6 +27,7 @@ PRESETS = {
     "demo": SelfTrainingConfig(
         experiment="08_self_training",
         preset="demo",
+        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d70",),
@@ -46,9 +47,8 @@ PRESETS = {
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         n_source=400,
         seeds=(31, 777),
-        scorer="cdt_linear",
     ),
-    "paper": SelfTrainingConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "paper": SelfTrainingConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ CONFIGS = {
     "xlm-roberta": ("xlm-roberta", {**BERT, "pad_token_id": 1, "type_vocab_size": 1}),
     "gpt2": ("gpt2", {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **NO_DROPOUT}),
 }
+ENCODERS = ("bert", "roberta", "xlm-roberta")
 LABEL_TOKENS = [5, 6, 7]
 
 

@@ -14,18 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_data import LABELS, label_words, sentences, write_topics
+from own_data import LABELS, label_words, sentences, write_jsonl, write_topics
 
 import ctsft
 from ctsft.cli import COMMANDS, main
+from ctsft.commands.options import OnModel
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.evaluation import predict as predict_rows
 from ctsft.heads import Head
 from ctsft.heatmap import terminal
 from ctsft.prediction import Labeller, Voice
-from ctsft.tasks.files import separated
 from ctsft.tasks.form import task_of
+from ctsft.tasks.formats import separated
 from ctsft.tasks.prompts import encode, label_tokens
 from ctsft.tasks.task import Example
 
@@ -93,7 +94,8 @@ def test_from_files_to_labels(work, tmp_path, capsys):
     )  # fmt: skip
     assert f"with delta: accuracy {np.mean(right):.3f}" in out
     assert f"model: accuracy {np.mean(before):.3f}" in out
-    assert "with delta: calibration error 0." in out
+    assert re.search(r"with delta: calibration error 0\.\d+ \(calibrated on d90\)", out)
+    assert re.search(r"model: calibration error 0\.\d+ \(calibrated on d10\)", out)
 
 
 def test_predictions_are_the_models_own(work, tmp_path, capsys):
@@ -117,14 +119,63 @@ def test_predictions_are_the_models_own(work, tmp_path, capsys):
 
 
 def test_a_merged_checkpoint_predicts_as_the_delta_does(work, tmp_path, capsys):
-    loaded, delta = ctsft.load_model(str(work / "theta1")), ctsft.HeadDelta.load(work / "delta")
-    with delta.on(loaded.model):
-        ctsft.export(loaded, tmp_path / "merged", delta.about)
+    out = run(
+        capsys, "merge", "--model", work / "theta1", "--delta", work / "delta", "--output", tmp_path / "merged"
+    )  # fmt: skip
+    assert out == f"checkpoint: {tmp_path / 'merged'}\n"
     source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in sentences("d90", "valid", 20)])
     run(capsys, "predict", "--model", tmp_path / "merged", "--input", source, "--output", tmp_path / "a.csv")
     run(capsys, "predict", "--model", work / "theta1", "--delta", work / "delta", "--input", source,
         "--output", tmp_path / "b.csv")  # fmt: skip
     assert read_csv(tmp_path / "a.csv") == read_csv(tmp_path / "b.csv")
+
+
+def test_json_lines_are_answered_like_a_table(work, tmp_path, capsys):
+    rows = [{"text": row["text"], "n": i, "more": None} for i, row in enumerate(sentences("d90", "valid", 6))]
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    with_texts(tmp_path / "in.csv", [row | {"n": str(row["n"]), "more": ""} for row in rows])
+    arguments = ["predict", "--model", work / "theta1", "--delta", work / "delta", "--input"]
+    assert run(capsys, *arguments, tmp_path / "in.jsonl") == run(capsys, *arguments, tmp_path / "in.csv")
+
+
+def test_the_commands_tell_what_is_odd_before_they_train(tmp_path, capsys, monkeypatch):
+    """Test rows that stand in train too, in the source, in the target, and in both languages."""
+    data = write_topics(tmp_path / "data", ("d10", "d90"))
+    for language, size in (("d10", 3), ("d90", 2)):
+        path = data / "topics" / language / "test.jsonl"
+        write_jsonl(path, [*sentences(language, "test", 100), *sentences(language, "train", size)])
+    Relevance(np.ones((4, 8)), {}, {"source": "d10", "task": "topics"}).save(tmp_path / "scores")
+    own = ["--task", "topics", "--data-dir", data, "--label-words", *label_words()]
+
+    # Stopped where the model would be loaded.
+    monkeypatch.setattr(OnModel, "load", lambda self: {}["no model"])
+
+    def told(*command: object) -> list[str]:
+        with pytest.raises(KeyError):
+            main([str(argument) for argument in command])
+        return re.findall("^check: (d10|d90): ", capsys.readouterr().out, re.MULTILINE)
+
+    tune = ["tune", "--model", "demo", *own, "--output", tmp_path / "new"]
+    assert told(*tune, "--language", "d10", "--role", "source", "--arm", "full") == ["d10"]
+    assert told(*tune, "--language", "d90", "--arm", "norm_only") == ["d90"]
+    assert told(*tune, "--language", "d90", "--scores", tmp_path / "scores") == ["d10", "d90"]
+    assert told("discover", "--model", "demo", *own, "--source", "d10", "--output", tmp_path / "s") == ["d10"]
+    assert told("advise", "--model", "demo", *own, "--source", "d10", "--target", "d90") == ["d10", "d90"]
+    assert ctsft.check(ctsft.load_task("demo"), "d00", ["d50"]) == []
+
+
+@pytest.mark.parametrize(("model", "noted"), [("theta1", False), ("demo", True)])
+def test_scores_of_other_weights_are_told(work, tmp_path, capsys, model, noted):
+    own = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90"]
+    path = work / model if model == "theta1" else model
+    out = run(capsys, "tune", "--model", path, *own, "--scores", work / "scores", "--n", 4, "--output", tmp_path / "x")
+    assert ("the scores were made on other weights" in out) == noted
+
+
+def test_help_loads_no_model_library():
+    code = "import sys, ctsft.cli; print(*(m for m in ('torch', 'transformers', 'pandas') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def labeller_of(work) -> Labeller:
@@ -174,11 +225,13 @@ def test_chunks_change_no_answer(work):
         ("text,label\nhello,x\n", [], "has a column 'label' already"),
         ("text\nhello\na,b\n", [], "line 3: 2 fields"),
         ("text\nhello\n", ["--pair", "other"], "has one text"),
+        ('{"text": "a"}\n{"text": "b", "c": 1}\n', [], r"line 2: the fields \['text', 'c'\], but those of the first"),
+        ("text: hello\n", [], r"expected a file that ends in \.csv, \.tsv, \.jsonl"),
         (b"text\n\xff\n", [], "not UTF-8"),
     ],
 )
 def test_inputs_that_cannot_be_answered_end_with_one_sentence(work, tmp_path, capsys, content, flags, message):
-    path = tmp_path / "in.csv"
+    path = tmp_path / f"in.{'jsonl' if content[:1] == '{' else 'txt' if ': ' in str(content) else 'csv'}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SystemExit) as stop:
         main(["predict", "--model", str(work / "theta1"), "--delta", str(work / "delta"), "--input", str(path),
@@ -259,6 +312,24 @@ def test_show_prints_and_draws(work, tmp_path, capsys):
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--delta", "{work}/delta"], "made on"),
         (["predict", "--model", "demo", "--input", "x.csv"], "neither a delta nor the checkpoint says"),
         (["predict", "--model", "{work}/theta1", "--input", "x.csv"], "cannot open x.csv"),
+        (
+            [
+                "tune",
+                "--model",
+                "demo",
+                "--task",
+                "topics",
+                "--data-dir",
+                "{work}/data",
+                "--language",
+                "d10",
+                "--arm",
+                "full",
+                "--output",
+                "{new}",
+            ],
+            "the label word ' animals' is unknown to this tokenizer",
+        ),
         (["predict", "--model", "{work}/theta1", "--delta", "someone/absent"], "cannot pull someone/absent"),
     ],
 )

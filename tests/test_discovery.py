@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, random_rows, tiny
+from conftest import CONFIGS, ENCODERS, random_rows, tiny
 
 from ctsft.discovery import scorers
 from ctsft.discovery.circuits import circuit, select
@@ -92,8 +92,16 @@ def planted_rows(n: int, seed: int) -> Encoded:
     return Encoded(prompts, rows.labels, rows.ids)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-@pytest.mark.parametrize("name", CONFIGS)
+def asked_of(name: str) -> list[str]:
+    """The scorers that must find the planted head of a family.
+
+    `magnitude` has no direction: it counts whatever a head passes on, towards the answer or not, and on encoders puts
+    other heads above the planted one. Only scores with a direction promise to find it there.
+    """
+    return [scorer for scorer in SCORERS if scorer != "magnitude" or name not in ENCODERS]
+
+
+@pytest.mark.parametrize(("name", "scorer"), [(name, scorer) for name in CONFIGS for scorer in asked_of(name)])
 def test_every_scorer_ranks_the_planted_head_first(name, scorer):
     loaded = planted(name)
     rows = planted_rows(12, 0)
@@ -102,8 +110,6 @@ def test_every_scorer_ranks_the_planted_head_first(name, scorer):
     assert answers.tolist() == list(rows.labels)
     mean = label_balanced_mean(loaded, planted_rows(18, 9), 3, 8)
     relevance = get_scorer(scorer)(Problem(loaded, rows, [1, 2, 3], mean), None, [])
-    if scorer == "magnitude" and loaded.anatomy.transform:
-        pytest.xfail("unsigned: it does not rank the planted head of an encoder first (CD-T's directional scores do)")
     assert circuit(relevance, 0, 0.02) == [[PLANTED]]
     others = np.delete(relevance.logits.ravel(), PLANTED.layer * 4 + PLANTED.index)
     if scorer == "magnitude":  # unsigned, and relative: heads that only pass by count too

@@ -11,10 +11,13 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ctsft import cli
 from ctsft.discovery import scorers
+from ctsft.report.reproducing import duration, filled
+from ctsft.report.rows import Results
 from ctsft.study.run import parse
 from ctsft.tasks import registry
 
@@ -124,6 +127,17 @@ def test_files_that_a_page_names_exist(page):
     assert all((page.parent / link).exists() for link in links), links
     for name in re.findall(r"`((?:ctsft|docs|tests|experiments|notebooks|paper_tables)/[\w./]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_reproducings_table_is_what_the_committed_rows_give():
+    """Else: make tables. Its hours are counted here once more."""
+    folders = [Results.read(ROOT / "results" / preset) for preset in ("demo", "small")]
+    page = (ROOT / "REPRODUCING.md").read_text(encoding="utf-8")
+    assert filled(page, folders) == page
+    rows = pd.read_csv(ROOT / "results/small/01_nusax_transfer.csv")
+    seconds = rows["train_seconds"].sum() + rows["eval_seconds"].sum()
+    assert f"small: {len(rows)} rows, {duration(seconds)} (float32 on cpu), theta1 " in page
+    assert (duration(90), duration(5400)) == ("2 min", "1.5 h")
 
 
 def test_reproducing_names_every_figure_and_every_table_of_the_paper():

@@ -14,7 +14,7 @@ from ctsft.errors import UserError
 from ctsft.study import executors
 from ctsft.study.executors import job_of
 from ctsft.study.grid import cells
-from ctsft.study.probes import Tests
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import keep_gold, read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
@@ -99,7 +99,7 @@ def test_the_tasks_of_a_study_are_theta1_then_scores_then_cells(tmp_path):
     assert run_study(config) == 0
     config = replace(config, output=tmp_path / "two", executor="ray", cell_cpus=2, cell_memory_gb=0.5)
     bench = Workbench(config)
-    job, ray = job_of(bench, Tests(bench)), AtOnce()
+    job, ray = job_of(bench, NamedTests(bench)), AtOnce()
     keep_gold(config.folder, {f"demo/{name}": bench.split(name, "test") for name in ("d00", "d30")})
     assert executors._submit(ray, job, executors._for_other_machines(bench.config), job.left()) == {}
     assert ray.order[:3] == ["_theta1_there", "_scores_there", "_settle_there"]

@@ -25,6 +25,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head, head_slices
 from ctsft.models.load import weight_hash
+from ctsft.models.weight_files import refuse_foreign_shards
 from ctsft.storage import read_sealed, write_sealed
 from ctsft.study.config import StudyConfig
 from ctsft.study.record import COLUMNS, append_rows, read_rows
@@ -263,6 +264,25 @@ def test_a_pickle_is_no_delta(tmp_path):
     torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(UserError, match="cannot read the head delta"):
         HeadDelta.load(path)
+
+
+paths = st.one_of(st.text(max_size=12), st.text("./a\x00", max_size=12), scalars)
+
+
+@fuzz
+@given(st.dictionaries(st.text(max_size=3), st.one_of(paths, paths.map("{}.safetensors".format)), max_size=3))
+def test_indexes_of_sharded_checkpoints(tmp_path_factory, weight_map):
+    folder = tmp_path_factory.getbasetemp() / "checkpoint"
+    folder.mkdir(exist_ok=True)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    try:
+        refuse_foreign_shards(index)
+    except UserError as error:
+        refused(error, "model.safetensors.index.json")
+    else:
+        inside = [os.path.normpath(os.path.join(folder, name)) for name in weight_map.values()]
+        assert all(path.startswith(f"{folder}{os.sep}") and path.endswith(".safetensors") for path in inside)
 
 
 @fuzz

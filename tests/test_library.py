@@ -183,8 +183,13 @@ def test_temperature_undoes_overconfidence_and_changes_no_answer():
     assert calibration_error(confidence(5 * true, 1.0), right) > 0.15
 
 
-def test_a_perfect_split_gives_a_finite_temperature():
-    assert 0.04 < fit_temperature(np.eye(3) * 4, np.arange(3)) < 0.1
+@pytest.mark.parametrize("rows", [10, 100])
+def test_a_perfect_split_is_believed_as_far_as_its_number_of_rows(rows):
+    """All N rows are right by the same margin: the confidence is (N + 1) / (N + C), whatever the margin."""
+    gold = np.arange(rows) % 4
+    for margin in (1.0, 8.0):
+        sure = confidence(np.eye(4)[gold] * margin, fit_temperature(np.eye(4)[gold] * margin, gold))
+        assert sure == pytest.approx((rows + 1) / (rows + 4), abs=1e-3)
     assert confidence(np.eye(3, dtype=np.float32) * 400, 0.05).tolist() == [1, 1, 1]
 
 

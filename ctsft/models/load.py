@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +23,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from ctsft.errors import UserError
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.families import family_of
+from ctsft.models.weight_files import refuse_foreign_files
 from ctsft.tasks.download import hub_answers
 from ctsft.tasks.prompts import Layout
 
@@ -124,6 +126,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+            refuse_foreign_files(source, config, options)
             family = family_of(config)
             tokenizer = _load_tokenizer(source, options)
             # use_safetensors refuses pickled checkpoints; a .gguf file is no pickle and has its own reader.
@@ -132,7 +135,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             model, found = loader.from_pretrained(
                 source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **safe, **options
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "

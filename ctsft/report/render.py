@@ -71,7 +71,7 @@ def fraction(value: float | None) -> str:
 
 def interval(value: Interval | None) -> str:
     """0.585 [0.54, 0.63]"""
-    return GAP if value is None else f"{value.value:.3f} [{value.low:.2f}, {value.high:.2f}]"
+    return GAP if value is None else f"{value.value:.3f} [{value.low:.2f}, {value.high:.2f}]".replace("-", "−")
 
 
 def change(value: Interval | Difference | None) -> str:

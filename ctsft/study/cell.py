@@ -7,13 +7,15 @@ import time
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
 from ctsft.study.measures import measure
-from ctsft.study.probes import Tests, Watch
+from ctsft.study.probes import NamedTests, Watch
 from ctsft.study.record import now, peak_memory_mb
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
 
-def run_cell(bench: Workbench, tests: Tests, cell: Cell, key: str) -> tuple[dict[str, object], list[dict[str, object]]]:
+def run_cell(
+    bench: Workbench, tests: NamedTests, cell: Cell, key: str
+) -> tuple[dict[str, object], list[dict[str, object]]]:
     """Run one cell; returns its row, and the lines of its probes where the configuration has any."""
     theta1 = bench.theta1_of(cell.seed)
     heads = heads_of(bench, cell)

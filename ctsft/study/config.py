@@ -71,9 +71,9 @@ class StudyConfig:
     """Recompute activations in the backward pass: less memory, more time, the same gradient."""
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
-    scorer: str = "cdt"
-    """How heads are scored: cdt (the paper), cdt_linear (one backward pass), magnitude, attribution or ablation; with
-    options, as in cdt+pattern+pooled."""
+    scorer: str = "cdt_linear"
+    """How heads are scored: cdt_linear (one backward pass; what script 05 chose), cdt (the paper's), magnitude,
+    attribution or ablation; with options, as in cdt+pattern+pooled."""
     shares: tuple[float, ...] = (0.02,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
@@ -90,6 +90,9 @@ class StudyConfig:
     """cpu, cuda, or auto."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the computation (weights stay float32); auto is bfloat16 on a GPU, float32 on a CPU."""
+    deterministic: bool = False
+    """Let torch use deterministic algorithms alone: on a GPU the same seed then gives the same bits, in more time. An
+    operation that has none ends the run, and torch names it. Like the batch sizes, it makes no other cell."""
     data_dir: Path | None = None
     """Folder with the data; without it (and without CTSFT_DATA_DIR) the data are downloaded."""
     output: Path = Path("results")
@@ -114,7 +117,7 @@ class StudyConfig:
     """Related tests, as in --probes. With any, every cell leaves measures/<cell>.json beside its row: its answers to
     them, probabilities, bits per byte of held-out text, and an audit with names and groups."""
     dry_run: bool = False
-    """Print the cells, how many are done, and an estimate of the time from a measured step; run nothing."""
+    """Print the cells, how many are done, and an estimate of time, disk and the best number of workers; run nothing."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data_dir, str):  # as a script may write it

@@ -23,9 +23,9 @@ from ctsft.storage import locked, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
-from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
 from ctsft.study.measures import measured
-from ctsft.study.probes import Tests
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import (
     PROBE_COLUMNS,
     PROBES,
@@ -38,7 +38,6 @@ from ctsft.study.record import (
 )
 from ctsft.study.stopping import finishing
 from ctsft.study.workbench import Workbench
-from ctsft.tuning.arms import get_arm
 
 
 class Outcome(NamedTuple):
@@ -54,7 +53,7 @@ class Job:
     """The cells of a study with their keys, in the order of the grid, and what runs them."""
 
     bench: Workbench
-    tests: Tests
+    tests: NamedTests
     keys: dict[Cell, str]
 
     @property
@@ -77,7 +76,7 @@ class Job:
         return [cell for cell, key in self.keys.items() if key not in finished]
 
 
-def job_of(bench: Workbench, tests: Tests) -> Job:
+def job_of(bench: Workbench, tests: NamedTests) -> Job:
     """All cells of the workbench's configuration."""
     config, weights = bench.config, bench.loaded.weights
     return Job(bench, tests, {cell: cell.key(cell_fingerprint(config, cell, weights)) for cell in cells(config)})
@@ -186,20 +185,12 @@ def run_on_ray(job: Job, left: Sequence[Cell]) -> dict[str, str]:
 def _submit(ray, job: Job, config: StudyConfig, left: Sequence[Cell]) -> dict[str, str]:
     request = {"num_cpus": config.cell_cpus, "num_gpus": config.cell_gpus, "max_retries": 5}
     request |= {"memory": int(config.cell_memory_gb * 2**30)} if config.cell_memory_gb else {}
-    make, score, run = (ray.remote(**request)(task) for task in (_theta1_there, _scores_there, _settle_there))
-    made, scored, pending = {}, {}, {}
-    for cell in left:
-        if cell.seed not in made:
-            made[cell.seed] = make.remote(config, cell.seed, None)
-        after = made[cell.seed]
-        if get_arm(cell.arm).needs_heads:
-            # Deeper circuits complete the scores of shallower ones, so the scores of a seed are made in a row.
-            scores = (cell.seed, cell.depth, cell.share)
-            if scores not in scored:
-                before = [task for (seed, *_), task in scored.items() if seed == cell.seed]
-                scored[scores] = score.remote(config, *scores, before[-1] if before else after)
-            after = scored[scores]
-        pending[run.remote(config, cell, after)] = cell
+    there = {kind: ray.remote(**request)(task) for kind, task in THERE.items()}
+    tasks, pending = [], {}
+    for stage, after in stages(left):
+        tasks.append(there[type(stage)].remote(config, stage, None if after is None else tasks[after]))
+        if isinstance(stage, Cell):
+            pending[tasks[-1]] = stage
     failed: dict[str, str] = {}
     with tqdm(total=len(left), unit="cell", disable=None) as bar:
         while pending:
@@ -231,20 +222,20 @@ def _for_other_machines(config: StudyConfig) -> StudyConfig:
 def _job_there(config: StudyConfig) -> Job:
     """The loaded model and data of a worker process, kept for its next task."""
     bench = Workbench(config)
-    return job_of(bench, Tests(bench))
+    return job_of(bench, NamedTests(bench))
 
 
-def _theta1_there(config: StudyConfig, seed: int, after: None) -> None:
+def _theta1_there(config: StudyConfig, stage: Theta1, after: None) -> None:
     try:
-        _job_there(config).bench.theta1_of(seed)
+        _job_there(config).bench.theta1_of(stage.seed)
     except CellFailed:
         return  # each cell that needs it fails with the reason
 
 
-def _scores_there(config: StudyConfig, seed: int, depth: int, share: float, after: None) -> None:
+def _scores_there(config: StudyConfig, stage: Scores, after: None) -> None:
     bench = _job_there(config).bench
     try:
-        relevance_of(bench, bench.config, seed, depth, share)
+        relevance_of(bench, bench.config, stage.seed, stage.depth, stage.share)
     except CellFailed:
         return
 
@@ -253,4 +244,5 @@ def _settle_there(config: StudyConfig, cell: Cell, after: None) -> Outcome:
     return settle(_job_there(config), cell, wait=True)
 
 
+THERE = {Theta1: _theta1_there, Scores: _scores_there, Cell: _settle_there}
 EXECUTORS: dict[str, Callable[[Job, Sequence[Cell]], dict[str, str]]] = {"local": run_here, "ray": run_on_ray}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 from ctsft.study.config import StudyConfig
 from ctsft.tuning.arms import get_arm
@@ -103,3 +105,35 @@ def cells(config: StudyConfig) -> list[Cell]:
                         for share, draw in product(config.shares, draws):
                             todo[Cell(target, n_target, arm, depth, lr, seed, draw, share)] = None
     return list(todo)
+
+
+class Theta1(NamedTuple):
+    """The competence stage of a seed."""
+
+    seed: int
+
+
+class Scores(NamedTuple):
+    """The scores of a seed's theta1, as far as circuits of this depth and share of the heads need them."""
+
+    seed: int
+    depth: int
+    share: float
+
+
+def stages(todo: Sequence[Cell]) -> list[tuple[Theta1 | Scores | Cell, int | None]]:
+    """What has to be done for these cells, each with the number of the stage that it waits for, which stands before it.
+
+    Deeper circuits complete the scores of shallower ones, so the scores of a seed are made in a row.
+    """
+    found: list[tuple[Theta1 | Scores | Cell, int | None]] = []
+    places: dict[Theta1 | Scores, int] = {}
+    newest: dict[int, int] = {}  # of a seed: its theta1, then the scores that were added last
+    for cell in todo:
+        theta1, scores = Theta1(cell.seed), Scores(cell.seed, cell.depth, cell.share)
+        for stage in (theta1, scores) if get_arm(cell.arm).needs_heads else (theta1,):
+            if stage not in places:
+                found.append((stage, newest.get(cell.seed)))
+                places[stage] = newest[cell.seed] = len(found) - 1
+        found.append((cell, places[stage]))
+    return found

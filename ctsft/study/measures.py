@@ -17,7 +17,7 @@ import torch
 from ctsft.evaluation import Predictions
 from ctsft.storage import write_json
 from ctsft.study.grid import Cell
-from ctsft.study.probes import Tests, share_right
+from ctsft.study.probes import NamedTests, share_right
 from ctsft.study.record import now
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Example, digits
@@ -43,7 +43,7 @@ def read_measures(folder: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "measures").glob("*.json"))}
 
 
-def measure(bench: Workbench, tests: Tests, cell: Cell, key: str, target: Predictions) -> None:
+def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: Predictions) -> None:
     """Measure the model as it is now, the cell's arm tuned, and write the file. `target`: its answers on the target."""
     arm, config = get_arm(cell.arm), bench.config
     trained_on = None

@@ -16,7 +16,7 @@ from ctsft.tasks.task import Rows, digits
 from ctsft.tuning.arms import get_arm
 
 
-class Tests:
+class NamedTests:
     """Test rows by name, task/language: those of the study's own task, and of related ones with their own prompts."""
 
     def __init__(self, bench: Workbench):
@@ -64,7 +64,7 @@ class Watch:
     an arm that starts from the base model.
     """
 
-    def __init__(self, bench: Workbench, tests: Tests, cell: Cell, key: str):
+    def __init__(self, bench: Workbench, tests: NamedTests, cell: Cell, key: str):
         self.bench, self.tests, self.cell, self.key = bench, tests, cell, key
         self.config = config = bench.config
         self.lines: list[dict[str, object]] = []

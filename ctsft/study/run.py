@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,17 +12,19 @@ import tyro
 from transformers.utils import logging as transformers_logging
 
 from ctsft.errors import UserError
+from ctsft.models.load import device_of
 from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer
 from ctsft.storage import remove_leftovers, write_atomic, write_json
 from ctsft.study.config import StudyConfig
+from ctsft.study.estimate import estimate
 from ctsft.study.executors import EXECUTORS, job_of
-from ctsft.study.grid import Cell
-from ctsft.study.probes import Tests
+from ctsft.study.helping import check_team, help_out
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
-from ctsft.tuning.arms import get_arm
+from ctsft.tuning.team import team_on
 
 
 def main(
@@ -42,7 +42,13 @@ def main(
     transformers_logging.disable_progress_bar()
     try:
         with stoppable():
-            sys.exit((study or run_study)(parse(presets, description, argv), table))
+            config = parse(presets, description, argv)
+            team = team_on(device_of(config.device))
+            check_team(config, team)
+            if team.rank:
+                sys.exit(help_out(config, team))
+            with team.dismissing():
+                sys.exit((study or run_study)(config, table))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -78,7 +84,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             print(f"label {label}: '{word}'")
     for finding in bench.findings:
         print(f"check: {finding}")
-    tests = Tests(bench)
+    tests = NamedTests(bench)
     job = job_of(bench, tests)
     keys = job.keys
     mine = set(config.part(list(keys)))
@@ -89,7 +95,9 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
-        _print_estimate(bench, keys, left)
+        for cell, key in keys.items():
+            print(f"  {'to run' if cell in left else 'done  '}  {key}")
+        print(estimate(bench, left))
         return 0
     names = (
         *(f"{config.task}/{language}" for language in (config.source, *config.targets)),
@@ -104,6 +112,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             "label_words": config.effective_task.label_words,
             "effective_device": str(bench.device),
             "threads": torch.get_num_threads(),
+            "processes": bench.team.size,
             "model_hash": bench.loaded.weights,
             **({"checks": bench.findings} if bench.findings else {}),
             "created": now(),
@@ -124,34 +133,6 @@ def prepare(folder: Path) -> None:
     probe.unlink(missing_ok=True)
     remove_leftovers(folder)
     mend(folder)
-
-
-def _print_estimate(bench: Workbench, keys: dict[Cell, str], left: list[Cell]) -> None:
-    """List the cells, and scale a measured forward pass to the work that is left."""
-    for cell, key in keys.items():
-        print(f"  {'to run' if cell in left else 'done  '}  {key}")
-    config = bench.config
-    rows = bench.prompts(config.source, "valid").subset(range(min(config.eval_batch, 64)))
-    bench.predict(rows)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        bench.predict(rows)
-        seconds.append((time.perf_counter() - started) / len(rows))
-    forward = statistics.median(seconds)
-    sizes = {name: len(bench.split(config.source, name).examples) for name in ("valid", "test")}
-    work = sum(
-        config.epochs * cell.n_target * get_arm(cell.arm).scope.passes + sizes["valid"] + 2 * sizes["test"]
-        for cell in left
-    )
-    seeds = {cell.seed for cell in left}
-    work += len(seeds) * (3 * config.epochs * config.n_source + sizes["valid"] + sizes["test"])
-    scoring = len({cell.seed for cell in left if get_arm(cell.arm).needs_heads}) * config.score_rows
-    work += scoring * (bench.anatomy.n_heads / 2 if config.scorer == "cdt" else 4)
-    print(
-        f"about {work * forward / 60:.0f} minutes, at a measured {forward * 1000:.1f} ms for a row's forward pass "
-        "(competence and scores that are already stored cost less)"
-    )
 
 
 def _print_results(bench: Workbench, path: Path, keys: set[str], table: Callable[[Results], str]) -> None:

@@ -7,12 +7,10 @@ always by writing weights in place; nothing is reloaded between cells.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -21,125 +19,42 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from ctsft.errors import CellFailed, UserError
-from ctsft.evaluation import Predictions, predict, scores
 from ctsft.heads import Head
-from ctsft.models.load import device_of, load_model, weight_hash
+from ctsft.models.load import device_of, weight_hash
 from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
+from ctsft.study.answering import Answering
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, short_hash, theta1_settings
 from ctsft.study.record import git_commit, now, peak_memory_mb, versions
-from ctsft.tasks.checks import findings
-from ctsft.tasks.prompts import Encoded, encode, label_tokens
-from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, pools
+from ctsft.tasks.prompts import Encoded
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable, trained_weights
-from ctsft.tuning.extra_rows import Material
 from ctsft.tuning.gradients import Job
-from ctsft.tuning.loop import Objective, Recipe, label_loss, text_loss, train
-from ctsft.tuning.ngrams import FittedNGrams
+from ctsft.tuning.loop import Gradients, Objective, Recipe, help_train, label_loss, text_loss, train
 from ctsft.tuning.slices import read_slices, write_slices
+from ctsft.tuning.team import team_on
 
 
-class Workbench:
+@dataclass(frozen=True)
+class Training:
+    """One call of the training loop, as the other processes of a team need it to take part."""
+
+    arm: Arm
+    heads: list[Head]
+    rows: Encoded
+    micro_batch: int
+    seed: int
+    objective: Objective
+
+
+class Workbench(Answering):
     """Holds the model, the data and the current state of the weights for `config`."""
 
     def __init__(self, config: StudyConfig):
-        self.device = device_of(config.device)
-        if config.dtype == "auto":
-            config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
-        self.config, self.task = config, config.effective_task
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-        # Data first: a missing file must show before a large model is loaded.
-        self.rows: dict[tuple[str, str], Rows] = {}
-        source_train = self.split(config.source, "train")
-        targets_train = {target: self.split(target, "train") for target in config.targets}
-        self.pool_a, self.pools_b = pools(self.task, source_train, targets_train)
-        self.source_rows = self._source_rows(source_train)
-        for target, name in product(config.targets, SPLITS if self.task.parallel else ()):
-            check_aligned(self.split(config.source, name), self.split(target, name))
-        for target, pool in self.pools_b.items():
-            if max(config.n_targets) > len(pool):
-                raise UserError(
-                    f"--n-targets asks for {max(config.n_targets)} rows, but {target} has {len(pool)} to train on. "
-                    f"Ask for at most {len(pool)}."
-                )
-        self._check_scoring_rows(source_train)
-        self.findings = self._findings()
-        self.loaded = load_model(config.model, config.revision, str(self.device))
-        self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
-        longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
-        longest -= self.loaded.layout.first_position
-        if config.max_tokens > longest:
-            raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
-        self.label_tokens = label_tokens(self.loaded.tokenizer, self.task, self.loaded.layout)
-        self.encoded: dict[tuple[str, str], Encoded] = {}
+        self.team = team_on(device_of(config.device))  # before the model: it says which GPU is this process's
+        super().__init__(config)
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
         self.base = self._snapshot()
-        # While an arm without a model is measured, this answers in the model's place.
-        self.classifier: FittedNGrams | None = None
-
-    # ---- data -------------------------------------------------------------------------------------------------
-
-    def split(self, language: str, name: str) -> Rows:
-        if (language, name) not in self.rows:
-            self.rows[language, name] = self.task.load(language, name, self.config.data_folder)
-        return self.rows[language, name]
-
-    def _source_rows(self, train: Rows) -> Rows:
-        """Where the rows of the competence stage come from: pool A, or the task's further rows when it is too small."""
-        n_source, language = self.config.n_source, self.config.source
-        if n_source <= len(self.pool_a):
-            return replace(train, examples=tuple(train.by_id(self.pool_a)))
-        if self.task.more_source_rows is None:
-            raise UserError(f"--n-source is {n_source}, but pool A has {len(self.pool_a)} rows.")
-        rows = self.task.more_source_rows(language, self.config.data_folder)
-        if n_source > len(rows.examples):
-            raise UserError(f"--n-source is {n_source}, but {self.task.name} has {len(rows.examples)} further rows.")
-        self.rows[language, rows.split] = rows
-        return rows
-
-    def _check_scoring_rows(self, train: Rows) -> None:
-        """Rows of every label must be left to score on when the mean has taken its own."""
-        counts = Counter(example.label for example in train.by_id(self.pool_a))
-        label, scarcest = min(((n, counts[n]) for n in range(len(self.task.labels))), key=lambda pair: pair[1])
-        per_label = self.config.mean_rows // len(self.task.labels)
-        apart = self.config.pool == "disjoint"
-        if apart and scarcest <= per_label and any(get_arm(arm).needs_heads for arm, _ in self.config.arm_depths()):
-            raise UserError(
-                f"--mean-rows {self.config.mean_rows} takes {per_label} source rows of each label, but there are "
-                f"{scarcest} of '{self.task.labels[label]}', and none would be left to score heads on. Lower it."
-            )
-
-    def _findings(self) -> list[str]:
-        """What is odd about a user's own rows; published ones were looked at when their task was added."""
-        if self.task.published:
-            return []
-        languages = (self.config.source, *self.config.targets)
-        rows = {pair: self.split(*pair).examples for pair in product(languages, SPLITS)}
-        return findings(self.task, self.config.source, self.config.targets, rows)
-
-    def prompts(self, language: str, name: str) -> Encoded:
-        """A whole split as prompts, in the official order."""
-        if (language, name) not in self.encoded:
-            self.encoded[language, name] = self.encode(self.split(language, name).examples)
-        return self.encoded[language, name]
-
-    def encode(self, examples: Sequence[Example]) -> Encoded:
-        """Rows as prompts of at most --max-tokens tokens."""
-        return encode(self.loaded.tokenizer, self.task, examples, self.config.max_tokens, self.loaded.layout)
-
-    def predict(self, rows: Encoded, words: Sequence[int] | None = None) -> Predictions:
-        """Answers in the study's own label words, or in the tokens `words` of another task."""
-        words, layout = words or self.label_tokens, self.loaded.layout
-        if self.classifier is not None:
-            return self.classifier.answer(rows, words)
-        return predict(self.model, rows, words, layout, self.config.eval_batch, self.autocast)
-
-    def accuracy(self, language: str, name: str) -> tuple[Predictions, dict[str, float]]:
-        rows = self.prompts(language, name)
-        predictions = self.predict(rows)
-        return predictions, scores(predictions.labels, rows.labels)
 
     # ---- weights ----------------------------------------------------------------------------------------------
 
@@ -177,7 +92,7 @@ class Workbench:
             if arm.classifier is not None:
                 rows = rows or self.training_rows(arm, cell)
                 valid = self.prompts(cell.target, "valid")
-                self.classifier = arm.classifier.fit(rows, valid, self._text_of)
+                self.classifier = arm.classifier.fit(rows, valid, self.text_of)
                 trained = self.classifier.weights
             if arm.first is not None:
                 self._read_target_text(arm, cell)
@@ -192,53 +107,11 @@ class Workbench:
             else:
                 write_slices(self.model, before)
 
-    def training_rows(self, arm: Arm, cell: Cell) -> Encoded:
-        """The cell's n target rows, and those that its arm adds."""
-        examples = self.split(cell.target, "train").by_id(draw(self.pools_b[cell.target], cell.n_target, cell.seed))
-        if arm.extra_rows is None:
-            return self.encode(examples)
-        source, task, folder = self.config.source, self.task, self.config.data_folder
-        material = Material(
-            examples,
-            self.source_rows.by_id(self._competence_ids(cell.seed)),
-            lambda: task.dictionary(source, cell.target, folder),
-            cell.seed,
-        )
-        return self.encode([*examples, *arm.extra_rows.examples(material)])
-
-    def _competence_ids(self, seed: int) -> list[str]:
-        """The source rows that theta1 of `seed` is tuned on."""
-        return draw([example.id for example in self.source_rows.examples], self.config.n_source, seed)
-
     def _read_target_text(self, arm: Arm, cell: Cell) -> None:
         """Language modelling on the target's training texts, without their labels."""
         texts = self.texts(self.split(cell.target, "train").examples)
         recipe = replace(self._recipe(self.config.source_lr), epochs=arm.first.epochs)
         self._train(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
-
-    @staticmethod
-    def text(example: Example) -> str:
-        """All that a row says, without the prompt around it."""
-        return " ".join(filter(None, (example.text, example.pair)))
-
-    def texts(self, examples: Sequence[Example]) -> Encoded:
-        """The bare texts as tokens, of at most --max-tokens, after a start token where the tokenizer has one."""
-        if self.anatomy.family.masked:
-            raise CellFailed(
-                "a masked language model does not predict a text word by word; leave out dapt arms and --bystanders"
-            )
-        tokenizer = self.loaded.tokenizer
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        size = self.config.max_tokens - len(start)
-        ids = tokenizer([self.text(example) for example in examples], add_special_tokens=False)["input_ids"]
-        return Encoded(
-            tuple((*start, *one[:size]) for one in ids),
-            tuple(example.label for example in examples),
-            tuple(example.id for example in examples),
-        )
-
-    def _text_of(self, prompt: Sequence[int]) -> str:
-        return self.loaded.tokenizer.decode(prompt)
 
     def _recipe(self, lr: float) -> Recipe:
         return Recipe(lr, self.config.epochs, self.config.batch_size, micro_batch=self.config.micro_batch)
@@ -254,9 +127,12 @@ class Workbench:
         objective: Objective = label_loss,
     ) -> None:
         policy, layout = self.config.kv_policy, self.loaded.layout
+        training = Training(arm, heads, rows, recipe.micro_batch, order_seed, objective)
+        weights = list(self.model.parameters())  # before the arm adds any
         with (
             self._checkpointing(),
             trainable(self.model, self.anatomy, arm, heads, policy, order_seed) as (parameters, held),
+            self.team.leading(training, weights),
         ):
 
             def run(adjust: Callable[[], float] | None = None, look: Callable[[int], None] | None = None) -> None:
@@ -273,6 +149,7 @@ class Workbench:
                     look,
                     objective,
                     adjust,
+                    self.team,
                 )
 
             def look(epoch: int) -> None:
@@ -281,12 +158,34 @@ class Workbench:
 
             adjust = None
             if arm.gradient_rule is not None:
-                source = self.encode(self.source_rows.by_id(self._competence_ids(order_seed)))
+                source = self.encode(self.source_rows.by_id(self.competence_ids(order_seed)))
                 trained = trained_weights(self.model, self.anatomy, arm, heads, policy)
                 words, autocast = self.label_tokens, self.autocast
                 job = Job(self.model, parameters, source, words, layout, autocast, trained, run)
                 adjust = arm.gradient_rule.begin(job)
             run(adjust, after_epoch and look)
+
+    def take_part(self, training: Training) -> None:
+        """In the other processes of a team: do their share of what the first process trains in `_train`."""
+        self.team.spread(self.model.parameters())
+        policy, layout = self.config.kv_policy, self.loaded.layout
+        with (
+            self._checkpointing(),
+            trainable(self.model, self.anatomy, training.arm, training.heads, policy, training.seed) as parts,
+        ):
+            parameters, held = parts
+            gradients = Gradients(
+                self.model,
+                parameters,
+                training.rows,
+                self.label_tokens,
+                layout,
+                self.autocast,
+                training.objective,
+                training.micro_batch,
+                self.team,
+            )
+            help_train(gradients, held.write_back, training.seed)
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
@@ -315,6 +214,13 @@ class Workbench:
             "dtype": self.config.dtype,
         }
 
+    def theta1_paths(self, seed: int) -> tuple[Path, Path]:
+        """Where theta1 of `seed` is kept: what it is, and its weights."""
+        settings = theta1_settings(self.config, self.loaded.weights)
+        name = f"{self.config.source}-n{self.config.n_source}-s{seed}-{short_hash(settings)}"
+        weights = self.config.folder / "cache" / "theta1" / f"{name}.safetensors"
+        return self.config.folder / "theta1" / f"{name}.json", weights
+
     def theta1_of(self, seed: int) -> dict[str, float]:
         """Put the model into theta1 of `seed`: read it back if it was trained before, else train it.
 
@@ -322,16 +228,13 @@ class Workbench:
         """
         if self.theta1_seed == seed:
             return self.theta1_scores
-        settings = theta1_settings(self.config, self.loaded.weights)
-        name = f"{self.config.source}-n{self.config.n_source}-s{seed}-{short_hash(settings)}"
-        about_path = self.config.folder / "theta1" / f"{name}.json"
-        weights_path = self.config.folder / "cache" / "theta1" / f"{name}.safetensors"
+        about_path, weights_path = self.theta1_paths(seed)
         self.theta1_seed = None
         # Whoever comes second waits, and reads what the first has made.
         with locked(about_path, waiting=f"waiting for theta1 of seed {seed}, which another process makes"):
             about = self._stored_theta1(about_path, weights_path)
             if about is None:
-                about = self._make_competent(seed, settings)
+                about = self._make_competent(seed)
                 write_atomic(weights_path, save(self._snapshot()))
                 write_sealed(about_path, about)
         self.theta1, self.theta1_seed, self.theta1_scores = self._snapshot(), seed, about
@@ -357,11 +260,11 @@ class Workbench:
             return None
         return about
 
-    def _make_competent(self, seed: int, settings: dict) -> dict:
+    def _make_competent(self, seed: int) -> dict:
         config = self.config
         tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
         self._restore(self.base)
-        ids = self._competence_ids(seed)
+        ids = self.competence_ids(seed)
         rows = self.encode(self.source_rows.by_id(ids))
         started = time.perf_counter()
         recipe = replace(
@@ -375,7 +278,7 @@ class Workbench:
         _, valid = self.accuracy(config.source, "valid")
         return {
             "seed": seed,
-            **settings,
+            **theta1_settings(config, self.loaded.weights),
             "row_ids": ids,
             "test_accuracy": test["accuracy"],
             "test_macro_f1": test["macro_f1"],

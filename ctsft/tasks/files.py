@@ -12,10 +12,8 @@ used is an error that names its file and line.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -23,20 +21,11 @@ from string import Formatter
 from typing import Literal
 
 from ctsft.errors import UserError
-from ctsft.tasks.task import SPLITS, Example, Rows, Task
+from ctsft.tasks.formats import holds_rows
+from ctsft.tasks.tables import COLUMNS, Table
+from ctsft.tasks.task import Rows, Task
 
-NAMES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
-# The names that a column has without a declaration.
-COLUMNS = {
-    "text": ("text", "premise"),
-    "pair": ("pair", "hypothesis"),
-    "label": ("label",),
-    "id": ("id",),
-    "group": ("group",),
-}
-REQUIRED = ("text", "label")
 FEWEST_LABELS, MOST_LABELS = 2, 20
-LONGEST_FIELD = 2**24  # characters; the csv module's own limit of 131,072 is shorter than some documents
 SPARE = 5  # one row in five of a parallel training split is a target row, as in NusaX (100 of 500)
 
 
@@ -101,7 +90,7 @@ def _is_table(value: object) -> bool:
 def own_task(name: str, folder: Path) -> Task:
     """The task that DATA_DIR/<name> holds; its languages are the folders inside, its labels those of the rows."""
     declared = Declaration.read(folder / "task.json")
-    languages = tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and _holds_rows(path))
+    languages = tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and holds_rows(path))
     if not languages:
         raise UserError(
             f"{folder} holds no language. Expected folders such as {name}/javanese/ with train, valid and test as "
@@ -169,193 +158,3 @@ def _labels_of(tables: Mapping[str, Table]) -> tuple[str, ...]:
             )
     numbers = all(label.removeprefix("-").isdecimal() for label in everywhere)
     return tuple(sorted(everywhere, key=int if numbers else None))
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row as it stands in a file."""
-
-    number: int
-    text: str
-    pair: str
-    label: str
-    id: str
-    group: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows of one language and split, before their labels are known to be the task's."""
-
-    where: str
-    lines: tuple[Line, ...]
-    has_pairs: bool
-    sha256: str
-
-    @classmethod
-    def read(cls, folder: Path, split: str, columns: Mapping[str, str]) -> Table:
-        """Find the split in a language's folder, in whatever form, and read its columns."""
-        source = _saved(folder, split) if (folder / "dataset_dict.json").is_file() else _file(folder, split)
-        where, sha256, records = source
-        lines: list[Line] = []
-        chosen: dict[str, str] = {}
-        for number, record in records:
-            chosen = chosen or _columns(record, columns, where)
-            values = {name: _text(record, column, where, number) for name, column in chosen.items()}
-            for name in REQUIRED + (("pair",) if "pair" in chosen else ()):
-                if not values[name]:
-                    raise UserError(f"{where}, line {number}: the field '{chosen[name]}' is empty.")
-            line = {"pair": "", "group": ""} | values | {"id": values.get("id") or f"{split}-{len(lines) + 1}"}
-            lines.append(Line(number, **line))
-        if not lines:
-            raise UserError(f"{where} has no rows.")
-        return cls(where, tuple(lines), "pair" in chosen, sha256)
-
-    def rows(self, language: str, split: str, labels: tuple[str, ...], paired: bool) -> Rows:
-        """The rows with their labels as numbers."""
-        if self.has_pairs != paired:
-            raise UserError(f"{self.where}: some files of this task have a second text and some have not.")
-        for line in self.lines:
-            if line.label not in labels:
-                raise UserError(
-                    f"{self.where}, line {line.number}: unknown label '{line.label}'. Valid: {', '.join(labels)}."
-                )
-        examples = tuple(Example(e.id, e.text, labels.index(e.label), e.pair, e.group) for e in self.lines)
-        return Rows(language, split, examples, self.sha256)
-
-
-Records = Iterator[tuple[int, Mapping[str, object]]]
-
-
-def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: str) -> dict[str, str]:
-    """Which column holds what, by declaration or by name."""
-    chosen = {}
-    for name, usual in COLUMNS.items():
-        candidates = [declared[name]] if name in declared else [column for column in usual if column in record]
-        if len(candidates) > 1:
-            raise UserError(f"{where} has the columns {candidates}; say in task.json which of them is the {name}.")
-        if candidates and candidates[0] in record:
-            chosen[name] = candidates[0]
-        elif name in REQUIRED or name in declared:
-            raise UserError(
-                f"{where}: no column '{candidates[0] if candidates else name}'; found {list(record)}. "
-                f'Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
-            )
-    return chosen
-
-
-def _text(record: Mapping[str, object], column: str, where: str, number: int) -> str:
-    value = record.get(column)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UserError(f"{where}, line {number}: the field '{column}' must be text, not {value!r}.")
-    return str(value).strip()
-
-
-# ---- the forms that files have ------------------------------------------------------------------------------------
-
-
-def _json_lines(path: Path) -> Records:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}). One object a line is expected.") from error
-            if not isinstance(record, dict):
-                raise UserError(f"{path}, line {number}: expected an object with text and label.")
-            yield number, record
-
-
-def _separated(path: Path) -> Records:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from separated(file, str(path), path.suffix)
-
-
-def separated(lines: Iterator[str], where: str, kind: str) -> Records:
-    """Rows of text with a header, .csv or .tsv, one at a time; a row of another width is refused.
-
-    Tab-separated text has no quoting: a quotation mark is a character like any other, so no row can swallow the next.
-    """
-    csv.field_size_limit(LONGEST_FIELD)
-    form = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind == ".tsv" else dict(delimiter=",", strict=True)
-    reader = csv.reader(lines, **form)
-    try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise UserError(f"{where}: the header names a column twice: {header}.")
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{where}, line {reader.line_num}: {len(row)} fields, but the header has {len(header)} {header}. "
-                    "Is a comma or a line break in a text without quotation marks?"
-                )
-            yield reader.line_num, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{where}, line {reader.line_num}: {error}.") from error
-
-
-READERS: dict[str, Callable[[Path], Records]] = {
-    ".csv": _separated,
-    ".tsv": _separated,
-    ".jsonl": _json_lines,
-}
-
-
-def _holds_rows(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or any((folder / f"train{kind}").is_file() for kind in READERS)
-
-
-def _file(folder: Path, split: str) -> tuple[str, str, Records]:
-    """(its name for messages, its sha256, its rows)."""
-    paths = [folder / f"{name}{kind}" for name in NAMES[split] for kind in READERS]
-    found = [path for path in paths if path.is_file()]
-    if len(found) != 1:
-        problem = f"both {found[0].name} and {found[1].name}" if found else f"no {split} file"
-        raise UserError(f"{folder} holds {problem}; exactly one of {', '.join(p.name for p in paths)} is needed.")
-    [path] = found
-    return str(path), hashlib.sha256(path.read_bytes()).hexdigest(), _decoded(path)
-
-
-def _decoded(path: Path) -> Records:
-    try:
-        yield from READERS[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
-
-
-def _saved(folder: Path, split: str) -> tuple[str, str, Records]:
-    """A split of a folder that `DatasetDict.save_to_disk` wrote; class numbers become their names."""
-    import datasets
-
-    try:
-        splits = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read the datasets folder {folder}: {error}.") from error
-    names = [name for name in NAMES[split] if name in splits]
-    if len(names) != 1:
-        raise UserError(f"{folder} has the splits {list(splits)}; exactly one of {list(NAMES[split])} is needed.")
-    rows = splits[names[0]]
-    digest = hashlib.sha256()
-    for path in sorted((folder / names[0]).glob("*.arrow")):
-        digest.update(path.read_bytes())
-    classes = {name: kind for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
-
-    def records() -> Records:
-        for number, record in enumerate(rows, start=1):
-            yield number, record | {name: _class_name(kind, record[name]) for name, kind in classes.items()}
-
-    return str(folder / names[0]), digest.hexdigest(), records()
-
-
-def _class_name(kind, number: int | None) -> str:
-    """An empty string for a row without a class (which `datasets` writes as None or -1)."""
-    return kind.int2str(number) if number is not None and number >= 0 else ""
-
-
-assert set(NAMES) == set(SPLITS)

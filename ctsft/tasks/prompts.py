@@ -140,6 +140,12 @@ def answers(tokenizer, task: Task, layout: Layout) -> tuple[list[int], list[int]
         if len(added) == shared:
             raise UserError(f"all other label words begin with '{word}', so no token tells it apart. Choose others.")
     tokens = [added[shared] for added in pieces]
+    for word, token in zip(task.label_words, tokens, strict=True):
+        if token == tokenizer.unk_token_id:
+            raise UserError(
+                f"the label word '{word}' is unknown to this tokenizer. Choose a word that it holds: label_words in "
+                "task.json, or --label-words."
+            )
     for token in tokens:
         same = [word for word, other in zip(task.label_words, tokens, strict=True) if other == token]
         if len(same) > 1:
@@ -147,8 +153,6 @@ def answers(tokenizer, task: Task, layout: Layout) -> tuple[list[int], list[int]
                 f"the label words {same} share one token ({tokenizer.convert_ids_to_tokens([token])[0]!r}) where they "
                 "should be told apart; choose distinct words."
             )
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
-        raise UserError(f"one of the label words {list(task.label_words)} is unknown to this tokenizer.")
     return pieces[0][:shared], tokens
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ctsft.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+MAX_TOKENS = 128  # of a prompt, as in the paper
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ class Switch:
         for name, delta in deltas.items():
             if delta.base != actual:
                 raise UserError(_other_weights(f"the delta '{name}'", delta.base, actual))
-        self.model, self.deltas, self.current = model, dict(deltas), None
+        self.model, self.deltas = model, dict(deltas)
+        self.current: str | None = None
         device = next(model.parameters()).device
         self._values = {
             name: {piece: value.to(device) for piece, value in delta.values.items()} for name, delta in deltas.items()

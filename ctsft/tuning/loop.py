@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ctsft.errors import CellFailed
 from ctsft.memory import with_less
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
+from ctsft.tuning.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     objective: Objective = label_loss,
     adjust: Callable[[], float] | None = None,
+    team: Team = ALONE,
 ) -> list[float]:
     """Minimise the objective: by default the cross-entropy of the label token at the label position.
 
-    A batch is cut into micro-batches of rows of similar length; the losses are summed and divided by the size of the
-    batch, so the gradient is that of the whole batch while little of the work is padding. `adjust` is called when the
-    gradients are whole and not clipped yet: it may change them, and returns what it adds to the loss. `after_epoch` is
-    called with 1, 2, ... and the model in evaluation mode. Returns the loss of every step. Raises CellFailed when a
-    loss is not finite.
+    `adjust` is called when the gradients are whole and not clipped yet: it may change them, and returns what it adds to
+    the loss. `after_epoch` is called with 1, 2, ... and the model in evaluation mode. The first process of a `team`
+    calls this; the others call `help_train`. Returns the loss of every step. Raises CellFailed when a loss is not
+    finite.
     """
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     torch.manual_seed(order_seed)  # dropout, in the models that have it
@@ -99,19 +100,15 @@ def train(
         optimizer, lambda step: learning_rate_factor(step, total, recipe.warmup)
     )
     losses: list[float] = []
-    micro_batch = recipe.micro_batch
+    gradients = Gradients(model, parameters, rows, label_tokens, layout, autocast, objective, recipe.micro_batch, team)
     model.train()
     try:
         for epoch in range(1, recipe.epochs + 1):
             order = torch.randperm(len(rows), generator=generator).tolist()
             for start in range(0, len(rows), recipe.batch_size):
-                batch = rows.subset(order[start : start + recipe.batch_size])
-
-                def gradients(size: int, batch: Encoded = batch) -> tuple[float, int]:
-                    optimizer.zero_grad(set_to_none=True)  # also what a try without enough memory left behind
-                    return _accumulate(model, batch, label_tokens, layout, size, autocast, objective), size
-
-                loss, micro_batch = with_less(gradients, micro_batch, "train on one row at a time; try --checkpointing")
+                batch = order[start : start + recipe.batch_size]
+                team.announce(batch, parameters)
+                loss = gradients.of(batch)
                 if adjust is not None:
                     loss += adjust()
                 if not math.isfinite(loss):
@@ -130,12 +127,68 @@ def train(
     return losses
 
 
-def _accumulate(model, batch: Encoded, label_tokens, layout, micro_batch, autocast, objective) -> float:
-    """Backward through one batch, micro-batch by micro-batch; returns its mean loss."""
+@dataclass
+class Gradients:
+    """The gradient of a batch, taken on `micro_batch` rows at a time (fewer where memory runs out)."""
+
+    model: nn.Module
+    parameters: Sequence[nn.Parameter]
+    rows: Encoded
+    label_tokens: Sequence[int]
+    layout: Layout
+    autocast: torch.autocast
+    objective: Objective
+    micro_batch: int
+    team: Team = ALONE
+
+    def of(self, batch: Sequence[int]) -> float:
+        """Leave the gradient of the mean loss of the rows numbered `batch` in the parameters; returns that loss.
+
+        The batch is cut into micro-batches of rows of similar length; their losses are summed and divided by the size
+        of the batch, so the gradient is that of the whole batch while little of the work is padding. Of a team, every
+        process calls this with the same numbers.
+        """
+        rows = self.rows.subset(batch)
+        mine = rows.subset(self.team.own([i for [i] in by_length(rows.prompts, 1)]))
+
+        def run(size: int) -> tuple[float, int]:
+            for parameter in self.parameters:
+                parameter.grad = None  # also what a try without enough memory left behind
+            loss = _accumulate(
+                self.model, mine, self.label_tokens, self.layout, size, self.autocast, self.objective, len(rows)
+            )
+            return loss, size
+
+        def gradients() -> float:
+            loss, self.micro_batch = with_less(run, self.micro_batch, "train on one row at a time; try --checkpointing")
+            return loss
+
+        return self.team.summed(self.parameters, gradients)
+
+
+def help_train(gradients: Gradients, after_step: Callable[[], None], seed: int) -> None:
+    """What the other processes of a team do while the first calls `train`: they take their share of every batch."""
+    team = gradients.team
+    torch.manual_seed(seed + team.rank)  # dropout, in the models that have it: other masks for other rows
+    gradients.model.train()
+    try:
+        while (batch := team.receive()) is not None:
+            team.spread(gradients.parameters)
+            after_step()
+            try:
+                gradients.of(batch)
+            except CellFailed:
+                continue  # the first process has it too, and goes on to another cell
+    finally:
+        gradients.model.eval()
+
+
+def _accumulate(model, rows: Encoded, label_tokens, layout, micro_batch, autocast, objective, whole: int) -> float:
+    """Backward through rows of a batch of `whole`, micro-batch by micro-batch; returns their part of its mean loss."""
     total = 0.0
     with _plain_attention(autocast):
-        for group in by_length(batch.prompts, micro_batch):
-            loss = objective(model, batch.subset(group), label_tokens, layout, autocast) / len(batch)
+        for group in by_length(rows.prompts, micro_batch):
+            loss = objective(model, rows.subset(group), label_tokens, layout, autocast) / whole
             loss.backward()
             total += loss.item()
     return total

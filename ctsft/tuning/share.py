@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -17,22 +18,33 @@ from ctsft.models.load import Loaded
 from ctsft.storage import write_json
 from ctsft.tuning.delta import FILE, HeadDelta
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 ABOUT = "ctsft.json"
 
 
 def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> None:
     """Write the model as it is now, with its tokenizer, as a folder that `from_pretrained` loads without ctsft.
 
-    Apply a delta first to merge it. `about` (a delta's own `about`, say) goes into ctsft.json beside the weights, where
-    `ctsft predict` finds the prompt and the temperature.
+    `about` goes into ctsft.json beside the weights, where `ctsft predict` finds the prompt and the temperature.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; give a new folder.")
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    cast("PreTrainedModel", loaded.model).save_pretrained(folder)
+    cast("PreTrainedTokenizerBase", loaded.tokenizer).save_pretrained(folder)
     if about:
         write_json(folder / ABOUT, dict(about))
+
+
+def merge(loaded: Loaded, delta: HeadDelta, folder: str | Path) -> None:
+    """Write the model with `delta` in it as a full checkpoint, see `export`; the model in memory stays as it was.
+
+    Raises UserError where the delta was made on other weights.
+    """
+    with delta.on(loaded.model):
+        export(loaded, folder, delta.about)
 
 
 def about_checkpoint(folder: str | Path) -> dict:

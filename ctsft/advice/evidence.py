@@ -1,0 +1,70 @@
+"""What our result rows say of every setting and arm, as a table that travels with the package.
+
+python -m ctsft.advice.evidence results/demo results/small      # part of `make tables`: writes evidence.csv again
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctsft.errors import UserError
+from ctsft.report.claims import MARGIN
+from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.storage import write_atomic
+
+SETTING = ["preset", "task", "n_source", "target", "n_target"]
+START = ["task", "n_source", "target", "seed"]
+COMPETENT = 2 * MARGIN  # how far a start must be above the majority class to be one
+DIGITS = 6
+
+
+def shipped() -> pd.DataFrame:
+    """The table that was made of the committed rows; see `evidence`."""
+    table = pd.read_csv(str(files("ctsft.advice").joinpath("evidence.csv")))
+    return table.astype({"depth": "Int64"})
+
+
+def evidence(folders: Sequence[Path]) -> pd.DataFrame:
+    """One line per setting, arm and depth of the rows in `folders`, means over seeds, every arm at its validated rate.
+
+    `transfer` is zero-shot accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost`
+    what it takes from the source, both in accuracy; `cells` is the number of rows. Settings whose start is no better
+    than the majority class are left out, because there is no transfer to advise on.
+    """
+    parts = []
+    for folder in folders:
+        rows = at_papers_share(at_validated_rate(Results.read(folder).rows))
+        start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
+        rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)
+        rows["transfer"] = rows["zero_shot"] / rows["source_accuracy_before"]
+        rows["gain"] = rows["accuracy"] - rows["zero_shot"]
+        rows["cost"] = rows["source_accuracy_before"] - rows["source_accuracy"]
+        majority = rows["source_gold"].map(lambda gold: np.bincount(gold).max() / len(gold))
+        rows["above"] = rows["source_accuracy_before"] - majority
+        parts.append(rows[rows.groupby(SETTING)["above"].transform("mean") > COMPETENT])
+    if not parts:
+        raise UserError("advice needs result rows: give --results folders, such as results/demo, or leave it out.")
+    table = (
+        pd.concat(parts)
+        .groupby([*SETTING, "arm", "depth"], dropna=False, as_index=False)
+        .agg(
+            transfer=("transfer", "mean"),
+            gain=("gain", "mean"),
+            cost=("cost", "mean"),
+            cells=("cell", "size"),
+            lr=("lr", lambda rates: rates.mode().iloc[0]),
+        )
+    )
+    return table.round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
+
+
+if __name__ == "__main__":
+    home = Path(str(files("ctsft.advice"))) / "evidence.csv"
+    write_atomic(home, evidence([Path(name) for name in sys.argv[1:]]).to_csv(index=False))
+    print(home)

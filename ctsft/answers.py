@@ -1,0 +1,92 @@
+"""A model's answers to labelled rows, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ctsft.calibration import calibration_error, confidence
+from ctsft.errors import UserError
+from ctsft.evaluation import Predictions, predict, scores
+from ctsft.models.load import Loaded
+from ctsft.report.stats import Interval, mean_interval
+from ctsft.tasks.prompts import Encoded, encode, label_tokens
+from ctsft.tasks.task import MAX_TOKENS, Example, Task
+
+EVAL_BATCH = 32
+
+
+def encode_rows(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Encoded:
+    """The rows as this model's prompts; refused where its positions end before `max_tokens`."""
+    longest = getattr(loaded.model.config, "max_position_embeddings", max_tokens)
+    longest -= loaded.layout.first_position
+    if max_tokens > longest:
+        raise UserError(f"max_tokens is {max_tokens}, but this model's positions end at {longest}.")
+    return encode(loaded.tokenizer, task, rows, max_tokens, loaded.layout)
+
+
+def answer(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Predictions:
+    """The model's answers as it is now, in float32, whatever it was tuned in."""
+    device = next(loaded.model.parameters()).device
+    encoded = encode_rows(loaded, task, rows, max_tokens)
+    exact = torch.autocast(device.type, torch.bfloat16, enabled=False)
+    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
+    return predict(loaded.model, encoded, tokens, loaded.layout, EVAL_BATCH, exact)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers and labels [N] of one split; confidences are those at `temperature`."""
+
+    predictions: Predictions
+    gold: np.ndarray
+    temperature: float = 1.0
+
+    @property
+    def accuracy(self) -> Interval:
+        """A fraction with its 95 % interval (bootstrap over rows)."""
+        return mean_interval((self.predictions.labels == self.gold)[None].astype(float))
+
+    @property
+    def macro_f1(self) -> float:
+        return scores(self.predictions.labels.tolist(), self.gold.tolist())["macro_f1"]
+
+    @property
+    def majority(self) -> float:
+        """What always giving the commonest label would score."""
+        return float(np.bincount(self.gold).max() / len(self.gold))
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of each answer among the label words, [N]."""
+        return confidence(self.predictions.logits, self.temperature)
+
+    @property
+    def calibration_error(self) -> float:
+        return calibration_error(self.confidence, self.predictions.labels == self.gold)
+
+    def __str__(self) -> str:
+        value, low, high = self.accuracy
+        return (
+            f"accuracy {value:.3f} [{low:.3f}, {high:.3f}], macro-F1 {self.macro_f1:.3f}, majority class "
+            f"{self.majority:.3f}, {len(self.gold)} rows"
+        )
+
+
+def evaluate(
+    loaded: Loaded,
+    task: Task,
+    language: str,
+    *,
+    split: str = "test",
+    temperature: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+) -> Evaluation:
+    """Answer every row of a split with the model as it is now; use `with delta.on(model.model):` around it."""
+    rows = task.load(language, split).examples
+    return Evaluation(
+        answer(loaded, task, rows, max_tokens), np.array([example.label for example in rows]), temperature
+    )

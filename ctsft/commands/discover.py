@@ -1,0 +1,57 @@
+"""`ctsft discover`: a score for every head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ctsft
+from ctsft.commands.options import OnModel, OnTask, in_colour, tell_checks
+
+
+@dataclass(frozen=True)
+class Discover:
+    """Score every attention head on labelled rows of the source language."""
+
+    using: OnModel
+    data: OnTask
+    source: str
+    """The language that the model is competent on."""
+    output: Path
+    """Where the scores go: OUTPUT.json, and OUTPUT.safetensors beside it."""
+    scorer: str = "cdt_linear"
+    """cdt_linear (one backward pass), or cdt (the paper's: a propagation for every head)."""
+    depth: int = 2
+    """How deep a circuit the scores should reach."""
+    share: float = 0.02
+    """Share of all heads in one depth of the circuit."""
+    mean_rows: int = 48
+    """Rows of the label-balanced mean, which stands for "no information"."""
+    score_rows: int = 48
+    """Other rows, which the model gets right, to score on."""
+    seed: int = 31
+    """Draws the rows."""
+
+    def run(self) -> None:
+        from ctsft.heatmap import terminal
+
+        task = self.data.load()
+        tell_checks(task, self.source)
+        loaded = self.using.load()
+        relevance = ctsft.discover(
+            loaded,
+            task,
+            self.source,
+            scorer=self.scorer,
+            depth=self.depth,
+            share=self.share,
+            mean_rows=self.mean_rows,
+            score_rows=self.score_rows,
+            seed=self.seed,
+            max_tokens=self.using.max_tokens,
+        )
+        relevance.save(self.output)
+        print(terminal(relevance, self.depth, self.share, in_colour()))
+        if not relevance.about["only_correct_rows"]:
+            print("note: the model never gives some label, so rows that it gets wrong were scored too")
+        print(f"scores: {self.output.with_suffix('.json')}")

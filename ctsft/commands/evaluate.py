@@ -1,0 +1,53 @@
+"""`ctsft evaluate`: how good are the answers?"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import ctsft
+from ctsft.commands.options import OnModel, OnTask, load_delta
+
+if TYPE_CHECKING:
+    from ctsft.models.load import Loaded
+    from ctsft.tasks.task import Task
+    from ctsft.tuning.delta import HeadDelta
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Accuracy with its interval, macro-F1 and calibration on a split; with --delta before and after."""
+
+    using: OnModel
+    data: OnTask
+    language: str
+    """The language to answer in."""
+    delta: str | None = None
+    """Folder or hub id of a head delta."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which rows to answer."""
+
+    def run(self) -> None:
+        from ctsft.tuning.share import about_checkpoint
+
+        task, loaded = self.data.load(), self.using.load()
+        self._answer("model", loaded, task, None, about_checkpoint(self.using.model))
+        if self.delta:
+            delta = load_delta(self.delta)
+            self._answer("with delta", loaded, task, delta, delta.about)
+
+    def _answer(self, name: str, loaded: Loaded, task: Task, delta: HeadDelta | None, about: dict) -> None:
+        with delta.on(loaded.model) if delta else contextlib.nullcontext():
+            found = ctsft.evaluate(
+                loaded,
+                task,
+                self.language,
+                split=self.split,
+                temperature=about.get("temperature", 1.0),
+                max_tokens=self.using.max_tokens,
+            )
+        # A temperature is a promise about the language that it was fitted on, and about no other.
+        fitted = f"calibrated on {about.get('language')}" if "temperature" in about else "not calibrated"
+        print(f"{name}: {found}")
+        print(f"{name}: calibration error {found.calibration_error:.3f} ({fitted})")

@@ -1,0 +1,91 @@
+"""What several commands ask for: the model, the labelled rows, files that were made before.
+
+Whatever loads a model library is imported when a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ctsft
+from ctsft.errors import UserError
+from ctsft.tasks.task import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctsft.discovery.relevance import Relevance
+    from ctsft.models.load import Loaded
+    from ctsft.tasks.task import Task
+    from ctsft.tuning.delta import HeadDelta
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """The model, and where it runs."""
+
+    model: str
+    """Hub id, folder (such as `ctsft tune --arm full` writes), .gguf file, or demo."""
+    revision: str | None = None
+    """Hub revision of the model."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    max_tokens: int = MAX_TOKENS
+    """Longest prompt; the text is cut, never the label field."""
+
+    def load(self) -> Loaded:
+        from transformers.utils import logging
+
+        from ctsft.models.load import device_of
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()  # that of reading weights; downloads keep theirs
+        return ctsft.load_model(self.model, self.revision, str(device_of(self.device)))
+
+
+@dataclass(frozen=True)
+class OnTask:
+    """The labelled rows."""
+
+    task: str
+    """nusax, xnli, smsa, demo, demo_entailment, or a folder in --data-dir that holds your own files."""
+    data_dir: Path | None = None
+    """Folder with the data; without it CTSFT_DATA_DIR, else published data are downloaded."""
+    label_words: tuple[str, ...] = ()
+    """One word per label, in the order of the labels; without them, the task's own."""
+
+    def load(self) -> Task:
+        folder = self.data_dir or os.environ.get("CTSFT_DATA_DIR") or None
+        return ctsft.load_task(self.task, folder, self.label_words)
+
+
+def tell_checks(task: Task, source: str, targets: Sequence[str] = ()) -> None:
+    """Print what is odd about a user's own rows, before anything is made of them."""
+    for finding in ctsft.check(task, source, targets):
+        print(f"check: {finding}", flush=True)
+
+
+def load_scores(path: Path) -> Relevance:
+    """What `ctsft discover` wrote; `path` may lack the ending."""
+    path = path if path.suffix == ".json" else path.with_name(path.name + ".json")
+    if not path.is_file() or not path.with_suffix(".safetensors").is_file():
+        raise UserError(
+            f"no scores at {path}: both the .json and the .safetensors that `ctsft discover` writes are needed."
+        )
+    try:
+        return ctsft.Relevance.load(path.with_suffix(""))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not hold scores: {error}.") from error
+
+
+def load_delta(name: str) -> HeadDelta:
+    """From a folder or file, else from the hub."""
+    return ctsft.HeadDelta.load(Path(name)) if Path(name).exists() else ctsft.pull(name)
+
+
+def in_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -1,0 +1,34 @@
+"""`ctsft show`: the scores of every head, for the eye."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ctsft.commands.options import in_colour, load_scores
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the scores of every head as a heat map, with the circuit marked; --png draws it."""
+
+    scores: Annotated[Path, tyro.conf.Positional]
+    """What `ctsft discover` wrote, or a file in results/<preset>/relevance/."""
+    depth: int = 2
+    """Depth of the circuit that is marked."""
+    share: float = 0.02
+    """Share of all heads in one depth."""
+    png: Path | None = None
+    """Write a picture here."""
+
+    def run(self) -> None:
+        from ctsft.heatmap import picture, terminal
+
+        relevance = load_scores(self.scores)
+        print(terminal(relevance, self.depth, self.share, in_colour()))
+        if self.png:
+            picture(relevance, self.share, self.png)
+            print(f"picture: {self.png}")

@@ -1,0 +1,104 @@
+"""`ctsft tune`: a head delta, or a whole checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import ctsft
+from ctsft.commands.options import OnModel, OnTask, load_scores, tell_checks
+from ctsft.errors import UserError
+from ctsft.heads import KVPolicy
+
+if TYPE_CHECKING:
+    from ctsft.discovery.relevance import Relevance
+    from ctsft.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Tune on labelled rows of a language; writes a head delta, or with --arm full a whole checkpoint."""
+
+    using: OnModel
+    data: OnTask
+    language: str
+    """The language to tune on."""
+    output: Path
+    """A new folder."""
+    arm: str = "circuit"
+    """circuit, near_zero, bottom or random (heads chosen by --scores, and the norms), norm_only, or full."""
+    role: Literal["source", "target"] = "target"
+    """source: make a base model competent; target: adapt it. In parallel data the two never share a sentence."""
+    scores: Path | None = None
+    """What `ctsft discover` wrote."""
+    depth: int = 2
+    """Depth of the circuit."""
+    share: float = 0.02
+    """Share of all heads in one depth of the circuit."""
+    n: int | None = None
+    """How many rows to tune on; without it, all that the role allows."""
+    lr: float = 5e-5
+    """Learning rate."""
+    epochs: int = 5
+    """How often every row is met."""
+    batch_size: int = 16
+    """Rows per optimizer step."""
+    micro_batch: int = 4
+    """Rows per forward and backward pass; does not change the gradient."""
+    kv_policy: KVPolicy = "shared"
+    """Whether the keys and values of a chosen head's group move."""
+    seed: int = 31
+    """Draws the rows, orders them, and draws random heads."""
+
+    def run(self) -> None:
+        from ctsft.tuning.arms import get_arm
+
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise UserError(f"{self.output} exists already; give a new folder with --output.")
+        arm, task = get_arm(self.arm), self.data.load()
+        scores = self._load_scores() if arm.needs_heads else None
+        self._tell_checks(task, scores)
+        loaded = self.using.load()
+        if scores and scores.about.get("weights", loaded.weights) != loaded.weights:
+            print("note: the scores were made on other weights than this model's")
+        heads = (
+            ctsft.choose(loaded, scores, arm=self.arm, depth=self.depth, share=self.share, seed=self.seed)
+            if scores
+            else ()
+        )
+        delta = ctsft.tune(
+            loaded,
+            task,
+            self.language,
+            arm=self.arm,
+            heads=heads,
+            rows=self.n,
+            role=self.role,
+            recipe=ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch),
+            kv_policy=self.kv_policy,
+            seed=self.seed,
+            max_tokens=self.using.max_tokens,
+        )
+        metrics = delta.about["metrics"]
+        print(f"validation: accuracy {metrics['accuracy']:.3f} on {metrics['rows']} rows that were not trained on")
+        if arm.moves == "all":
+            delta.apply(loaded.model)
+            ctsft.export(loaded, self.output, delta.about)
+            print(f"checkpoint: {self.output}")
+        else:
+            delta.save(self.output)
+            print(f"delta of {delta.size:,} weights for {delta.base}: {self.output}")
+
+    def _load_scores(self) -> Relevance:
+        if self.scores is None:
+            raise UserError(f"the arm '{self.arm}' chooses heads: give --scores, which `ctsft discover` writes.")
+        return load_scores(self.scores)
+
+    def _tell_checks(self, task: Task, scores: Relevance | None) -> None:
+        """Of both languages, where the scores say which the source was."""
+        source = scores.about.get("source") if scores and scores.about.get("task") == task.name else None
+        if self.role == "target" and source in task.languages and source != self.language:
+            tell_checks(task, source, [self.language])
+        else:
+            tell_checks(task, self.language)

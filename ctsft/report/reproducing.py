@@ -1,0 +1,219 @@
+"""The table of REPRODUCING.md: every table and figure with its script, rows, notebook, measured cost, numbers, verdict.
+
+python -m ctsft.report.reproducing results/demo results/small       # part of `make tables`: writes it again
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ctsft.report.claims import judge
+from ctsft.report.compare import SOURCE, accuracy
+from ctsft.report.paper import BEST, matching, of_the_paper, published
+from ctsft.report.render import GAP
+from ctsft.report.rows import Results
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
+from ctsft.storage import write_atomic
+
+PAGE = Path("REPRODUCING.md")
+START, END = "<!-- made by python -m ctsft.report.reproducing; do not edit -->\n", "<!-- end -->"
+HEADER = ("the paper's", "question", "script", "CSV", "drawn by", "notebook", "cost", "paper / ours", "verdict")
+TARGET = ("answers", "gold")
+ARMS = {BEST: "CT-SFT", "circuit": "CT-SFT", "full": "all weights"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: `numbers` are published tables (name, column) whose lines we ran too; `tables` show all lines."""
+
+    paper: str
+    question: str
+    script: str
+    csv: tuple[str, ...]
+    drawn_by: tuple[str, ...]
+    tables: tuple[str, ...]
+    claims: tuple[str, ...] = ()
+    notebook: str = ""
+    numbers: tuple[tuple[str, str], ...] = ()
+
+
+ENTRIES = (
+    Entry(
+        "tables 1, 2, 4, 5",
+        "does tuning the circuit reach the target?",
+        EXPERIMENT,
+        ("01_nusax_transfer.csv",),
+        ("paper", "transfer"),
+        ("table1", "table2", "table4", "table5"),
+        ("C1", "C3a", "C3b"),
+        "01_nusax_transfer",
+        (("table4_nusax_anchors", "accuracy"),),
+    ),
+    Entry(
+        "tables 6, 7",
+        "does it carry over to entailment?",
+        ENTAILMENT,
+        ("02_xnli_generalization.csv",),
+        ("paper",),
+        ("table6", "table7"),
+        ("C4", "C5"),
+        "02_xnli_generalization",
+        (("table7_xnli_source_retention", "source_accuracy"),),
+    ),
+    Entry(
+        "table 8",
+        "which head is scored highest?",
+        EXPERIMENT,
+        ("01_nusax_transfer.csv",),
+        ("paper",),
+        ("table8",),
+        (),
+        "circuits",
+    ),
+    Entry(
+        "the trade-off",
+        "do hard transfers want the circuit?",
+        "03_editing_preserving_tradeoff",
+        ("03_editing_preserving_tradeoff.csv",),
+        ("tradeoff",),
+        ("small_03_editing_preserving_tradeoff",),
+        ("C2",),
+        "03_editing_preserving_tradeoff",
+    ),
+    Entry(
+        "retention",
+        "what is forgotten?",
+        "04_forgetting",
+        ("04_forgetting.csv", "04_forgetting.probes.csv"),
+        ("forgetting",),
+        ("small_04_forgetting",),
+        ("C3a", "C3b", "C7"),
+        "04_forgetting",
+    ),
+    Entry(
+        GAP,
+        "is the circuit faithful?",
+        "05_faithfulness",
+        ("05_faithfulness.sets.csv", "05_faithfulness.known.csv"),
+        ("faithfulness",),
+        ("demo_05_scorers", "demo_05_known"),
+        ("C6", "C8"),
+        "05_faithfulness",
+    ),
+    Entry(
+        GAP,
+        "which arm for which situation?",
+        "06_adaptation_odyssey",
+        ("06_adaptation_odyssey.csv",),
+        ("odyssey",),
+        ("odyssey",),
+    ),
+    Entry(
+        GAP,
+        "what does each arm, each number format cost?",
+        "07_cost_and_energy",
+        ("costs/07_cost_and_energy.csv", "costs/07_cost_and_energy.arithmetic.csv"),
+        ("costs",),
+        ("demo_07_arithmetic",),
+    ),
+)
+
+
+def table(folders: Sequence[Results]) -> str:
+    """The lines of ENTRIES as Markdown."""
+    verdicts = {results.preset: {j.claim: j.verdict for j in judge(results)} for results in folders}
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for entry in ENTRIES:
+        told = [f"{c}: {', '.join(f'{v[c]} ({preset})' for preset, v in verdicts.items())}" for c in entry.claims]
+        numbers = [line for name, column in entry.numbers for line in compared(name, column, folders)]
+        numbers += [_code(f"paper_tables/{name}.md") for name in entry.tables]
+        lines.append(
+            (
+                entry.paper,
+                entry.question,
+                _code(f"experiments/{entry.script}.py"),
+                ", ".join(map(_code, entry.csv)),
+                ", ".join(_code(f"ctsft/report/{name}.py") for name in entry.drawn_by),
+                _code(f"notebooks/{entry.notebook}.ipynb") if entry.notebook else GAP,
+                "<br>".join(filter(None, (cost(results, entry) for results in folders))) or "not run",
+                "<br>".join(numbers),
+                "<br>".join(told) or GAP,
+            )
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
+    """Paper / ours: the mean over those lines of a published table that a real model's rows answer, for each arm."""
+    found = []
+    columns = TARGET if column == "accuracy" else SOURCE
+    for results in folders:
+        if results.preset == "demo":
+            continue
+        rows, lines = of_the_paper(results), published(name)
+        for arm, words in ARMS.items():
+            asked = lines[lines["arm"] == arm]
+            pairs = [
+                (line[column], value.value)
+                for _, line in asked.iterrows()
+                if (value := accuracy(matching(rows, line), columns)) is not None
+            ]
+            if pairs:
+                paper, ours = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+                where = "target" if columns == TARGET else "source"
+                found.append(
+                    f"{words}, {where}: {paper:.3f} / {ours:.3f} ({results.preset}; {len(pairs)} of {len(asked)} lines)"
+                )
+    return found
+
+
+def cost(results: Results, entry: Entry) -> str:
+    """Time that the script's rows took, and those of the theta1 and scores that all scripts of the task share.
+
+    Empty where it was not run; a gap where its rows do not hold their seconds.
+    """
+    tables = [pd.read_csv(path) for name in entry.csv if (path := results.folder / name).is_file()]
+    if not tables:
+        return ""
+    timed = [part for part in tables if {"train_seconds", "seconds"} & set(part) and "dtype" in part]
+    if not timed:
+        return f"{results.preset}: {GAP}"
+    seconds = sum(part.reindex(columns=["train_seconds", "eval_seconds", "seconds"]).sum().sum() for part in timed)
+    kinds = sorted({f"{dtype} on {device}" for part in timed for dtype, device in part[["dtype", "device"]].to_numpy()})
+    told = f"{results.preset}: {sum(map(len, timed))} rows, {duration(seconds)} ({', '.join(kinds)})"
+    if entry.script not in (EXPERIMENT, ENTAILMENT):
+        return told
+    tasks = {task for part in timed for task in part["task"]}
+    return f"{told}, theta1 {_stage(results, 'theta1', tasks)}, scores {_stage(results, 'relevance', tasks)}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _stage(results: Results, folder: str, tasks: set[str]) -> str:
+    """Time of the files of a stage that belong to these tasks."""
+    about = [json.loads(path.read_text()) for path in (results.folder / folder).glob("*.json")]
+    mine = [entry for entry in about if entry["task"] in tasks]
+    return duration(sum(entry.get("train_seconds", entry.get("seconds", 0.0)) for entry in mine))
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def filled(page: str, folders: Sequence[Results]) -> str:
+    """The page with its table made again."""
+    before, rest = page.split(START)
+    return before + START + table(folders) + END + rest.split(END, 1)[1]
+
+
+if __name__ == "__main__":
+    write_atomic(PAGE, filled(PAGE.read_text(encoding="utf-8"), [Results.read(Path(name)) for name in sys.argv[1:]]))
+    print(PAGE)

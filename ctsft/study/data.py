@@ -1,0 +1,77 @@
+"""The rows of a study: source and target splits, the pools that rows are drawn from, and what is odd about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+
+from ctsft.errors import UserError
+from ctsft.study.config import StudyConfig
+from ctsft.tasks.checks import findings
+from ctsft.tasks.task import SPLITS, Rows, check_aligned, draw, pools
+from ctsft.tuning.arms import get_arm
+
+
+class StudyData:
+    """Every split that `config` names, read and checked; a missing file or too few rows is a UserError."""
+
+    def __init__(self, config: StudyConfig):
+        self.config, self.task = config, config.effective_task
+        self.rows: dict[tuple[str, str], Rows] = {}
+        source_train = self.split(config.source, "train")
+        targets_train = {target: self.split(target, "train") for target in config.targets}
+        self.pool_a, self.pools_b = pools(self.task, source_train, targets_train)
+        self.source_rows = self._source_rows(source_train)
+        for target, name in product(config.targets, SPLITS if self.task.parallel else ()):
+            check_aligned(self.split(config.source, name), self.split(target, name))
+        for target, pool in self.pools_b.items():
+            if max(config.n_targets) > len(pool):
+                raise UserError(
+                    f"--n-targets asks for {max(config.n_targets)} rows, but {target} has {len(pool)} to train on. "
+                    f"Ask for at most {len(pool)}."
+                )
+        self._check_scoring_rows(source_train)
+        self.findings = self._findings()
+
+    def split(self, language: str, name: str) -> Rows:
+        if (language, name) not in self.rows:
+            self.rows[language, name] = self.task.load(language, name, self.config.data_folder)
+        return self.rows[language, name]
+
+    def _source_rows(self, train: Rows) -> Rows:
+        """Where the rows of the competence stage come from: pool A, or the task's further rows when it is too small."""
+        n_source, language = self.config.n_source, self.config.source
+        if n_source <= len(self.pool_a):
+            return replace(train, examples=tuple(train.by_id(self.pool_a)))
+        if self.task.more_source_rows is None:
+            raise UserError(f"--n-source is {n_source}, but pool A has {len(self.pool_a)} rows.")
+        rows = self.task.more_source_rows(language, self.config.data_folder)
+        if n_source > len(rows.examples):
+            raise UserError(f"--n-source is {n_source}, but {self.task.name} has {len(rows.examples)} further rows.")
+        self.rows[language, rows.split] = rows
+        return rows
+
+    def _check_scoring_rows(self, train: Rows) -> None:
+        """Rows of every label must be left to score on when the mean has taken its own."""
+        counts = Counter(example.label for example in train.by_id(self.pool_a))
+        label, scarcest = min(((n, counts[n]) for n in range(len(self.task.labels))), key=lambda pair: pair[1])
+        per_label = self.config.mean_rows // len(self.task.labels)
+        apart = self.config.pool == "disjoint"
+        if apart and scarcest <= per_label and any(get_arm(arm).needs_heads for arm, _ in self.config.arm_depths()):
+            raise UserError(
+                f"--mean-rows {self.config.mean_rows} takes {per_label} source rows of each label, but there are "
+                f"{scarcest} of '{self.task.labels[label]}', and none would be left to score heads on. Lower it."
+            )
+
+    def _findings(self) -> list[str]:
+        """What is odd about a user's own rows; published ones were looked at when their task was added."""
+        if self.task.published:
+            return []
+        languages = (self.config.source, *self.config.targets)
+        rows = {pair: self.split(*pair).examples for pair in product(languages, SPLITS)}
+        return findings(self.task, self.config.source, self.config.targets, rows)
+
+    def competence_ids(self, seed: int) -> list[str]:
+        """The source rows that theta1 of `seed` is tuned on."""
+        return draw([example.id for example in self.source_rows.examples], self.config.n_source, seed)

@@ -1,0 +1,151 @@
+"""What --dry-run says: hours, disk, the best number of workers; from times measured before, or from a measured step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from ctsft.storage import read_json
+from ctsft.study.grid import Cell, Scores, Theta1, stages
+from ctsft.study.planning import Plan, Stage, best, plans
+from ctsft.study.record import read_cells
+from ctsft.study.workbench import Workbench
+from ctsft.tuning.arms import get_arm
+
+# A result row beside its two strings of predictions.
+ROW_BYTES = 500
+
+
+class Times:
+    """Seconds of one worker for the stages of a study: medians of what lies in its folder, else from a forward pass.
+
+    Taken from there are results of the same model, task, precision and kind of device; the machine may be another.
+    """
+
+    def __init__(self, bench: Workbench):
+        self.bench = bench
+        here = {
+            "model_hash": bench.loaded.weights,
+            "task": bench.config.task,
+            "dtype": bench.config.dtype,
+            "device": str(bench.device),
+        }
+
+        def known(found: Iterable[dict]) -> list[dict]:
+            return [one for one in found if here.items() <= one.items()]
+
+        folder = bench.config.folder
+        self.rows = known(read_cells(folder).values())
+        self.theta1 = known(_read(folder / "theta1"))
+        self.scores = [one for one in known(_read(folder / "relevance")) if one["scorer"] == bench.config.scorer]
+        self.forward = _forward_seconds(bench)
+        self.sizes = {name: len(bench.split(bench.config.source, name).examples) for name in ("valid", "test")}
+
+    def of(self, stage: Theta1 | Scores | Cell) -> float:
+        """Of theta1 that is stored, nothing: to read it is no work to speak of."""
+        if isinstance(stage, Cell):
+            return self._cell(stage)
+        return self._scores() if isinstance(stage, Scores) else self._theta1(stage.seed)
+
+    def _theta1(self, seed: int) -> float:
+        config, rows = self.bench.config, self.bench.config.n_source
+        if all(path.is_file() for path in self.bench.theta1_paths(seed)):
+            return 0.0
+        epochs = config.source_epochs or config.epochs
+        measured = [
+            one["train_seconds"] / one["n_source"] / (one.get("source_epochs") or one["epochs"]) for one in self.theta1
+        ]
+        own = statistics.median(measured) if measured else 3 * self.forward
+        return own * rows * epochs + self.forward * (self.sizes["valid"] + self.sizes["test"])
+
+    def _scores(self) -> float:
+        if self.scores:
+            return statistics.median(one["seconds"] for one in self.scores)
+        config = self.bench.config
+        passes = self.bench.anatomy.n_heads / 2 if config.scorer == "cdt" else 4
+        return passes * config.score_rows * self.forward
+
+    def _cell(self, cell: Cell) -> float:
+        same = [row for row in self.rows if row["arm"] == cell.arm]
+        if same:
+            trained = [float(row["train_seconds"]) / max(1, int(row["n_target"])) for row in same]
+            answered = statistics.median(float(row["eval_seconds"]) for row in same)
+            return statistics.median(trained) * cell.n_target + answered
+        tuned = self.bench.config.epochs * cell.n_target * get_arm(cell.arm).scope.passes
+        return self.forward * (tuned + self.sizes["valid"] + 2 * self.sizes["test"])
+
+
+def _read(folder: Path) -> list[dict]:
+    return [read_json(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _forward_seconds(bench: Workbench) -> float:
+    """Of one row; a median of three runs after one to warm up."""
+    rows = bench.prompts(bench.config.source, "valid").subset(range(min(bench.config.eval_batch, 64)))
+    bench.predict(rows)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        bench.predict(rows)
+        seconds.append((time.perf_counter() - started) / len(rows))
+    return statistics.median(seconds)
+
+
+def estimate(bench: Workbench, left: Sequence[Cell]) -> str:
+    """The cells that are left, in words: their time on one worker, what they write, what more workers would bring."""
+    if not left:
+        return "nothing is left to do"
+    times = Times(bench)
+    todo = stages(left)
+    timed = [Stage(times.of(stage), after) for stage, after in todo]
+    total = sum(stage.seconds for stage in timed)
+    choices = plans(timed)
+    kind, units = ("GPU", 1) if bench.device.type == "cuda" else ("CPU", torch.get_num_threads())
+    return "\n".join(
+        [
+            f"about {duration(total)} on one worker, {total * units / 3600:.1f} {kind} hours for {len(left)} cells",
+            f"from {len(times.rows)} cells, {len(times.theta1)} theta1 and {len(times.scores)} maps in the results "
+            f"folder; what is not among them from a measured {times.forward * 1000:.1f} ms for a row's forward pass",
+            disk(bench, [stage for stage, _ in todo]),
+            *table(choices),
+            f"best: {best(choices).workers} workers (the most that work at least four fifths of the time)",
+        ]
+    )
+
+
+def table(choices: Sequence[Plan]) -> list[str]:
+    """A line for each number of workers."""
+    return ["workers         time  speed-up  busy  limited by"] + [
+        f"{plan.workers:7d}  {duration(plan.seconds):>11s}  {plan.speed_up:8.1f}  {plan.efficiency:4.0%}  {plan.limit}"
+        for plan in choices
+    ]
+
+
+def disk(bench: Workbench, todo: Sequence[Theta1 | Scores | Cell]) -> str:
+    """What is written: nearly all of it is theta1, which nobody needs once its cells are done."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in bench.model.parameters())
+    seeds = [stage.seed for stage in todo if isinstance(stage, Theta1)]
+    new = sum(not bench.theta1_paths(seed)[1].is_file() for seed in seeds)
+    maps = sum(isinstance(stage, Scores) for stage in todo) * 4 * bench.anatomy.n_heads**2
+    answers = 2 * len(bench.split(bench.config.source, "test").examples)
+    rows = sum(isinstance(stage, Cell) for stage in todo) * (ROW_BYTES + answers)
+    return (
+        f"disk: about {size(new * weights + maps + rows)}, of which {size(new * weights)} are {new} theta1 in "
+        f"{bench.config.folder / 'cache'}, not needed once their cells are done"
+    )
+
+
+def duration(seconds: float) -> str:
+    """In minutes below two hours, in hours below two hundred, else in days."""
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
+
+
+def size(count: float) -> str:
+    """Bytes in MB or GB (powers of ten)."""
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -1,0 +1,99 @@
+"""The rows of a user's file: which column holds what, and what a row must have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctsft.errors import UserError
+from ctsft.tasks.formats import split_of
+from ctsft.tasks.task import Example, Rows
+
+# The names that a column has without a declaration.
+COLUMNS = {
+    "text": ("text", "premise"),
+    "pair": ("pair", "hypothesis"),
+    "label": ("label",),
+    "id": ("id",),
+    "group": ("group",),
+}
+REQUIRED = ("text", "label")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row as it stands in a file."""
+
+    number: int
+    text: str
+    pair: str
+    label: str
+    id: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one language and split, before their labels are known to be the task's."""
+
+    where: str
+    lines: tuple[Line, ...]
+    has_pairs: bool
+    sha256: str
+
+    @classmethod
+    def read(cls, folder: Path, split: str, columns: Mapping[str, str]) -> Table:
+        """Find the split in a language's folder, in whatever form, and read its columns."""
+        where, sha256, records = split_of(folder, split)
+        lines: list[Line] = []
+        chosen: dict[str, str] = {}
+        for number, record in records:
+            chosen = chosen or _columns(record, columns, where)
+            values = {name: _text(record, column, where, number) for name, column in chosen.items()}
+            for name in REQUIRED + (("pair",) if "pair" in chosen else ()):
+                if not values[name]:
+                    raise UserError(f"{where}, line {number}: the field '{chosen[name]}' is empty.")
+            line = {"pair": "", "group": ""} | values | {"id": values.get("id") or f"{split}-{len(lines) + 1}"}
+            lines.append(Line(number, **line))
+        if not lines:
+            raise UserError(f"{where} has no rows.")
+        return cls(where, tuple(lines), "pair" in chosen, sha256)
+
+    def rows(self, language: str, split: str, labels: tuple[str, ...], paired: bool) -> Rows:
+        """The rows with their labels as numbers."""
+        if self.has_pairs != paired:
+            raise UserError(f"{self.where}: some files of this task have a second text and some have not.")
+        for line in self.lines:
+            if line.label not in labels:
+                raise UserError(
+                    f"{self.where}, line {line.number}: unknown label '{line.label}'. Valid: {', '.join(labels)}."
+                )
+        examples = tuple(Example(e.id, e.text, labels.index(e.label), e.pair, e.group) for e in self.lines)
+        return Rows(language, split, examples, self.sha256)
+
+
+def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: str) -> dict[str, str]:
+    """Which column holds what, by declaration or by name."""
+    chosen = {}
+    for name, usual in COLUMNS.items():
+        candidates = [declared[name]] if name in declared else [column for column in usual if column in record]
+        if len(candidates) > 1:
+            raise UserError(f"{where} has the columns {candidates}; say in task.json which of them is the {name}.")
+        if candidates and candidates[0] in record:
+            chosen[name] = candidates[0]
+        elif name in REQUIRED or name in declared:
+            raise UserError(
+                f"{where}: no column '{candidates[0] if candidates else name}'; found {list(record)}. "
+                f'Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
+            )
+    return chosen
+
+
+def _text(record: Mapping[str, object], column: str, where: str, number: int) -> str:
+    value = record.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UserError(f"{where}, line {number}: the field '{column}' must be text, not {value!r}.")
+    return str(value).strip()
