@@ -106,8 +106,8 @@ def cost_tables(folder: Path) -> list[Table]:
                 f"Model `{one['model']}`, {one['n_target']} target rows, on {one['device']} in {one['dtype']}, "
                 f"{one['threads']} threads; seeds {seeds}. Operations are counted in all matrix products (two for a "
                 "product and its sum), in training alone; seconds (of the clock, and of the processor, which other "
-                "work does not lengthen) and memory are of this machine, and memory is the process's highest while tuning, "
-                "model and data included. Stored: the trained weights in float32, with their places "
+                "work does not lengthen) and memory are of this machine, and memory is the process's highest while "
+                "tuning, model and data included. Stored: the trained weights in float32, with their places "
                 f"where no slice describes them. Energy: {how}.",
                 cost_cells(folder),
             )
