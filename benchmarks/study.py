@@ -22,7 +22,7 @@ from ctsft.report.figures.style import save
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
-from ctsft.study.probes import Tests
+from ctsft.study.probes import NamedTests
 from ctsft.study.workbench import Workbench
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "01_nusax_transfer.py"
@@ -84,7 +84,7 @@ def main() -> None:
             clock = Clock()
             with clock.watching(bench.model):
                 started = time.perf_counter()
-                run_cell(bench, Tests(bench), cell, "benchmark")
+                run_cell(bench, NamedTests(bench), cell, "benchmark")
                 total = time.perf_counter() - started
             rest = total - sum(clock.seconds.values())
             shares = {f"{what}_share": value / total for what, value in clock.seconds.items()}

@@ -100,11 +100,11 @@ def test_scores_equal_the_reference(loaded, rules):
     problem = problem_for(loaded, rules)
     relevance = cdt(problem, None, [])
     logits, inner = oracle_scores(problem, rules)
-    close(relevance.logits, logits, 1e-4)
+    close(relevance.logits, logits, 3e-4)  # both round in single precision: 1.4e-4 apart on a CPU with AVX-512
     actual = np.zeros_like(inner)
     for target, column in relevance.columns.items():
         actual[:, :, target.layer, target.index] = column
-    close(actual, inner, 1e-4)
+    close(actual, inner, 3e-4)
 
 
 def test_chunks_and_batches_do_not_change_a_score(loaded):

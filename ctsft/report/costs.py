@@ -55,7 +55,6 @@ def cost_cells(folder: Path) -> pd.DataFrame:
                 "stored for a language": _bytes(here["stored_bytes"].mean()),
                 "energy, J": f"{here['joules'].mean():.3g}",
                 "cells": len(here),
-                "seeds": here["seed"].nunique(),
             }
         )
     return pd.DataFrame(table)
@@ -98,16 +97,16 @@ def cost_tables(folder: Path) -> list[Table]:
     if len(rows):
         one = rows.iloc[0]
         how = "; ".join(sorted(set(rows["energy_is"])))
-        seeds = ", ".join(str(seed) for seed in sorted(set(rows["seed"])))
+        seeds = ", ".join(map(str, sorted(set(rows["seed"]))))
         tables.append(
             Table(
                 f"{one['preset']}_{EXPERIMENT}",
                 f"What tuning on one target costs, preset {one['preset']}",
                 f"Model `{one['model']}`, {one['n_target']} target rows, on {one['device']} in {one['dtype']}, "
-                f"{one['threads']} threads; seeds {seeds}. Operations are counted in all matrix products (two for a "
+                f"{one['threads']} threads, seeds {seeds}. Operations are counted in all matrix products (two for a "
                 "product and its sum), in training alone; seconds (of the clock, and of the processor, which other "
-                "work does not lengthen) and memory are of this machine, and memory is the process's highest while "
-                "tuning, model and data included. Stored: the trained weights in float32, with their places "
+                "work does not lengthen) and memory are of this machine, and memory is the process's highest "
+                "while tuning, model and data included. Stored: the trained weights in float32, with their places "
                 f"where no slice describes them. Energy: {how}.",
                 cost_cells(folder),
             )
