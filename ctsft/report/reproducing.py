@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ctsft.report.baseline_claims import judge_baselines
 from ctsft.report.claims import judge
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.paper import BEST, matching, of_the_paper, published
@@ -111,8 +112,10 @@ ENTRIES = (
         "which arm for which situation?",
         "06_adaptation_odyssey",
         ("06_adaptation_odyssey.csv",),
+        ("odyssey", "situations"),
         ("odyssey",),
-        ("odyssey",),
+        ("B1", "B2", "B3", "B4", "B5"),
+        "06_adaptation_odyssey",
     ),
     Entry(
         GAP,
@@ -120,14 +123,29 @@ ENTRIES = (
         "07_cost_and_energy",
         ("costs/07_cost_and_energy.csv", "costs/07_cost_and_energy.arithmetic.csv"),
         ("costs",),
-        ("demo_07_arithmetic",),
+        ("demo_07_cost_and_energy", "demo_07_arithmetic"),
+        ("B7", "B8"),
+        "07_cost_and_energy",
+    ),
+    Entry(
+        GAP,
+        "when does self-training collapse?",
+        "08_self_training",
+        ("self_training/08_self_training.csv",),
+        ("self_training",),
+        ("demo_08_self_training",),
+        ("B6",),
+        "08_self_training",
     ),
 )
 
 
 def table(folders: Sequence[Results]) -> str:
     """The lines of ENTRIES as Markdown."""
-    verdicts = {results.preset: {j.claim: j.verdict for j in judge(results)} for results in folders}
+    verdicts = {
+        results.preset: {j.claim: j.verdict for j in (*judge(results), *judge_baselines(results))}
+        for results in folders
+    }
     lines = [HEADER, ("---",) * len(HEADER)]
     for entry in ENTRIES:
         told = [f"{c}: {', '.join(f'{v[c]} ({preset})' for preset, v in verdicts.items())}" for c in entry.claims]
