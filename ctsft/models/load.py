@@ -104,6 +104,21 @@ def answer_at_the_label(head: nn.Module) -> None:
     head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:],))
 
 
+def _check_whole(name: str, missing: list[str], masked: bool, tokenizer) -> None:
+    """UserError for a checkpoint without all weights, or a tokenizer without the tokens that prompts need."""
+    if missing:
+        raise UserError(
+            f"the model '{name}' has no weights for {min(missing)}: it is no whole language model, "
+            "and cannot answer with label words."
+        )
+    if masked and tokenizer.mask_token is None:
+        raise UserError(
+            f"the tokenizer of '{name}' has no mask token, which a masked language model needs in the label's place."
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
+
+
 def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
     """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
 
@@ -146,18 +161,8 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             "Without a connection to the hub, give a local folder or .gguf file with --model "
             "(and the data with --data-dir)."
         ) from error
-    if found["missing_keys"]:
-        raise UserError(
-            f"the model '{name}' has no weights for {min(found['missing_keys'])}: it is no whole language model, "
-            "and cannot answer with label words."
-        )
-    if family.masked and tokenizer.mask_token is None:
-        raise UserError(
-            f"the tokenizer of '{name}' has no mask token, which a masked language model needs in the label's place."
-        )
+    _check_whole(name, found["missing_keys"], family.masked, tokenizer)
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
