@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -111,18 +113,28 @@ def test_the_tasks_of_a_study_are_theta1_then_scores_then_cells(tmp_path):
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+def node_settings() -> dict[str, int]:
+    """Little memory, and ports chosen here: a node that lets its agents choose ends itself when they take 15 seconds,
+    as they do on a busy machine."""
+    agents = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with ExitStack() as held:
+        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in agents]
+        ports = {name: server.getsockname()[1] for name, server in zip(agents, free, strict=True)}
+    return ports | {"object_store_memory": 80 * 2**20}
+
+
 def test_a_ray_cluster_that_loses_a_node_gives_the_rows_of_one_process(serial, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'ctsft[ray]'")
     from ray.cluster_utils import Cluster
 
     for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
-    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "120000")
     cluster, killed = Cluster(), []
     try:
         try:
-            cluster.add_node(num_cpus=0, **small)
-            nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+            cluster.add_node(num_cpus=0, include_dashboard=False, **node_settings())
+            nodes = [cluster.add_node(num_cpus=1, **node_settings()) for _ in range(2)]
         except Exception as error:  # Ray raises plain exceptions here
             if "timed out" not in str(error):
                 raise

@@ -24,11 +24,13 @@ from ctsft.study.record import SET_COLUMNS, SETS, read_rows
 class Faithfulness:
     """The sets of a results folder, one line each with `values` [N], the margins; and the scores of heads.
 
-    `maps` are those of the theta1 that was asked; `elsewhere` those of the same model, task and precision from other
+    `tuned` are the circuits that some cell tuned, and the ends they are measured by; `sets` are all others. `maps` are
+    those of the theta1 that `sets` were asked of; `elsewhere` those of the same model, task and precision from other
     starts.
     """
 
     sets: pd.DataFrame
+    tuned: pd.DataFrame
     maps: list[Relevance]
     elsewhere: list[Relevance]
 
@@ -53,10 +55,13 @@ class Faithfulness:
             for text, test, good in zip(sets["answers"], tests, asked, strict=True)
         ]
         maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
+        of_tuned = sets["circuit"] != ""
+        sets, tuned = sets[~of_tuned], sets[of_tuned]
         asked, alike = set(sets["theta1"]), set(zip(sets["model_hash"], sets["task"], sets["dtype"], strict=True))
         others = [m for m in maps if m.about["theta1_hash"] not in asked]
         return cls(
             sets,
+            tuned,
             [m for m in maps if m.about["theta1_hash"] in asked],
             [m for m in others if (m.about["model_hash"], m.about["task"], m.about["dtype"]) in alike],
         )
@@ -97,6 +102,14 @@ def ends(found: Faithfulness, language: str) -> tuple[dict[int, np.ndarray], dic
     """Margins by seed with no head and with all heads."""
     here = pick(found.sets, language=language)
     return by_seed(pick(here, selection="none")), by_seed(pick(here, selection="all"))
+
+
+def ends_of_theta1(found: Faithfulness, theta1: str) -> tuple[float, float] | None:
+    """The mean margins of this theta1 with no head and with all heads, on the source."""
+    both = pd.concat([found.sets, found.tuned])
+    here = both[(both["theta1"] == theta1) & (both["language"] == found.source) & both["values"].notna()]
+    means = [pick(here, selection=name)["values"].map(np.mean).mean() for name in ("none", "all")]
+    return None if np.isnan(means).any() else (means[0], means[1])
 
 
 def faithfulness_of(found: Faithfulness, lines: pd.DataFrame) -> Interval | None:

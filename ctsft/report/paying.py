@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 
-from ctsft.report.faithfulness import Faithfulness, ends
+from ctsft.report.faithfulness import Faithfulness, ends_of_theta1
 from ctsft.report.render import change
 from ctsft.report.rows import Results, at_validated_rate
 from ctsft.report.stats import Interval, spearman
 from ctsft.report.transfer import pick
 
 TUNED = ["arm", "depth", "draw", "share", "scorer", "seed"]
+# Two ways to be faithful, by column of `paying`.
+MEASURES = {"kept": "what a circuit's heads keep alone", "needed": "what is lost without them"}
 
 
 def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
-    """Every tuned circuit that was asked: its faithfulness, and what tuning it gave on the target and the source.
+    """Every tuned circuit that was asked: how faithful it is, and what tuning it gave on the target and the source.
 
-    Gains are averaged over the targets and n that all of these circuits were tuned on from the theta1 that was asked,
-    every cell at its validated learning rate.
+    `kept` is the part of the margin that its heads keep alone, `needed` the part that is lost without them. Gains are
+    averaged over the targets and n that all of these circuits were tuned on from the theta1 that was asked, every cell
+    at its validated learning rate.
     """
-    rows = at_validated_rate(results.rows[results.rows["theta1"].isin(found.sets["theta1"])])
+    rows = at_validated_rate(results.rows[results.rows["theta1"].isin(found.tuned["theta1"])])
     zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
     rows = rows.join(zero.rename("zero"), on=["target", "seed"])
-    none, whole = ends(found, found.source)
     cells = {}
-    for line in pick(found.sets, selection="tuned").rename(columns={"values": "margin_by_row"}).itertuples():
-        about = json.loads((results.folder / "circuits" / f"{line.circuit}.json").read_text())
-        same = {name: about[name] for name in TUNED}
+    for circuit, lines in pick(found.tuned, selection="tuned").groupby("circuit", sort=False):
+        line = lines.iloc[0]
+        about = json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
+        same = {name: about[name] for name in TUNED} | {"theta1": line["theta1"]}
         here = pick(rows, **same).set_index(["target", "n_target"])
-        if len(here) and line.seed in none:
-            low, high = none[line.seed].mean(), whole[line.seed].mean()
-            faithful = (line.margin_by_row.mean() - low) / (high - low)
-            cells[line.circuit] = (here, {**same, "heads": line.size, "faithfulness": faithful})
+        ends = ends_of_theta1(found, line["theta1"])
+        if len(here) and ends is not None:
+            cells[circuit] = (here, {**same, "heads": line["size"], **_faithful(lines, *ends)})
     common = set.intersection(*(set(here.index) for here, _ in cells.values())) if cells else set()
-    lines = []
+    told = []
     for here, about in cells.values() if common else ():
         same = here.loc[sorted(common)]
         gain, kept = same["accuracy"] - same["zero"], same["source_accuracy"] - same["source_accuracy_before"]
-        lines.append({**about, "target gain": gain.mean(), "source change": kept.mean(), "settings": len(common)})
-    return pd.DataFrame(lines)
+        told.append({**about, "target gain": gain.mean(), "source change": kept.mean(), "settings": len(common)})
+    return pd.DataFrame(told)
+
+
+def _faithful(lines: pd.DataFrame, none: float, whole: float) -> dict[str, float]:
+    """(m(C) - m(none)) / (m(all) - m(none)) with C alone, and one minus that of all heads but C."""
+    values = lines.set_index("direction")["values"].map(np.mean)
+    share = (values - none) / (whole - none)
+    return {"kept": share.get("keep", np.nan), "needed": 1 - share.get("knock_out", np.nan)}
 
 
 def paying_text(found: Faithfulness, results: Results) -> str:
@@ -48,18 +58,27 @@ def paying_text(found: Faithfulness, results: Results) -> str:
     lines = paying(found, results)
     if lines.empty:
         return "Does faithfulness pay? Undecided: no tuned circuit was asked."
-    within = lines["faithfulness"] - lines.groupby(["seed", "heads"])["faithfulness"].transform("mean")
     told = []
-    for what in ("target gain", "source change"):
-        rest = lines[what] - lines.groupby(["seed", "heads"])[what].transform("mean")
-        values = [_correlation(lines, lines["faithfulness"], lines[what]), _correlation(lines, within, rest)]
-        told.append(f"with the {what} {change(values[0])}, among circuits of one size {change(values[1])}")
+    for measure, name in MEASURES.items():
+        for what in ("target gain", "source change") if lines[measure].notna().any() else ():
+            values = [
+                _correlation(lines, measure, what),
+                _correlation(within_size(lines, measure, what), measure, what),
+            ]
+            told.append(f"{name} with the {what} {change(values[0])}, among circuits of one size {change(values[1])}")
     return (
-        f"Does faithfulness pay? Spearman's correlation of a tuned circuit's faithfulness {'; '.join(told)} "
-        f"({len(lines)} circuits on {lines['settings'].iloc[0]} targets and n; bootstrap over circuits and seeds)."
+        f"Does faithfulness pay? Spearman's correlation of {'; '.join(told)} ({len(lines)} circuits by "
+        f"{', '.join(sorted(set(lines['scorer'])))}, {lines['heads'].min()} to {lines['heads'].max()} heads, on "
+        f"{lines['settings'].iloc[0]} targets and n; bootstrap over circuits and seeds)."
     )
 
 
-def _correlation(lines: pd.DataFrame, x: pd.Series, y: pd.Series) -> Interval | None:
-    table = lines[TUNED].assign(x=x, y=y).set_index(TUNED).unstack("seed").dropna()
+def within_size(lines: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """`names` as differences from the mean of the circuits of the same seed and as many heads."""
+    means = lines.groupby(["seed", "heads"])[list(names)].transform("mean")
+    return lines.assign(**{name: lines[name] - means[name] for name in names})
+
+
+def _correlation(lines: pd.DataFrame, x: str, y: str) -> Interval | None:
+    table = lines[TUNED].assign(x=lines[x], y=lines[y]).set_index(TUNED).unstack("seed").dropna()
     return spearman(table["x"].to_numpy(), table["y"].to_numpy()) if len(table) else None

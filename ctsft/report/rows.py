@@ -39,7 +39,7 @@ class Results:
     probes: pd.DataFrame
     maps: list[Relevance]
     set_aside: tuple[tuple[str, int], ...] = ()
-    """Rows that `of` left out for their precision, as (precision, how many)."""
+    """Rows that `of` left out, as (what they are, how many)."""
 
     @classmethod
     def read(cls, folder: Path, experiment: str = "") -> Results:
@@ -82,16 +82,21 @@ class Results:
         """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows.
 
         Baselines of script 06 are left out where `experiment` does not run them itself. Two precisions are two starts,
-        so where there are rows of both, those of the rarer one are set aside.
+        so where there are rows of both, those of the rarer one are set aside; so are circuits by another scorer than
+        most of the script's own.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
             return None
-        aside = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
-        belongs = (self.rows["task"] == own["task"].iloc[0]) & ~aside
+        baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
+        belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
         counts = self.rows[belongs]["dtype"].value_counts()
-        found = self.only(belongs & (self.rows["dtype"] == counts.index[0]))
-        return replace(found, set_aside=tuple(counts.iloc[1:].items()))
+        precise = belongs & (self.rows["dtype"] == counts.index[0])
+        usual = set(own["scorer"].dropna().mode().head(1))
+        foreign = precise & self.rows["scorer"].notna() & ~self.rows["scorer"].isin(usual)
+        aside = [(f"in {name}", count) for name, count in counts.iloc[1:].items()]
+        aside += [(f"by {name}", count) for name, count in self.rows[foreign]["scorer"].value_counts().items()]
+        return replace(self.only(precise & ~foreign), set_aside=tuple(aside))
 
     def written_by(self, experiment: str) -> Results:
         """The rows that the script `experiment` wrote itself."""

@@ -84,7 +84,7 @@ def weakest(results: Results) -> Iterator[str]:
         yield f"The circuit moves up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
     yield (
         f"Computed in {rows['dtype'].iloc[0]}"
-        + "".join(f"; {count} rows in {precision} are set aside" for precision, count in main.set_aside)
+        + "".join(f"; {count} rows {what} are set aside" for what, count in main.set_aside)
         + "."
     )
     if rows[rows["arm"] != "direct"].groupby("seed")["theta1"].nunique().max() > 1:

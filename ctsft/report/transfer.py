@@ -83,7 +83,7 @@ def about(results: Results, rows: pd.DataFrame) -> str:
     chosen = ", for every arm and seed the one that the target's validation split prefers" if several else ""
     n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
     source = f"{rows['source'].iloc[0]} ({n_source} rows)"
-    aside = "".join(f"; {count} rows in {precision} are not shown" for precision, count in results.set_aside)
+    aside = "".join(f"; {count} rows {what} are not shown" for what, count in results.set_aside)
     return f"{described(rows, source)}{chosen}. Computed in {rows['dtype'].iloc[0]}{aside}."
 
 

@@ -28,12 +28,20 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
 
     `config` is the workbench's, or one that differs from it in how heads are scored.
     """
-    settings = relevance_settings(config, bench.loaded.weights)
-    name = f"{config.source}-{config.scorer}-s{seed}-{short_hash(settings)}"
-    path = config.folder / "relevance" / name
+    path = config.folder / "relevance" / _name(bench, config, config.scorer, seed)
     k = heads_per_depth(bench.anatomy.n_heads, share)
     with locked(path, waiting=f"waiting for the scores of seed {seed}, which another process makes"):
         return _known_or_scored(bench, config, seed, depth, k, path)
+
+
+def _name(bench: Workbench, config: StudyConfig, what: str, seed: int, **more: object) -> str:
+    """A file's name. Weights of another machine have other last bits, so their scores and circuits stand beside ours.
+
+    In bfloat16 they differ in more than that: now and then in an answer, or in a head of the circuit.
+    """
+    settings = relevance_settings(config, bench.loaded.weights) | more
+    settings["theta1_hash"] = bench.theta1_of(seed)["weight_hash"]
+    return f"{config.source}-{what}-s{seed}-{short_hash(settings)}"
 
 
 def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: int, k: int, path: Path) -> Relevance:
@@ -53,7 +61,7 @@ def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: in
 
 
 def _stored(path: Path, theta1_hash: str) -> Relevance | None:
-    """The scores in the results folder, where they are whole and were made on these weights."""
+    """The scores in the results folder, where they are whole and were made on these weights of theta1."""
     files = [path.with_suffix(".json"), path.with_suffix(".safetensors")]
     if not all(file.is_file() for file in files):
         return None
@@ -63,7 +71,6 @@ def _stored(path: Path, theta1_hash: str) -> Relevance | None:
         for file in files:
             set_aside(file, error)
         return None
-    # theta1 of another machine has other last bits; scores of its weights are not scores of ours.
     return stored if stored.about.get("theta1_hash") == theta1_hash else None
 
 
@@ -109,9 +116,16 @@ def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
     relevance = relevance_of(bench, config, cell.seed, cell.depth, cell.share)
     per_group = bench.anatomy.heads // bench.anatomy.kv_heads
     chosen = select(selection, relevance, cell.depth, cell.share, per_group, cell.seed + cell.draw)
-    settings = relevance_settings(config, bench.loaded.weights) | {"share": cell.share}
-    draw_name = f"-draw{cell.draw}" if cell.draw else ""
-    name = f"{config.source}-{selection}-d{cell.depth}{draw_name}-s{cell.seed}-{short_hash(settings)}"
-    content = {"arm": selection, "depth": cell.depth, "seed": cell.seed, "draw": cell.draw, **settings}
+    what = f"{selection}-d{cell.depth}" + (f"-draw{cell.draw}" if cell.draw else "")
+    name = _name(bench, config, what, cell.seed, share=cell.share)
+    content = {
+        "arm": selection,
+        "depth": cell.depth,
+        "seed": cell.seed,
+        "draw": cell.draw,
+        **relevance_settings(config, bench.loaded.weights),
+        "share": cell.share,
+        "theta1_hash": bench.theta1_of(cell.seed)["weight_hash"],
+    }
     write_sealed(config.folder / "circuits" / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
     return chosen

@@ -39,6 +39,17 @@ class StudyData:
             self.rows[language, name] = self.task.load(language, name, self.config.data_folder)
         return self.rows[language, name]
 
+    def data_sha256(self) -> dict[str, str]:
+        """Checksums of all splits of source and targets, whatever has been read of them so far."""
+        languages = {self.config.source, *self.config.targets}
+        for pair in product(languages, SPLITS):
+            self.split(*pair)
+        return {
+            f"{language}/{name}": rows.sha256[:16]
+            for (language, name), rows in sorted(self.rows.items())
+            if language in languages
+        }
+
     def _source_rows(self, train: Rows) -> Rows:
         """Where the rows of the competence stage come from: pool A, or the task's further rows when it is too small."""
         n_source, language = self.config.n_source, self.config.source

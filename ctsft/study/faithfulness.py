@@ -6,7 +6,7 @@ Everything is asked on validation rows, which no score has seen; heads are put t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -125,8 +125,20 @@ class Asked:
         parts = [wanted.language, wanted.selection, wanted.direction, wanted.scorer, f"k{wanted.size}"]
         parts += [f"draw{wanted.draw}"] if wanted.draw else []
         if wanted.circuit:
-            return f"{wanted.language}-tuned-{wanted.circuit}"
+            parts = [wanted.language, wanted.selection, wanted.direction if wanted.direction != "keep" else ""]
+            return "-".join([*filter(None, parts), wanted.circuit])
         return "-".join([*filter(None, parts), f"s{wanted.seed}", short_hash(settings)])
+
+    def theta1_of_curves(self, known: Sequence[dict[str, str]]) -> str | None:
+        """The theta1 of this seed that earlier runs drew curves on, where it is another than ours."""
+        drawn = {row["theta1"] for row in known if row["seed"] == str(self.seed) and not row["circuit"]}
+        return min(drawn - {self.theta1["weight_hash"]}, default=None)
+
+    def ends(self) -> list[HeadSet]:
+        """No head and all heads, of the theta1 that circuits were tuned from."""
+        source, theta1 = self.config.source, f"theta1-{self.theta1['weight_hash']}"
+        sizes = {"none": 0, "all": self.bench.anatomy.n_heads}
+        return [HeadSet(source, self.seed, name, size=size, circuit=theta1) for name, size in sizes.items()]
 
     def map_of(self, scorer: str) -> Relevance:
         """The scores of `scorer`; CellFailed again where it failed before."""
@@ -217,7 +229,8 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
     prepare(config.folder)
     bench = Workbench(config)
     config = bench.config
-    finished = {row["set"] for row in read_rows(path, SET_COLUMNS)}
+    known = read_rows(path, SET_COLUMNS)
+    finished = {row["set"] for row in known}
     todo = [wanted for seed in config.seeds for wanted in plan(config, seed, bench.anatomy.n_heads)]
     print(f"{len(todo)} sets of heads to ask on {bench.device} in {config.dtype}; {len(finished)} are in {path}")
     if config.dry_run:
@@ -230,11 +243,13 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
         for seed in config.seeds:
             asked = Asked(bench, seed, path)
             mine = [wanted for wanted in todo if wanted.seed == seed]
-            for wanted in (*mine, *asked.tuned):
+            elsewhere = asked.theta1_of_curves(known)
+            for wanted in (*mine, *asked.tuned, *(asked.ends() if elsewhere and asked.tuned else ())):
                 if asked.key(wanted) not in finished:
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
                 bar.update()
-            stability_maps(bench, seed)
+            if not elsewhere:
+                stability_maps(bench, seed)
     other_starts(config)
     run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.seeds)
     print(f"\n{table(config.folder)}\n\nrows: {path}")

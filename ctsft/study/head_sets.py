@@ -21,7 +21,9 @@ class HeadSet(NamedTuple):
 
     selection: `none` and `all` are the ends of every curve; `top` are the heads of the highest score to the logits,
     `circuit` those of depths 0 to 2, `random:top` and `random:circuit` others of the same layers; `tuned` are the heads
-    in a circuit file (named by `circuit`) that some cell of the folder tuned.
+    in a circuit file (named by `circuit`) that some cell of the folder tuned. Where these were tuned from another
+    theta1 than the curves were drawn on (another machine's), `none` and `all` are asked of it too, and `circuit` names
+    it.
     """
 
     language: str
@@ -35,17 +37,20 @@ class HeadSet(NamedTuple):
 
 
 def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
-    """The heads that cells of this folder tuned from the same theta1: does their faithfulness say how tuning ends?"""
+    """The heads that cells of this folder tuned from the same theta1: does their faithfulness say how tuning ends?
+
+    Each is asked both ways: what it keeps alone, and what is left without it.
+    """
     mine = json.loads(json.dumps({"seed": seed, **theta1_settings(bench.config, bench.loaded.weights)}))
+    weights = bench.theta1_of(seed)["weight_hash"]
     found = {}
     for path in sorted((bench.config.folder / "circuits").glob("*.json")):
         content = read_sealed(path)
-        if mine.items() <= content.items():
+        if mine.items() <= content.items() and content.get("theta1_hash", weights) == weights:
             heads = [Head.parse(name) for name in content["heads"]]
-            wanted = HeadSet(
-                bench.config.source, seed, "tuned", "keep", len(heads), content["scorer"], circuit=path.stem
-            )
-            found[wanted] = heads
+            for direction in ("keep", "knock_out"):
+                size, scorer = len(heads), content["scorer"]
+                found[HeadSet(bench.config.source, seed, "tuned", direction, size, scorer, circuit=path.stem)] = heads
     return found
 
 

@@ -114,6 +114,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
             "threads": torch.get_num_threads(),
             "processes": bench.team.size,
             "model_hash": bench.loaded.weights,
+            "tests_sha256": {test: tests.rows(test).sha256[:16] for test in (*config.probes, *config.bystanders)},
             **({"checks": bench.findings} if bench.findings else {}),
             "created": now(),
             **bench.provenance,

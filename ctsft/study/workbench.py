@@ -203,11 +203,10 @@ class Workbench(Answering):
     @cached_property
     def provenance(self) -> dict:
         """What every JSON file beside the results says of where it came from."""
-        data = {f"{language}/{name}": rows.sha256[:16] for (language, name), rows in sorted(self.rows.items())}
         return {
             "model": self.model_name,
             "model_commit": self.loaded.commit,
-            "data_sha256": data,
+            "data_sha256": self.data_sha256(),
             "versions": versions(),
             "git_commit": git_commit(),
             "device": str(self.device),

@@ -10,7 +10,7 @@ import seaborn as sns
 
 from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
-from ctsft.report.paying import paying
+from ctsft.report.paying import MEASURES, paying
 from ctsft.report.rows import Results
 from ctsft.report.stability import Overlap, by_rows
 from ctsft.report.transfer import pick
@@ -100,18 +100,22 @@ def stability_figure(found: Faithfulness) -> plt.Figure | None:
 
 
 def paying_figure(found: Faithfulness, results: Results) -> plt.Figure | None:
-    """Every tuned circuit: its faithfulness against the gain on the target, and the change on the source."""
+    """Every tuned circuit: its faithfulness, both ways, against the gain on the target and the change on the source."""
     lines = paying(found, results)
     if lines.empty:
         return None
+    total = int(found.sets["heads"].iloc[0])
+    measures = [name for name in MEASURES if lines[name].notna().any()]
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), sharex=True, layout="constrained")
-        for axis, what in zip(axes, ("target gain", "source change"), strict=True):
-            for arm, group in lines.groupby("arm"):
-                look = dict(color=COLOURS[arm], marker=MARKERS[arm], alpha=0.8, label=arm)
-                axis.scatter(group["faithfulness"], group[what], s=12 + 6 * group["heads"], **look)
-            axis.axhline(0, color="black", linewidth=0.8)
-            axis.set_xlabel("faithfulness (area: heads)")
-            axis.set_ylabel(what)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        size = (WIDTH, 0.6 + 2.6 * len(measures))
+        figure, grid = plt.subplots(len(measures), 2, figsize=size, squeeze=False, layout="constrained")
+        for line, measure in zip(grid, measures, strict=True):
+            for axis, what in zip(line, ("target gain", "source change"), strict=True):
+                for arm, group in lines.groupby("arm"):
+                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], alpha=0.8, label=arm)
+                    axis.scatter(group[measure], group[what], s=120 * np.sqrt(group["heads"] / total), **look)
+                axis.axhline(0, color="black", linewidth=0.8)
+                axis.set_xlabel(f"part of the margin that is {measure} (area: heads)")
+                axis.set_ylabel(what)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
