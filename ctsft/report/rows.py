@@ -90,7 +90,7 @@ class Results:
             return None
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
-        counts = self.rows[belongs]["dtype"].value_counts()
+        counts = own["dtype"].value_counts()
         precise = belongs & (self.rows["dtype"] == counts.index[0])
         usual = set(own["scorer"].dropna().mode().head(1))
         foreign = precise & self.rows["scorer"].notna() & ~self.rows["scorer"].isin(usual)
