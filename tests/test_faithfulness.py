@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABEL_TOKENS, random_rows, tiny
+from safetensors.torch import save
 
 from ctsft.discovery.circuits import circuit
 from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
@@ -19,17 +20,20 @@ from ctsft.discovery.mean import label_balanced_mean
 from ctsft.errors import UserError
 from ctsft.evaluation import predict
 from ctsft.heads import Head
+from ctsft.models.load import weight_hash
 from ctsft.report.faithful_tables import faithfulness
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
 from ctsft.report.paying import paying
 from ctsft.report.rows import Results
 from ctsft.report.stability import stability_cells
 from ctsft.report.transfer import pick
+from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.faithfulness import plan, run_faithfulness
 from ctsft.study.head_sets import HeadSet, heads_of_set
 from ctsft.study.known import score_known
 from ctsft.study.record import SET_COLUMNS, read_rows
-from ctsft.study.run import parse
+from ctsft.study.run import parse, run_study
+from ctsft.study.workbench import Workbench
 from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known.induction import induction
 from ctsft.tasks.known.induction import rows as induction_rows
@@ -39,6 +43,7 @@ from ctsft.tasks.known.planted import planted
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "results" / "demo"
 PRESETS = runpy.run_path(str(ROOT / "experiments" / "05_faithfulness.py"))["PRESETS"]
+TRANSFER = runpy.run_path(str(ROOT / "experiments" / "01_nusax_transfer.py"))["PRESETS"]
 NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
 
@@ -209,6 +214,39 @@ def test_circuits_from_other_starts_are_compared(config, tmp_path):
     lines = stability_cells(found).set_index("scores")
     for start in ("30 rows of d00", "60 rows of d30"):
         assert lines.loc[f"theta1 on {start}, against d00", "pairs"] == 1
+
+
+def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, found, tmp_path):
+    """A study that goes on elsewhere makes theta1 again, with other bits: curves and maps of the first one stay."""
+    shutil.copytree(config.folder, tmp_path / "demo")
+    config = replace(config, output=tmp_path)
+    bench = Workbench(config)
+    about_path, weights_path = bench.theta1_paths(31)
+    first = bench.theta1_of(31)
+    next(bench.model.parameters()).mul_(1.001)
+    other = first | {"weight_hash": weight_hash(bench.model)}
+    write_atomic(weights_path, save({name: part.clone() for name, part in bench.model.named_parameters()}))
+    write_sealed(about_path, other)
+    same = dict(seeds=(31,), targets=("d30",), n_source=60, epochs=1, mean_rows=24, score_rows=12, output=tmp_path)
+    arms = dict(n_targets=(20,), lrs=(1e-3,), arms=("zero_shot", "circuit:0", "near_zero:0"))
+    assert run_study(replace(TRANSFER["demo"], **same, **arms)) == 0
+    assert run_faithfulness(config, faithfulness) == 0
+    again, results = Faithfulness.read(config.folder), Results.read(config.folder)
+    assert list(again.sets["margins"]) == list(found.sets["margins"])
+    assert set(again.tuned["theta1"]) == {other["weight_hash"]}
+    assert {m.about["theta1_hash"] for m in again.maps} == {first["weight_hash"]}
+    assert sorted(again.tuned["selection"]) == ["all", "none", *["tuned"] * 4]
+    means = {name: pick(again.tuned, selection=name)["values"].iloc[0].mean() for name in ("none", "all")}
+    lines = paying(again, results).set_index("arm")
+    for arm in ("circuit", "near_zero"):
+        mine = again.tuned[again.tuned["circuit"].str.startswith(f"d00-{arm}-d0")].set_index("direction")["values"]
+        kept, without = (
+            (mine[way].mean() - means["none"]) / (means["all"] - means["none"]) for way in ("keep", "knock_out")
+        )
+        assert lines.loc[arm, "kept"] == pytest.approx(kept)
+        assert lines.loc[arm, "needed"] == pytest.approx(1 - without)
+    told = stability_cells(again).set_index("scores")
+    assert told.loc["theta1 again on another machine, against the first", "pairs"] == 1
 
 
 def test_sets_come_from_their_scores(config, found):

@@ -88,7 +88,9 @@ def _starts(found: Faithfulness) -> list[dict[str, object]]:
     for m in found.elsewhere:
         about = m.about
         if about["scorer"] == found.main and about["seed"] in mine and usual(m, rows):
+            theirs, ours = ((x["source"], x["n_source"]) for x in (about, mine[about["seed"]].about))
             name = f"theta1 on {about['n_source']} rows of {about['source']}, against {found.source}"
+            name = "theta1 again on another machine, against the first" if theirs == ours else name
             pairs.setdefault(name, []).append(overlap(m, mine[about["seed"]]))
     return [_overlaps(name, values) for name, values in sorted(pairs.items())]
 

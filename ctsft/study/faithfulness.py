@@ -129,10 +129,10 @@ class Asked:
             return "-".join([*filter(None, parts), wanted.circuit])
         return "-".join([*filter(None, parts), f"s{wanted.seed}", short_hash(settings)])
 
-    def theta1_of_curves(self, known: Sequence[dict[str, str]]) -> str | None:
-        """The theta1 of this seed that earlier runs drew curves on, where it is another than ours."""
+    def is_another_theta1(self, known: Sequence[dict[str, str]]) -> bool:
+        """Whether earlier runs drew this seed's curves on another theta1 than ours (another machine's)."""
         drawn = {row["theta1"] for row in known if row["seed"] == str(self.seed) and not row["circuit"]}
-        return min(drawn - {self.theta1["weight_hash"]}, default=None)
+        return bool(drawn - {self.theta1["weight_hash"]})
 
     def ends(self) -> list[HeadSet]:
         """No head and all heads, of the theta1 that circuits were tuned from."""
@@ -243,12 +243,14 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
         for seed in config.seeds:
             asked = Asked(bench, seed, path)
             mine = [wanted for wanted in todo if wanted.seed == seed]
-            elsewhere = asked.theta1_of_curves(known)
-            for wanted in (*mine, *asked.tuned, *(asked.ends() if elsewhere and asked.tuned else ())):
+            again = asked.is_another_theta1(known)
+            for wanted in (*mine, *asked.tuned, *(asked.ends() if again and asked.tuned else ())):
                 if asked.key(wanted) not in finished:
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
                 bar.update()
-            if not elsewhere:
+            if again:
+                relevance_of(bench, config, seed, DEPTH, config.shares[0])
+            else:
                 stability_maps(bench, seed)
     other_starts(config)
     run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.seeds)
