@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from ctsft.report.stats import (
 )
 from ctsft.report.summary import HEADINGS, TO_A_USER, TO_THE_AUTHORS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty
-from ctsft.report.transfer import pick, transfer, transfer_cells
+from ctsft.report.transfer import pick, transfer, transfer_cells, transfer_table
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "results" / "demo"
@@ -232,6 +233,18 @@ def test_the_labels_beside_the_rows_are_the_tasks(real_data):
 
 
 # ---- choices -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_another_precision_or_scorer_are_set_aside_and_told(demo):
+    rows = demo.rows.copy()
+    own = rows["experiment"] == "01_nusax_transfer"
+    rows.loc[rows.index[own & (rows["arm"] == "full")][:3], "dtype"] = "bfloat16"
+    rows.loc[rows.index[own & (rows["arm"] == "circuit")][:2], "scorer"] = "ablation"
+    found = replace(demo, rows=rows).of("01_nusax_transfer")
+    assert found.set_aside == (("in bfloat16", 3), ("by ablation", 2))
+    assert set(found.rows["dtype"]) == {"float32"}
+    assert set(found.rows["scorer"].dropna()) == {"cdt"}
+    assert "3 rows in bfloat16 are not shown; 2 rows by ablation are not shown" in transfer_table(found).caption
 
 
 def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):

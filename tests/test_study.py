@@ -20,6 +20,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
+from ctsft.storage import read_sealed, write_sealed
 from ctsft.study import executors
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
@@ -135,6 +136,16 @@ def test_checksums_of_the_data_do_not_depend_on_what_was_read(config, rows):
     second.split("d90", "test")
     assert first.provenance == second.provenance
     assert set(first.provenance["data_sha256"]) == {f"{x}/{y}" for x in ("d00", "d30") for y in SPLITS}
+
+
+def test_the_record_of_another_machines_theta1_stays_beside_ours(config, rows, tmp_path):
+    """A clone has the record without the weights; they are made again, and on another machine with other bits."""
+    shutil.copytree(config.folder / "theta1", tmp_path / "demo" / "theta1")
+    [path] = (tmp_path / "demo" / "theta1").glob("*.json")
+    write_sealed(path, read_sealed(path) | {"weight_hash": "0123456789abcdef"})
+    made = Workbench(replace(config, output=tmp_path)).theta1_of(31)
+    assert read_sealed(path)["weight_hash"] == made["weight_hash"]
+    assert read_sealed(path.with_stem(f"{path.stem}-012345"))["weight_hash"] == "0123456789abcdef"
 
 
 def test_discovery_never_sees_target_rows(config, rows):

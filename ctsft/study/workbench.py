@@ -46,6 +46,19 @@ class Training:
     objective: Objective
 
 
+def keep_another(path: Path, weight_hash: str) -> None:
+    """Rename the record of another theta1 at `path` by its hash: rows that another machine made from it name that."""
+    if not path.is_file():
+        return
+    try:
+        other = read_sealed(path)["weight_hash"]
+    except Damaged as error:
+        set_aside(path, error)
+        return
+    if other != weight_hash:
+        path.rename(path.with_stem(f"{path.stem}-{other[:6]}"))
+
+
 class Workbench(Answering):
     """Holds the model, the data and the current state of the weights for `config`."""
 
@@ -235,6 +248,7 @@ class Workbench(Answering):
             if about is None:
                 about = self._make_competent(seed)
                 write_atomic(weights_path, save(self._snapshot()))
+                keep_another(about_path, about["weight_hash"])
                 write_sealed(about_path, about)
         self.theta1, self.theta1_seed, self.theta1_scores = self._snapshot(), seed, about
         return about
