@@ -28,6 +28,7 @@ from ctsft.report.rows import Results
 from ctsft.report.stability import stability_cells
 from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
+from ctsft.study.competence import theta1_paths
 from ctsft.study.faithfulness import plan, run_faithfulness
 from ctsft.study.head_sets import HeadSet, heads_of_set
 from ctsft.study.known import score_known
@@ -221,7 +222,7 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
     shutil.copytree(config.folder, tmp_path / "demo")
     config = replace(config, output=tmp_path)
     bench = Workbench(config)
-    about_path, weights_path = bench.theta1_paths(31)
+    about_path, weights_path = theta1_paths(bench, 31)
     first = bench.theta1_of(31)
     next(bench.model.parameters()).mul_(1.001)
     other = first | {"weight_hash": weight_hash(bench.model)}

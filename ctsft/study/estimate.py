@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ctsft.storage import read_json
+from ctsft.study.competence import theta1_paths
 from ctsft.study.grid import Cell, Scores, Theta1, stages
 from ctsft.study.planning import Plan, Stage, best, plans
 from ctsft.study.record import read_cells
@@ -53,7 +54,7 @@ class Times:
 
     def _theta1(self, seed: int) -> float:
         config, rows = self.bench.config, self.bench.config.n_source
-        if all(path.is_file() for path in self.bench.theta1_paths(seed)):
+        if all(path.is_file() for path in theta1_paths(self.bench, seed)):
             return 0.0
         epochs = config.source_epochs or config.epochs
         measured = [
@@ -129,7 +130,7 @@ def disk(bench: Workbench, todo: Sequence[Theta1 | Scores | Cell]) -> str:
     """What is written: nearly all of it is theta1, which nobody needs once its cells are done."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in bench.model.parameters())
     seeds = [stage.seed for stage in todo if isinstance(stage, Theta1)]
-    new = sum(not bench.theta1_paths(seed)[1].is_file() for seed in seeds)
+    new = sum(not theta1_paths(bench, seed)[1].is_file() for seed in seeds)
     maps = sum(isinstance(stage, Scores) for stage in todo) * 4 * bench.anatomy.n_heads**2
     answers = 2 * len(bench.split(bench.config.source, "test").examples)
     rows = sum(isinstance(stage, Cell) for stage in todo) * (ROW_BYTES + answers)

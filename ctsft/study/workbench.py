@@ -11,21 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
-from tqdm import tqdm
 
 from ctsft.heads import Head
-from ctsft.models.load import device_of, weight_hash
-from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
+from ctsft.models.load import device_of
 from ctsft.study.answering import Answering
+from ctsft.study.competence import read_or_make
 from ctsft.study.config import StudyConfig
-from ctsft.study.grid import Cell, short_hash, theta1_settings
-from ctsft.study.record import git_commit, now, peak_memory_mb, versions
+from ctsft.study.grid import Cell
+from ctsft.study.record import git_commit, versions
 from ctsft.tasks.prompts import Encoded
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.gradients import Job
@@ -46,19 +42,6 @@ class Training:
     objective: Objective
 
 
-def keep_another(path: Path, weight_hash: str) -> None:
-    """Rename the record of another theta1 at `path` by its hash: rows that another machine made from it name that."""
-    if not path.is_file():
-        return
-    try:
-        other = read_sealed(path)["weight_hash"]
-    except Damaged as error:
-        set_aside(path, error)
-        return
-    if other != weight_hash:
-        path.rename(path.with_stem(f"{path.stem}-{other[:6]}"))
-
-
 class Workbench(Answering):
     """Holds the model, the data and the current state of the weights for `config`."""
 
@@ -67,15 +50,15 @@ class Workbench(Answering):
         super().__init__(config)
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
-        self.base = self._snapshot()
+        self.base = self.snapshot()
 
     # ---- weights ----------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
 
     @torch.no_grad()
-    def _restore(self, weights: dict[str, Tensor]) -> None:
+    def restore(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
 
@@ -99,7 +82,7 @@ class Workbench(Answering):
         everything = {piece.parameter for piece in moving} == self.theta1.keys()
         before = {} if everything else read_slices(self.model, moving)
         if arm.start == "base":
-            self._restore(self.base)
+            self.restore(self.base)
         try:
             started = time.perf_counter()
             if arm.classifier is not None:
@@ -111,25 +94,25 @@ class Workbench(Answering):
                 self._read_target_text(arm, cell)
             if arm.uses_rate:
                 rows = rows or self.training_rows(arm, cell)
-                self._train(arm, heads, rows, self._recipe(cell.lr), cell.seed, after_epoch)
+                self.train_arm(arm, heads, rows, self.recipe(cell.lr), cell.seed, after_epoch)
             yield trained, time.perf_counter() - started
         finally:
             self.classifier = None
             if everything:
-                self._restore(self.theta1)
+                self.restore(self.theta1)
             else:
                 write_slices(self.model, before)
 
     def _read_target_text(self, arm: Arm, cell: Cell) -> None:
         """Language modelling on the target's training texts, without their labels."""
         texts = self.texts(self.split(cell.target, "train").examples)
-        recipe = replace(self._recipe(self.config.source_lr), epochs=arm.first.epochs)
-        self._train(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
+        recipe = replace(self.recipe(self.config.source_lr), epochs=arm.first.epochs)
+        self.train_arm(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
 
-    def _recipe(self, lr: float) -> Recipe:
+    def recipe(self, lr: float) -> Recipe:
         return Recipe(lr, self.config.epochs, self.config.batch_size, micro_batch=self.config.micro_batch)
 
-    def _train(
+    def train_arm(
         self,
         arm: Arm,
         heads: list[Head],
@@ -179,7 +162,7 @@ class Workbench(Answering):
             run(adjust, after_epoch and look)
 
     def take_part(self, training: Training) -> None:
-        """In the other processes of a team: do their share of what the first process trains in `_train`."""
+        """In the other processes of a team: do their share of what the first process trains in `train_arm`."""
         self.team.spread(self.model.parameters())
         policy, layout = self.config.kv_policy, self.loaded.layout
         with (
@@ -226,83 +209,16 @@ class Workbench(Answering):
             "dtype": self.config.dtype,
         }
 
-    def theta1_paths(self, seed: int) -> tuple[Path, Path]:
-        """Where theta1 of `seed` is kept: what it is, and its weights."""
-        settings = theta1_settings(self.config, self.loaded.weights)
-        name = f"{self.config.source}-n{self.config.n_source}-s{seed}-{short_hash(settings)}"
-        weights = self.config.folder / "cache" / "theta1" / f"{name}.safetensors"
-        return self.config.folder / "theta1" / f"{name}.json", weights
-
-    def theta1_of(self, seed: int) -> dict[str, float]:
+    def theta1_of(self, seed: int) -> dict:
         """Put the model into theta1 of `seed`: read it back if it was trained before, else train it.
 
         Returns what theta1 scores on the source: {"accuracy", "macro_f1", "predictions"...}.
         """
-        if self.theta1_seed == seed:
-            return self.theta1_scores
-        about_path, weights_path = self.theta1_paths(seed)
-        self.theta1_seed = None
-        # Whoever comes second waits, and reads what the first has made.
-        with locked(about_path, waiting=f"waiting for theta1 of seed {seed}, which another process makes"):
-            about = self._stored_theta1(about_path, weights_path)
-            if about is None:
-                about = self._make_competent(seed)
-                write_atomic(weights_path, save(self._snapshot()))
-                keep_another(about_path, about["weight_hash"])
-                write_sealed(about_path, about)
-        self.theta1, self.theta1_seed, self.theta1_scores = self._snapshot(), seed, about
-        return about
-
-    def _stored_theta1(self, about_path: Path, weights_path: Path) -> dict | None:
-        """Put the model into the stored theta1, if there is one and it is what it says; a damaged file is set aside."""
-        if not (about_path.is_file() and weights_path.is_file()):
-            return None
-        try:
-            about = read_sealed(about_path)
-        except Damaged as error:
-            set_aside(about_path, error)
-            return None
-        try:
-            weights = load(weights_path.read_bytes())
-            self._restore({name: weights[name] for name, _ in self.model.named_parameters()})
-        except (SafetensorError, KeyError, RuntimeError) as error:
-            set_aside(weights_path, f"{weights_path} cannot be read ({error}).")
-            return None
-        if weight_hash(self.model) != about.get("weight_hash"):
-            set_aside(weights_path, f"{weights_path} does not hold the weights that {about_path.name} names.")
-            return None
-        return about
-
-    def _make_competent(self, seed: int) -> dict:
-        config = self.config
-        tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
-        self._restore(self.base)
-        ids = self.competence_ids(seed)
-        rows = self.encode(self.source_rows.by_id(ids))
-        started = time.perf_counter()
-        recipe = replace(
-            self._recipe(config.source_lr),
-            epochs=config.source_epochs or config.epochs,
-            batch_size=config.source_batch_size or config.batch_size,
-        )
-        self._train(get_arm("full"), [], rows, recipe, seed)
-        seconds = time.perf_counter() - started
-        predictions, test = self.accuracy(config.source, "test")
-        _, valid = self.accuracy(config.source, "valid")
-        return {
-            "seed": seed,
-            **theta1_settings(config, self.loaded.weights),
-            "row_ids": ids,
-            "test_accuracy": test["accuracy"],
-            "test_macro_f1": test["macro_f1"],
-            "test_predictions": predictions.digits,
-            "valid_accuracy": valid["accuracy"],
-            "weight_hash": weight_hash(self.model),
-            "train_seconds": round(seconds, 1),
-            "peak_memory_mb": peak_memory_mb(self.device),
-            "created": now(),
-            **self.provenance,
-        }
+        if self.theta1_seed != seed:
+            self.theta1_seed = None
+            about = read_or_make(self, seed)
+            self.theta1, self.theta1_seed, self.theta1_scores = self.snapshot(), seed, about
+        return self.theta1_scores
 
     @property
     def model_name(self) -> str:

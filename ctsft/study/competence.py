@@ -1,0 +1,109 @@
+"""Stage 1 of a study: theta1 of a seed, trained once, kept with the record of what it is, and read back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from tqdm import tqdm
+
+from ctsft.models.load import weight_hash
+from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
+from ctsft.study.grid import short_hash, theta1_settings
+from ctsft.study.record import now, peak_memory_mb
+from ctsft.tuning.arms import get_arm
+
+if TYPE_CHECKING:
+    from ctsft.study.workbench import Workbench
+
+
+def theta1_paths(bench: Workbench, seed: int) -> tuple[Path, Path]:
+    """Where theta1 of `seed` is kept: what it is, and its weights."""
+    config, settings = bench.config, theta1_settings(bench.config, bench.loaded.weights)
+    name = f"{config.source}-n{config.n_source}-s{seed}-{short_hash(settings)}"
+    return config.folder / "theta1" / f"{name}.json", config.folder / "cache" / "theta1" / f"{name}.safetensors"
+
+
+def read_or_make(bench: Workbench, seed: int) -> dict:
+    """Put the model into theta1 of `seed`, from the store where it lies there; returns the record of what it is."""
+    about_path, weights_path = theta1_paths(bench, seed)
+    # Whoever comes second waits, and reads what the first has made.
+    with locked(about_path, waiting=f"waiting for theta1 of seed {seed}, which another process makes"):
+        about = _stored(bench, about_path, weights_path)
+        if about is None:
+            about = _make(bench, seed)
+            write_atomic(weights_path, save(bench.snapshot()))
+            _keep_another(about_path, about["weight_hash"])
+            write_sealed(about_path, about)
+    return about
+
+
+def _stored(bench: Workbench, about_path: Path, weights_path: Path) -> dict | None:
+    """Put the model into the stored theta1, if there is one and it is what it says; a damaged file is set aside."""
+    if not (about_path.is_file() and weights_path.is_file()):
+        return None
+    try:
+        about = read_sealed(about_path)
+    except Damaged as error:
+        set_aside(about_path, error)
+        return None
+    try:
+        weights = load(weights_path.read_bytes())
+        bench.restore({name: weights[name] for name, _ in bench.model.named_parameters()})
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        set_aside(weights_path, f"{weights_path} cannot be read ({error}).")
+        return None
+    if weight_hash(bench.model) != about.get("weight_hash"):
+        set_aside(weights_path, f"{weights_path} does not hold the weights that {about_path.name} names.")
+        return None
+    return about
+
+
+def _make(bench: Workbench, seed: int) -> dict:
+    """Tune all weights of the base model on the source rows of `seed`, and ask what that gave."""
+    config = bench.config
+    tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
+    bench.restore(bench.base)
+    ids = bench.competence_ids(seed)
+    rows = bench.encode(bench.source_rows.by_id(ids))
+    started = time.perf_counter()
+    recipe = replace(
+        bench.recipe(config.source_lr),
+        epochs=config.source_epochs or config.epochs,
+        batch_size=config.source_batch_size or config.batch_size,
+    )
+    bench.train_arm(get_arm("full"), [], rows, recipe, seed)
+    seconds = time.perf_counter() - started
+    predictions, test = bench.accuracy(config.source, "test")
+    _, valid = bench.accuracy(config.source, "valid")
+    return {
+        "seed": seed,
+        **theta1_settings(config, bench.loaded.weights),
+        "row_ids": ids,
+        "test_accuracy": test["accuracy"],
+        "test_macro_f1": test["macro_f1"],
+        "test_predictions": predictions.digits,
+        "valid_accuracy": valid["accuracy"],
+        "weight_hash": weight_hash(bench.model),
+        "train_seconds": round(seconds, 1),
+        "peak_memory_mb": peak_memory_mb(bench.device),
+        "created": now(),
+        **bench.provenance,
+    }
+
+
+def _keep_another(path: Path, weights: str) -> None:
+    """Rename the record of another theta1 at `path` by its hash: rows that another machine made from it name that."""
+    if not path.is_file():
+        return
+    try:
+        other = read_sealed(path)["weight_hash"]
+    except Damaged as error:
+        set_aside(path, error)
+        return
+    if other != weights:
+        path.rename(path.with_stem(f"{path.stem}-{other[:6]}"))
