@@ -247,6 +247,25 @@ def test_rows_of_another_precision_or_scorer_are_set_aside_and_told(demo):
     assert "3 rows in bfloat16 are not shown; 2 rows by ablation are not shown" in transfer_table(found).caption
 
 
+def test_rows_in_two_precisions_are_two_studies(demo):
+    rows = demo.rows.copy()
+    slow = (rows["task"] == "demo") & (rows["target"] == "d30")
+    rows.loc[slow, "dtype"] = "bfloat16"
+    both = replace(demo, rows=rows)
+    first, second = both.studies("01_nusax_transfer")
+    assert "d30" not in set(first.rows["target"])
+    assert set(second.rows["target"]) == {"d30"}
+    assert set(transfer_cells(second.written_by("01_nusax_transfer"))["target"]) == {"d30"}
+    table = transfer_table(second).suffixed("bfloat16")
+    assert table.name == "demo_01_nusax_transfer_bfloat16"
+    judged = {j.claim: j for precision, j in claims.judge_other_precisions(both) if precision == "bfloat16"}
+    assert list(judged) == ["C1", "C2", "C3a", "C3b"]
+    assert judged["C1"].data.startswith("d30 n = ")
+    assert "d30" not in claims.target_accuracy(first).data
+    alone = claims.target_accuracy(demo.only(~slow & (rows["task"] == "demo")))
+    assert claims.target_accuracy(first).number == alone.number
+
+
 def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):
     rows = at_validated_rate(sentiment.rows)
     pair = pick(rows, target="d30", n_target=100, seed=31, depth=2, share=0.02)

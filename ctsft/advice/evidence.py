@@ -15,11 +15,11 @@ import pandas as pd
 
 from ctsft.errors import UserError
 from ctsft.report.claims import MARGIN
-from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.report.rows import Results, at_papers_share, at_validated_rate, by_usual_scorer
 from ctsft.storage import write_atomic
 
 SETTING = ["preset", "task", "n_source", "target", "n_target"]
-START = ["task", "n_source", "target", "seed"]
+START = ["task", "dtype", "n_source", "target", "seed"]
 COMPETENT = 2 * MARGIN  # how far a start must be above the majority class to be one
 DIGITS = 6
 
@@ -39,7 +39,7 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
     """
     parts = []
     for folder in folders:
-        rows = at_papers_share(at_validated_rate(Results.read(folder).rows))
+        rows = by_usual_scorer(at_papers_share(at_validated_rate(Results.read(folder).rows)))
         start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
         rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)
         rows["transfer"] = rows["zero_shot"] / rows["source_accuracy_before"]

@@ -33,7 +33,7 @@ from ctsft.report.outcomes import odyssey_results
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
-from ctsft.report.rows import ODYSSEY, Results
+from ctsft.report.rows import ODYSSEY, Results, precision_of
 from ctsft.report.self_training import self_training_tables
 from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
@@ -60,9 +60,10 @@ ENTAILMENT_FIGURES = {
 
 def tables_of(results: Results) -> list[Table]:
     """Every table of a results folder, each task by itself."""
-    tables, main, second = [], results.of(EXPERIMENT), results.of(ENTAILMENT)
-    if main is not None:
-        tables += [transfer_table(main), *tradeoff_tables(main), *forgetting_tables(main)]
+    tables, main, second = [], results.studies(EXPERIMENT), results.of(ENTAILMENT)
+    if main:
+        tables += [transfer_table(main[0]), *tradeoff_tables(main[0]), *forgetting_tables(main[0])]
+        tables += [transfer_table(other).suffixed(precision_of(other)) for other in main[1:]]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results)
@@ -77,6 +78,8 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
     for experiment, drawers in by_script.items():
         own = results.of(experiment)
         drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
+    for other in results.studies(EXPERIMENT)[1:]:
+        drawn |= {f"{name}_{precision_of(other)}": FIGURES[name](other) for name in (EXPERIMENT, "04_forgetting_plane")}
     travelled, found = odyssey_results(results.folder), Faithfulness.read(results.folder)
     drawn |= {} if travelled is None else {ODYSSEY: odyssey_figure(travelled)}
     if found is not None:

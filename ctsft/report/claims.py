@@ -19,7 +19,7 @@ from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_o
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, p_text, pairs_of, undecided
 from ctsft.report.render import change, interval
-from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two
+from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two, precision_of
 from ctsft.report.tradeoff import difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
@@ -200,9 +200,17 @@ def judge(results: Results) -> list[Judgement]:
     ]
 
 
+def judge_other_precisions(results: Results) -> list[tuple[str, Judgement]]:
+    """The claims that rest on script 01 alone, on its rows in every other precision than those that `judge` takes."""
+    rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
+    others = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)[1:]]
+    return [(precision_of(study), rule(study)) for study in others for rule in rules]
+
+
 def claims_page(folders: Iterable[Results]) -> str:
     """`claims.md`: every claim with its verdict on every results folder."""
     folders = list(folders)
+    others = {results.preset: judge_other_precisions(results) for results in folders}
     judged = {results.preset: {j.claim: j for j in (*judge(results), *judge_baselines(results))} for results in folders}
     out = [
         "# The paper's claims, judged by our rows\n",
@@ -221,5 +229,10 @@ def claims_page(folders: Iterable[Results]) -> str:
         for results in folders:
             j = judged[results.preset][claim]
             out.append(f"- `{results.preset}` ({results.model}): **{j.verdict}**. {j.number}. Data: {j.data}.")
+            out += [
+                f"- `{results.preset}`, rows in {precision}: **{j.verdict}**. {j.number}. Data: {j.data}."
+                for precision, j in others[results.preset]
+                if j.claim == claim
+            ]
         out.append("")
     return "\n".join(out)

@@ -14,7 +14,7 @@ from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
 from ctsft.report.rows import PAPERS_SHARE, Results, at_papers_share
-from ctsft.report.transfer import EXPERIMENT, pick
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
 LANGUAGES = {
     "ace": "acehnese",
@@ -42,9 +42,14 @@ def published(name: str) -> pd.DataFrame:
 
 
 def of_the_paper(results: Results) -> pd.DataFrame:
-    """The rows of the paper's setting: its share of heads and its one learning rate."""
-    rows = at_papers_share(results.rows)
-    return rows[rows["lr"].isna() | (rows["lr"] == 5e-5)]
+    """The rows of the paper's setting: its share of heads and its one learning rate.
+
+    A line of a table has one precision: that of the most rows of its target and n.
+    """
+    rows = pd.concat([study.rows for name in (EXPERIMENT, ENTAILMENT) for study in results.studies(name)])
+    rows = at_papers_share(rows)
+    precise = rows.groupby(["task", "target", "n_target"])["dtype"].transform(lambda found: found.mode().iloc[-1])
+    return rows[(rows["dtype"] == precise) & (rows["lr"].isna() | (rows["lr"] == 5e-5))]
 
 
 WEAK = 50
@@ -89,7 +94,7 @@ def source_sanity(results: Mapping[str, Results]) -> pd.DataFrame:
     for preset, title in BESIDE.items():
         zero = None
         if preset in results:
-            zero = pick(results[preset].rows, arm="zero_shot").drop_duplicates("seed")
+            zero = pick(of_the_paper(results[preset]), arm="zero_shot").drop_duplicates("seed")
         told = "not run" if zero is None else interval(accuracy(zero, SOURCE))
         table[title] = [told if arm == "competence" else GAP for arm in table["arm"]]
         table[f"seeds, {preset}"] = [

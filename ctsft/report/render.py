@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +32,10 @@ class Table:
     title: str
     caption: str
     cells: pd.DataFrame
+
+    def suffixed(self, suffix: str) -> Table:
+        """The same under another name."""
+        return replace(self, name=f"{self.name}_{suffix}", title=f"{self.title}, {suffix}")
 
     def markdown(self) -> str:
         return f"# {self.title}\n\n{self.caption}\n\n{markdown(self.cells)}\n"

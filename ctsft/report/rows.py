@@ -79,24 +79,30 @@ class Results:
         return Results(self.folder, rows, probes, maps, self.set_aside)
 
     def of(self, experiment: str) -> Results | None:
-        """What belongs to the task of `experiment`, whichever script ran it; None where it has no rows.
+        """The first of its `studies`: that of the most rows; None where it has none."""
+        return next(iter(self.studies(experiment)), None)
 
-        Baselines of script 06 are left out where `experiment` does not run them itself. Two precisions are two starts,
-        so where there are rows of both, those of the rarer one are set aside; so are circuits by another scorer than
-        most of the script's own.
+    def studies(self, experiment: str) -> list[Results]:
+        """What belongs to the task of `experiment`, whichever script ran it: a study for every precision of its rows.
+
+        Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
+        script 06 are left out where `experiment` does not run them itself, and so are circuits by another scorer than
+        most of the rows have.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
-            return None
+            return []
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
-        counts = own["dtype"].value_counts()
-        precise = belongs & (self.rows["dtype"] == counts.index[0])
-        usual = set(own["scorer"].dropna().mode().head(1))
-        foreign = precise & self.rows["scorer"].notna() & ~self.rows["scorer"].isin(usual)
-        aside = [(f"in {name}", count) for name, count in counts.iloc[1:].items()]
-        aside += [(f"by {name}", count) for name, count in self.rows[foreign]["scorer"].value_counts().items()]
-        return replace(self.only(precise & ~foreign), set_aside=tuple(aside))
+        counts, found = own["dtype"].value_counts(), []
+        for dtype in counts.index:
+            precise = belongs & (self.rows["dtype"] == dtype)
+            kept = by_usual_scorer(self.rows[precise])
+            foreign = self.rows[precise].drop(kept.index)["scorer"].value_counts()
+            aside = [(f"in {name}", count) for name, count in counts.items() if name != dtype]
+            aside += [(f"by {name}", count) for name, count in foreign.items()]
+            found.append(replace(self.only(self.rows.index.isin(kept.index)), set_aside=tuple(aside)))
+        return found
 
     def written_by(self, experiment: str) -> Results:
         """The rows that the script `experiment` wrote itself."""
@@ -113,6 +119,11 @@ class Results:
     @property
     def model(self) -> str:
         return str(self.rows["model"].iloc[0])
+
+
+def precision_of(results: Results) -> str:
+    """What its rows were computed in, where that is one."""
+    return str(results.rows["dtype"].iloc[0])
 
 
 def _maps(folder: Path) -> list[Relevance]:
@@ -188,6 +199,12 @@ def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads."""
     return rows[rows["share"].isna() | (rows["share"] == PAPERS_SHARE)]
+
+
+def by_usual_scorer(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose circuit is by the scorer that most of their task's have, and those of arms without heads."""
+    usual = rows.groupby("task")["scorer"].transform(lambda names: next(iter(names.dropna().mode()), None))
+    return rows[rows["scorer"].isna() | (rows["scorer"] == usual)]
 
 
 def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ctsft.report.claims import CLAIMS, Judgement, judge
+from ctsft.report.claims import CLAIMS, Judgement, judge, judge_other_precisions
 from ctsft.report.paper import published
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT
@@ -96,6 +96,12 @@ def _listed(judged: list[Judgement], verdict: str) -> list[str]:
     return [f"- {j.claim}. {CLAIMS[j.claim]} {j.number}. ({j.data}.)" for j in judged if j.verdict == verdict]
 
 
+def _in_other_precisions(results: Results) -> list[str]:
+    found = judge_other_precisions(results)
+    lines = [f"- {j.claim}, in {precision}: {j.verdict}. {j.number}. ({j.data}.)" for precision, j in found]
+    return ["\n## What the rows in another precision say\n", *lines] if lines else []
+
+
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
     found = [
         (j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences and j.number != "–"
@@ -113,6 +119,7 @@ def report_page(folders: Iterable[Results]) -> str:
         for verdict, heading in HEADINGS.items():
             out.append(f"\n## {heading}\n")
             out += _listed(judged, verdict) or ["- Nothing."]
+        out += _in_other_precisions(results)
         out.append("\n## What we would tell the authors\n")
         out += _following(judged, TO_THE_AUTHORS)
         out.append("\n## What a user should do\n")
