@@ -29,14 +29,13 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
     rows = rows.join(zero.rename("zero"), on=["target", "seed"])
     cells = {}
-    for circuit, lines in pick(found.tuned, selection="tuned").groupby("circuit", sort=False):
-        line = lines.iloc[0]
+    for (circuit, theta1), lines in pick(found.tuned, selection="tuned").groupby(["circuit", "theta1"], sort=False):
         about = json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
-        same = {name: about[name] for name in TUNED} | {"theta1": line["theta1"]}
+        same = {name: about[name] for name in TUNED} | {"theta1": theta1}
         here = pick(rows, **same).set_index(["target", "n_target"])
-        ends = ends_of_theta1(found, line["theta1"])
+        ends = ends_of_theta1(found, theta1)
         if len(here) and ends is not None:
-            cells[circuit] = (here, {**same, "heads": line["size"], **_faithful(lines, *ends)})
+            cells[circuit, theta1] = (here, {**same, "heads": lines["size"].iloc[0], **_faithful(lines, *ends)})
     common = set.intersection(*(set(here.index) for here, _ in cells.values())) if cells else set()
     told = []
     for here, about in cells.values() if common else ():

@@ -115,7 +115,8 @@ def paying_figure(found: Faithfulness, results: Results) -> plt.Figure | None:
                     look = dict(color=COLOURS[arm], marker=MARKERS[arm], alpha=0.8, label=arm)
                     axis.scatter(group[measure], group[what], s=120 * np.sqrt(group["heads"] / total), **look)
                 axis.axhline(0, color="black", linewidth=0.8)
-                axis.set_xlabel(f"part of the margin that is {measure} (area: heads)")
+                axis.set_xlabel(f"part of the margin that is {measure}")
                 axis.set_ylabel(what)
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        looks = dict(loc="outside lower center", ncols=4, frameon=False, title="area: number of heads")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), **looks)
     return figure
