@@ -26,8 +26,8 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     at its validated learning rate.
     """
     rows = at_validated_rate(results.rows[results.rows["theta1"].isin(found.tuned["theta1"])])
-    zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
-    rows = rows.join(zero.rename("zero"), on=["target", "seed"])
+    zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "theta1"])["accuracy"]
+    rows = rows.join(zero.rename("zero"), on=["target", "theta1"])
     cells = {}
     for (circuit, theta1), lines in pick(found.tuned, selection="tuned").groupby(["circuit", "theta1"], sort=False):
         about = json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
