@@ -136,7 +136,8 @@ def test_reproducings_table_is_what_the_committed_rows_give():
     assert filled(page, folders) == page
     rows = pd.read_csv(ROOT / "results/small/01_nusax_transfer.csv")
     seconds = rows["train_seconds"].sum() + rows["eval_seconds"].sum()
-    assert f"small: {len(rows)} rows, {duration(seconds)} (float32 on cpu), theta1 " in page
+    precisions = ", ".join(f"{dtype} on cpu" for dtype in sorted(set(rows["dtype"])))
+    assert f"small: {len(rows)} rows, {duration(seconds)} ({precisions}), theta1 " in page
     assert (duration(90), duration(5400)) == ("2 min", "1.5 h")
 
 

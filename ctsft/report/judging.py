@@ -42,15 +42,18 @@ def p_text(value: Difference) -> str:
 def pairs_of(
     first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree."""
+    """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree.
+
+    A verdict is pooled over seeds that all pairs have, so a target that has fewer than others waits until it is whole.
+    """
     pairs = []
     order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
     settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
     for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
         pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
-        if set(pair[0]["seed"]) & set(pair[1]["seed"]):
-            pairs.append(pair)
-    return pairs
+        pairs.append((len(set(pair[0]["seed"]) & set(pair[1]["seed"])), pair))
+    most = max((seeds for seeds, _ in pairs), default=0)
+    return [pair for seeds, pair in pairs if seeds == most > 0]
 
 
 def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
