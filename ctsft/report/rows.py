@@ -193,7 +193,7 @@ def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
     way.
     """
     ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
-    return ordered.groupby([*SETTING, "draw", "seed"], dropna=False, sort=False).head(1).sort_index()
+    return ordered.groupby([*SETTING, "dtype", "draw", "seed"], dropna=False, sort=False).head(1).sort_index()
 
 
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
