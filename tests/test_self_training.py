@@ -73,7 +73,7 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
     seen, given = [], []
     bench = Workbench(config)
     monkeypatch.setattr(module, "Workbench", lambda _: bench)
-    tune, predict = bench._train, bench.predict
+    tune, predict = bench.train_arm, bench.predict
 
     def train(arm, heads, training, *rest, **more):
         seen.append(training)
@@ -86,7 +86,7 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
         return out
 
     bench.theta1_of(31)
-    monkeypatch.setattr(bench, "_train", train)
+    monkeypatch.setattr(bench, "train_arm", train)
     monkeypatch.setattr(bench, "predict", answer)
     one = module.cells(replace(config, seeds=(31,), arms=("full",)))[0]
     module.generations(bench, config, one, False, "x")

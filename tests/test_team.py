@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,8 +62,9 @@ TWO = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
 def names(folder: Path) -> set[str]:
-    """The files of a results folder; where theta1 differs in the last bits, so do no names."""
-    return {str(path.relative_to(folder)) for path in (folder / "demo").rglob("*") if path.suffix != ".lock"}
+    """The files of a results folder, without the digits that stand for settings and for the last bits of theta1."""
+    files = [path for path in (folder / "demo").rglob("*") if path.suffix != ".lock"]
+    return {re.sub(r"-[0-9a-f]{6}(?=\.|$)", "", str(path.relative_to(folder))) for path in files}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs this launches one process for each")
