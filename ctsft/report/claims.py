@@ -218,7 +218,8 @@ def claims_page(folders: Iterable[Results]) -> str:
         f"{MARGIN} counts as none (about one standard error of an accuracy on 400 rows). *Supported* and "
         "*contradicted* need the whole interval on one side; everything else is *undecided*. The rules are in "
         "`ctsft/report/claims.py`; some were written after the demo's rows had been seen, and this is no "
-        "pre-registration. `demo` is a micro model "
+        "pre-registration. Only targets with as many seeds as any other are pooled, which was decided after "
+        "Minangkabau's one seed had been seen. `demo` is a micro model "
         "on constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
         "model is Qwen2.5-0.5B, which was not run here.\n",
     ]

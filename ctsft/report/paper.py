@@ -46,8 +46,10 @@ def of_the_paper(results: Results) -> pd.DataFrame:
 
     A line of a table has one precision: that of the most rows of its target and n.
     """
-    rows = pd.concat([study.rows for name in (EXPERIMENT, ENTAILMENT) for study in results.studies(name)])
-    rows = at_papers_share(rows)
+    studies = [study.rows for name in (EXPERIMENT, ENTAILMENT) for study in results.studies(name)]
+    if not studies:
+        return results.rows.iloc[:0]
+    rows = at_papers_share(pd.concat(studies))
     precise = rows.groupby(["task", "target", "n_target"])["dtype"].transform(lambda found: found.mode().iloc[-1])
     return rows[(rows["dtype"] == precise) & (rows["lr"].isna() | (rows["lr"] == 5e-5))]
 
