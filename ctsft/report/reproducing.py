@@ -1,15 +1,10 @@
-"""The table of REPRODUCING.md: every table and figure with its script, rows, notebook, measured cost, numbers, verdict.
-
-python -m ctsft.report.reproducing results/demo results/small       # part of `make tables`: writes it again
-"""
+"""The table of REPRODUCING.md: each table and figure with its script, rows, notebook, measured cost, numbers, verdict."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -20,10 +15,7 @@ from ctsft.report.paper import BEST, matching, of_the_paper, published
 from ctsft.report.render import GAP
 from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
-from ctsft.storage import write_atomic
 
-PAGE = Path("REPRODUCING.md")
-START, END = "<!-- made by python -m ctsft.report.reproducing; do not edit -->\n", "<!-- end -->"
 HEADER = ("the paper's", "question", "script", "CSV", "drawn by", "notebook", "cost", "paper / ours", "verdict")
 TARGET = ("answers", "gold")
 ARMS = {BEST: "CT-SFT", "circuit": "CT-SFT", "full": "all weights"}
@@ -224,14 +216,3 @@ def _stage(results: Results, folder: str, tasks: set[str]) -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`"
-
-
-def filled(page: str, folders: Sequence[Results]) -> str:
-    """The page with its table made again."""
-    before, rest = page.split(START)
-    return before + START + table(folders) + END + rest.split(END, 1)[1]
-
-
-if __name__ == "__main__":
-    write_atomic(PAGE, filled(PAGE.read_text(encoding="utf-8"), [Results.read(Path(name)) for name in sys.argv[1:]]))
-    print(PAGE)

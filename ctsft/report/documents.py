@@ -1,0 +1,55 @@
+"""The parts of README.md and REPRODUCING.md that are made from rows, each between two marks.
+
+python -m ctsft.report.documents results/demo results/small       # part of `make tables`: writes them again
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctsft.report import reproducing
+from ctsft.report.claims import CLAIMS, Judgement, judge, judge_other_precisions
+from ctsft.report.rows import Results
+from ctsft.storage import write_atomic
+
+START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n", "<!-- end -->"
+
+
+def verdicts(folders: Sequence[Results]) -> str:
+    """The paper's claims as Markdown: on real text with the deciding number, on the demo the verdict alone."""
+    real = [results for results in folders if results.preset != "demo"]
+    demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
+    said = [(results, judge(results), judge_other_precisions(results)) for results in real]
+    lines = [("the paper claims", *(f"{results.model}, real text" for results in real), "demo"), ("---",) * 3]
+    for claim, words in CLAIMS.items():
+        cells = []
+        for _, own, others in said:
+            told = [_told(j) for j in own if j.claim == claim]
+            told += [f"in {precision}: {_told(j)}" for precision, j in others if j.claim == claim and j.number != "–"]
+            cells.append("<br>".join(told))
+        lines.append((f"{claim}. {words}", *cells, demo[claim]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _told(judgement: Judgement) -> str:
+    if judgement.number == "–":
+        return "not run"
+    return f"**{judgement.verdict}**: {judgement.number}"
+
+
+MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.table}
+
+
+def filled(name: str, page: str, folders: Sequence[Results]) -> str:
+    """The text `page` of the document `name` with its part made again."""
+    before, rest = page.split(START)
+    return before + START + MADE[name](folders) + END + rest.split(END, 1)[1]
+
+
+if __name__ == "__main__":
+    folders = [Results.read(Path(folder)) for folder in sys.argv[1:]]
+    for document in map(Path, MADE):
+        write_atomic(document, filled(document.name, document.read_text(encoding="utf-8"), folders))
+        print(document)
