@@ -16,11 +16,13 @@ import torch
 from ctsft.report.__main__ import redraw
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.figures.odyssey import odyssey_figure
+from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.odyssey import odyssey_cells
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
 from ctsft.report.stats import Difference
+from ctsft.report.transfer import pick
 from ctsft.study import executors
 from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
 from ctsft.study.record import read_rows
@@ -71,6 +73,17 @@ def test_every_cell_leaves_its_measures(results):
         texts = set() if row["arm"] == "ngrams" else {"demo/d00", "demo/d30", "demo/d10", "demo/d50"}
         assert set(found["bits_per_byte"]) == texts
         assert [pair["kind"] for pair in found["audit"]] == ["name, first pair", "name, second pair"]
+
+
+def test_measured_related_answers_stand_for_probes_where_script_04_has_not_run(results):
+    lines = last_lines(results)
+    assert set(lines["test"]) == {"demo/d10", "demo/d50"}
+    arms = [(one.arm, one.depth) for one in outcomes(results) if one.related_change and one.arm != "direct"]
+    assert set(lines["arm"]) == {arm for arm, _ in arms}
+    for one in outcomes(results):
+        if (one.arm, one.depth) in arms:
+            mine = related_change(pick(lines, arm=one.arm, depth=one.depth))
+            assert mine.value == pytest.approx(one.related_change.value)  # the tests have equally many rows
 
 
 def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path):

@@ -102,7 +102,7 @@ def related_kept(results: Results) -> Judgement:
     circuit, full = (pick(lines, arm="circuit", depth=2), pick(lines, arm="full"))
     kept = related_change(circuit) if len(circuit) else None
     if kept is None:
-        return undecided("C7", "probes of script 04 for the circuit at depth 2")
+        return undecided("C7", "probes of script 04, or measures of 06, for the circuit at depth 2")
     gap = related_change(circuit, full) if len(full) else None
     number = f"related tests after − before: {change(kept)}; circuit − full: {change(gap)}"
     tests = ", ".join(sorted(set(circuit["test"])))

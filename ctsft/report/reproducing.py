@@ -1,4 +1,4 @@
-"""The table of REPRODUCING.md: each table and figure with its script, rows, notebook, measured cost, numbers, verdict."""
+"""REPRODUCING.md's table: each table and figure with its script, rows, notebook, measured cost, numbers, verdict."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
+from ctsft.report.related import related_lines
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
@@ -139,8 +140,9 @@ def _maps(folder: Path) -> list[Relevance]:
 
 
 def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
-    """The lines of all probe files, joined with what their cells were."""
+    """The lines of all probe files, joined with what their cells were; without any, what script 06 measured."""
     lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
+    lines = lines or related_lines(folder, rows)
     probes = pd.DataFrame(lines, columns=PROBE_COLUMNS).drop_duplicates(["cell", "epoch", "test"])
     probes["epoch"] = probes["epoch"].astype(int)
     for name in ("distance", "relative_distance"):
