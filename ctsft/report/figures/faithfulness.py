@@ -79,11 +79,16 @@ def stability_figure(found: Faithfulness) -> plt.Figure | None:
         titles = ("heads of the circuit (Jaccard)", "top tenth of the heads (Jaccard)", "all scores (Spearman)")
         for axis, name, title in zip(axes, Overlap._fields, titles, strict=True):
             for side, label, marker in ((0, "against the most rows", "o"), (1, "between seeds", "s")):
-                points = [(rows, getattr(pair, name)) for rows in sizes for pair in known[rows][side]]
+                # Against the most rows, the most have nothing; between seeds, one seed has nothing.
+                values = {
+                    rows: [getattr(pair, name) for pair in known[rows][side]] for rows in sizes if known[rows][side]
+                }
+                points = [(rows, value) for rows, here in values.items() for value in here]
+                if not points:
+                    continue
                 colour = COLOURS["circuit"] if side == 0 else COLOURS["near_zero"]
                 axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=16, alpha=0.7, label=label)
-                means = [(rows, np.mean([getattr(pair, name) for pair in known[rows][side]])) for rows in sizes]
-                axis.plot(*zip(*means, strict=True), color=colour, linewidth=1)
+                axis.plot(values.keys(), [np.mean(here) for here in values.values()], color=colour, linewidth=1)
             axis.set_xscale("log", base=2)
             apart = [after / before > 1.5 for before, after in pairwise(sizes)]  # else the numbers touch
             axis.set_xticks(
