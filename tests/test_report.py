@@ -34,7 +34,7 @@ from ctsft.report.stats import (
 )
 from ctsft.report.summary import HEADINGS, TO_A_USER, TO_THE_AUTHORS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty
-from ctsft.report.transfer import pick, transfer, transfer_cells, transfer_table
+from ctsft.report.transfer import about, pick, transfer, transfer_cells, transfer_table
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "results" / "demo"
@@ -328,6 +328,14 @@ def test_every_table_says_its_seeds_and_where_it_comes_from(demo):
             assert "seeds 31, 777" in table.caption
         assert "\\begin{tabular}" in table.latex()
         assert table.markdown().count("\n|") == len(table.cells) + 2
+
+
+def test_arms_without_a_source_have_lines_also_by_themselves(demo):
+    alone = demo.only(demo.rows["arm"] == "direct")
+    cells = transfer_cells(alone)
+    assert set(cells["arm"]) == {"direct"}
+    assert set(cells["source rows"]) == {0}
+    assert "(no rows)" in about(alone, alone.rows)
 
 
 def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):

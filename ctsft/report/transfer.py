@@ -38,7 +38,7 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
     arms = arms_in_order(rows)
     sizes = sorted(set(rows["n_target"]))
     targets = list(dict.fromkeys(rows["target"]))
-    starts = sorted(set(rows["n_source"]) - {0})
+    starts = sorted(set(rows["n_source"]) - {0}) or [0]  # without any, every arm here starts from no source rows
     for n_source, target, n_target, (arm, depth) in product(starts, targets, sizes, arms):
         started = arm not in ARMS or ARMS[arm].start == "theta1"
         once = started or n_source == starts[-1]  # it has no start, so one line stands for all
@@ -82,7 +82,7 @@ def about(results: Results, rows: pd.DataFrame) -> str:
     several = rows["lr"].nunique() > 1
     chosen = ", for every arm and seed the one that the target's validation split prefers" if several else ""
     n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
-    source = f"{rows['source'].iloc[0]} ({n_source} rows)"
+    source = f"{rows['source'].iloc[0]} ({n_source or 'no'} rows)"
     aside = "".join(f"; {count} rows {what} are not shown" for what, count in results.set_aside)
     return f"{described(rows, source)}{chosen}. Computed in {rows['dtype'].iloc[0]}{aside}."
 
