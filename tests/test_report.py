@@ -255,7 +255,7 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     first, second = both.studies("01_nusax_transfer")
     assert "d30" not in set(first.rows["target"])
     assert set(second.rows["target"]) == {"d30"}
-    assert set(transfer_cells(second.written_by("01_nusax_transfer"))["target"]) == {"d30"}
+    assert set(transfer_cells(second.on_the_grid_of("01_nusax_transfer"))["target"]) == {"d30"}
     table = transfer_table(second).suffixed("bfloat16")
     assert table.name == "demo_01_nusax_transfer_bfloat16"
     judged = {j.claim: j for precision, j in claims.judge_other_precisions(both) if precision == "bfloat16"}
@@ -315,7 +315,7 @@ def test_comparisons_use_the_seeds_and_rows_that_both_have(sentiment):
 
 
 def test_the_readme_shows_the_committed_demo_table(demo):
-    assert transfer(demo.written_by("01_nusax_transfer")) in (ROOT / "README.md").read_text()
+    assert transfer(demo.on_the_grid_of("01_nusax_transfer")) in (ROOT / "README.md").read_text()
 
 
 def test_every_table_says_its_seeds_and_where_it_comes_from(demo):

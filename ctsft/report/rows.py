@@ -105,9 +105,19 @@ class Results:
             found.append(replace(self.only(self.rows.index.isin(kept.index)), set_aside=tuple(aside)))
         return found
 
-    def written_by(self, experiment: str) -> Results:
-        """The rows that the script `experiment` wrote itself."""
-        return self.only(self.rows["experiment"] == experiment)
+    def on_the_grid_of(self, experiment: str) -> Results:
+        """The rows of the targets, sizes, rates and arms that the script `experiment` wrote rows of.
+
+        Scripts share cells, so some of them may have been written by another one, which ran them first.
+        """
+        own = self.rows[self.rows["experiment"] == experiment]
+        arms = ["arm", "depth", "share", "scorer", "kv_policy"]
+        known = set(own[arms].astype(str).itertuples(index=False, name=None))
+        keep = pd.Series([arm in known for arm in self.rows[arms].astype(str).itertuples(index=False, name=None)])
+        keep.index = self.rows.index
+        for name in ("task", "n_source", "target", "n_target", "lr"):
+            keep &= self.rows[name].isin(own[name])
+        return self.only(keep)
 
     def from_most_source_rows(self) -> Results:
         """Only the rows that start from the most source rows; `direct` starts from none and stays."""

@@ -88,7 +88,7 @@ def about(results: Results, rows: pd.DataFrame) -> str:
 
 
 def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
-    own = results.written_by(experiment)
+    own = results.on_the_grid_of(experiment)
     return Table(
         f"{results.preset}_{experiment}",
         f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, preset {results.preset}",

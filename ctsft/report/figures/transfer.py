@@ -26,7 +26,7 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
     Every arm stands at its validated learning rate, with its 95 % interval. The dashed line is the accuracy without
     target rows (left) and before tuning (right).
     """
-    rows = at_validated_rate(results.from_most_source_rows().written_by(experiment).rows)
+    rows = at_validated_rate(results.from_most_source_rows().on_the_grid_of(experiment).rows)
     targets, n_target = list(dict.fromkeys(rows["target"])), int(rows["n_target"].max())
     tuned = rows[(rows["n_target"] == n_target) & (rows["arm"] != "zero_shot")]
     arms = arms_in_order(tuned)
