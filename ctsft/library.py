@@ -178,7 +178,7 @@ def tune(
     """
     chosen = _plain(arm, heads)
     model, device = loaded.model, next(loaded.model.parameters()).device
-    drawn = _drawn(training_rows(task, language, role, rows or 0), rows, seed)
+    drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)
     encoded = encode_rows(loaded, task, drawn, max_tokens)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
     low = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
@@ -222,7 +222,7 @@ def _plain(arm: str, heads: Sequence[Head]) -> Arm:
     return chosen
 
 
-def _drawn(examples: Sequence[Example], n: int | None, seed: int) -> list[Example]:
+def drawn_rows(examples: Sequence[Example], n: int | None, seed: int) -> list[Example]:
     """`n` of the rows (all, without a number) in the order of `seed`."""
     by_id = {example.id: example for example in examples}
     return [by_id[i] for i in draw(list(by_id), len(by_id) if n is None else n, seed)]

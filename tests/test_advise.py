@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pandas as pd
 import pytest
 
 from ctsft.advice.evidence import SETTING, evidence, shipped
-from ctsft.advice.probe import Probe, concentration
+from ctsft.advice.probe import Probe, concentration, ngrams
 from ctsft.advice.recommend import advise, nearest, trial
 from ctsft.cli import main
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
+from ctsft.library import drawn_rows, load_task, training_rows
+from ctsft.models.load import load_model
 from ctsft.report.rows import Results, at_papers_share, at_validated_rate
 from ctsft.report.stats import Interval
 
@@ -153,3 +156,18 @@ def test_the_command_probes_and_never_trains(own, capsys, monkeypatch, tmp_path)
     # The embedded model has never seen a label, so it is not competent, and that is what is said.
     assert "First make the model competent on the source" in out
     assert "target rows: 100, scarcest label 'neutral' with 24" in out
+    assert "character n-grams of these rows, without a model: 0." in out
+
+
+def test_ngrams_are_those_of_the_arm_and_a_warning_only_where_they_are_ahead():
+    """The study's arm on the same rows, seed 31, has this accuracy on validation."""
+    rows = pd.read_csv(ROOT / "results" / "demo" / "06_adaptation_odyssey.csv")
+    [arm] = rows.loc[(rows["arm"] == "ngrams") & (rows["seed"] == 31), "valid_accuracy"]
+    model, task = load_model("demo"), load_task("demo")
+    drawn = drawn_rows(training_rows(task, "d70", "target"), 100, 31)
+    assert ngrams(model, task, "d70", drawn).value == pytest.approx(arm)
+    assert ngrams(model, task, "d70", [row for row in drawn if row.label == 0]) is None
+    ahead, behind = (replace(probe_of(), ngrams=Interval(value, value, value)) for value in (0.6, 0.4))
+    assert "0.600 [0.600, 0.600]; what is tuned should beat that" in advise(ahead, table(), 0.02)
+    assert "without a model: 0.400 [0.400, 0.400]\n" in advise(behind, table(), 0.02)
+    assert "n-grams" not in advise(probe_of(), table(), 0.02)

@@ -96,6 +96,12 @@ def advise(found: Probe, table: pd.DataFrame, may_lose: float) -> str:
         f"{found.transfer:.0%} of the source's accuracy; majority class {found.majority:.3f}",
         f"target rows: {found.rows}, scarcest label '{found.rarest[0]}' with {found.rarest[1]}",
     ]
+    if found.ngrams is not None:
+        known = found.ngrams
+        lines.append(
+            f"character n-grams of these rows, without a model: {known.value:.3f} [{known.low:.3f}, {known.high:.3f}]"
+            + ("; what is tuned should beat that, or it is not worth its model" if known.value > target.value else "")
+        )
     if found.concentration is not None:
         lines.append(
             f"the best 2 % of the heads hold {found.concentration:.0%} of the positive relevance (our rows do not show "
