@@ -75,7 +75,7 @@ def ngrams(loaded: Loaded, task: Task, target: str, rows: list[Example]) -> Inte
     """Accuracy on the validation split, by which its regularisation was chosen: a little too good."""
     train, valid = (encode_rows(loaded, task, part, MAX_TOKENS) for part in (rows, task.load(target, "valid").examples))
     try:
-        fitted = NGrams().fit(train, valid, loaded.tokenizer.decode)
+        fitted = NGrams().fit(train, valid, lambda prompt: str(loaded.tokenizer.decode(list(prompt))))
     except CellFailed:
         return None
     answers = fitted.answer(valid, label_tokens(loaded.tokenizer, task, loaded.layout)).labels

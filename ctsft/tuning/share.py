@@ -19,7 +19,7 @@ from ctsft.storage import write_json
 from ctsft.tuning.delta import FILE, HeadDelta
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 ABOUT = "ctsft.json"
 
@@ -33,7 +33,7 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; give a new folder.")
     cast("PreTrainedModel", loaded.model).save_pretrained(folder)
-    cast("PreTrainedTokenizerBase", loaded.tokenizer).save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
     if about:
         write_json(folder / ABOUT, dict(about))
 
