@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score
 from ctsft.errors import UserError
 from ctsft.report import claims
 from ctsft.report.__main__ import figures_of, tables_of
+from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.compare import paired, pooled
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
@@ -362,10 +363,11 @@ def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(sentiment):
 def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo):
     page = report_page([demo])
     parts = {title: page.split(f"## {title}\n")[1].split("\n## ")[0] for title in HEADINGS.values()}
-    for judgement in claims.judge(demo):
-        line = f"- {judgement.claim}. {claims.CLAIMS[judgement.claim]} {judgement.number}."
+    judged = [*claims.judge(demo), *judge_baselines(demo)]
+    for judgement in judged:
+        line = f"- {judgement.claim}. {(claims.CLAIMS | BASELINE_CLAIMS)[judgement.claim]} {judgement.number}."
         assert [title for title, part in parts.items() if line in part] == [HEADINGS[judgement.verdict]]
-    verdicts = {(judgement.claim, judgement.verdict) for judgement in claims.judge(demo)}
+    verdicts = {(judgement.claim, judgement.verdict) for judgement in judged}
     for said in (TO_THE_AUTHORS, TO_A_USER):
         for cause, sentence in said.items():
             assert (f"- {sentence} ({cause[0]}, {cause[1]}.)" in page) == (cause in verdicts)

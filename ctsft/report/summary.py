@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ctsft.report.claims import CLAIMS, Judgement, judge, judge_other_precisions
+from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.claims import CLAIMS, judge, judge_other_precisions
+from ctsft.report.judging import Judgement
 from ctsft.report.paper import published
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT
@@ -37,6 +39,10 @@ TO_THE_AUTHORS = {
     "and knock-out, beside the circuits.",
     ("C8", "contradicted"): "Unsigned scores rank heads no worse than directional ones by faithfulness.",
     ("C8", "undecided"): "Directional and unsigned scores are not told apart by faithfulness on real text.",
+    ("B9", "contradicted"): "Please print a classifier without a language model beside your arms, on the same rows: "
+    "here character n-grams beat the circuit.",
+    ("B9", "undecided"): "Please print a classifier without a language model beside your arms, on the same rows: here "
+    "the circuit is not told apart from character n-grams.",
 }
 TO_A_USER = {
     ("C1", "contradicted"): "If only the target counts, tune all weights at a validated rate.",
@@ -53,6 +59,15 @@ TO_A_USER = {
     ("C3b", "contradicted"): "Do not expect heads to keep the source better than all weights.",
     ("C6", "contradicted"): "Do not read the circuit as the mechanism: it is a choice of what to tune.",
     ("C6", "supported"): "The circuit may be read as (part of) the mechanism.",
+    ("B1", "supported"): "If source rows are at hand, replay them: that keeps the source better than the circuit does.",
+    ("B9", "contradicted"): "Fit character n-grams on your rows before anything else: they take seconds and no model, "
+    "and here they beat the circuit. Tune only what beats them on validation.",
+    (
+        "B9",
+        "undecided",
+    ): "Fit character n-grams on your rows first: they take seconds and no model, and here the circuit "
+    "is not told apart from them.",
+    ("B10", "contradicted"): "They beat all weights too.",
 }
 
 
@@ -75,10 +90,12 @@ def weakest(results: Results) -> Iterator[str]:
     missing = [target for target in papers_targets if target not in set(rows["target"])]
     if missing:
         yield f"Targets without rows: {', '.join(missing)}."
-    sizes, rates = sorted(set(rows["n_target"]) - {0}), sorted(rows["lr"].dropna().unique())
+    sizes = sorted(set(rows["n_target"]) - {0})
     yield f"Target rows n = {', '.join(map(str, sizes))}; {len(rows['gold'].iloc[0])} test rows a language."
-    if len(rates) == 1:
-        yield f"One learning rate ({rates[0]:g}) for every arm, the paper's: no arm was given a rate of its own."
+    rates = rows[rows["lr"].notna()].groupby(["target", "n_target", "arm", "depth"], dropna=False)["lr"].nunique()
+    alone = int((rates == 1).sum())
+    if alone:
+        yield f"One learning rate alone, the paper's, in {alone} of {len(rates)} settings (target, n, arm, depth)."
     heads = rows[rows["arm"] == "circuit"]
     if len(heads) and heads["trainable_share"].max() >= 0.01:
         yield f"The circuit moves up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
@@ -93,7 +110,8 @@ def weakest(results: Results) -> Iterator[str]:
 
 
 def _listed(judged: list[Judgement], verdict: str) -> list[str]:
-    return [f"- {j.claim}. {CLAIMS[j.claim]} {j.number}. ({j.data}.)" for j in judged if j.verdict == verdict]
+    words = CLAIMS | BASELINE_CLAIMS
+    return [f"- {j.claim}. {words[j.claim]} {j.number}. ({j.data}.)" for j in judged if j.verdict == verdict]
 
 
 def _in_other_precisions(results: Results) -> list[str]:
@@ -113,7 +131,7 @@ def report_page(folders: Iterable[Results]) -> str:
     """`report.md`, one part for every results folder of real data."""
     out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
     for results in folders:
-        judged = judge(results)
+        judged = [*judge(results), *(j for j in judge_baselines(results) if j.verdict != "not run")]
         out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
         out += [f"- {line}" for line in weakest(results)]
         for verdict, heading in HEADINGS.items():
