@@ -9,7 +9,7 @@ from ctsft.report.compare import SOURCE, paired, right, stack
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results, at_papers_share, at_validated_rate
 from ctsft.report.stats import Difference, mean_interval, paired_difference, ratio_interval
-from ctsft.report.transfer import EXPERIMENT, KEYS, about, lines_of, pick
+from ctsft.report.transfer import EXPERIMENT, KEYS, about, by_a_model, lines_of, pick
 
 BEFORE = ("answers_before", "gold")
 
@@ -29,7 +29,7 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
     # The grid of script 04, where it has run; else that of 01.
     own = rows["cell"].isin(probes["cell"]) if len(probes) else rows["experiment"] == EXPERIMENT
     table, p_values = [], []
-    for line in lines_of(rows[own]):
+    for line in lines_of(by_a_model(rows[own])):
         if line["arm"] == "zero_shot":
             continue
         here = pick(rows, **line)
@@ -72,17 +72,26 @@ def last_lines(results: Results) -> pd.DataFrame:
 
 
 def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Difference | None:
-    """Accuracy after minus before on related tests, averaged over targets, n and tests; or minus another arm's."""
-    sides = []
+    """Accuracy after minus before on related tests, averaged over targets, n and tests; or minus another arm's.
+
+    Tests of one size are averaged row by row, because those of one task are parallel; tests of other sizes are put
+    beside them, and every row counts the same.
+    """
+    sides: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    known = set()
     for (target, n, test), group in lines.groupby(["target", "n_target", "test"]):
         after = right(group)
         than = right(group, BEFORE) if other is None else right(pick(other, target=target, n_target=n, test=test))
         seeds = sorted(after.keys() & than.keys())
         if seeds:
-            sides.append((seeds, stack(after, seeds), stack(than, seeds)))
-    if not sides or len({(tuple(seeds), first.shape) for seeds, first, _ in sides}) > 1:
+            known.add(tuple(seeds))
+            first, second = stack(after, seeds), stack(than, seeds)
+            sides.setdefault(first.shape[1], []).append((first, second))
+    if len(known) != 1:
         return None
-    return paired_difference(*(np.mean([side[i] for side in sides], axis=0) for i in (1, 2)))
+    return paired_difference(
+        *(np.concatenate([np.mean([pair[i] for pair in pairs], axis=0) for pairs in sides.values()], 1) for i in (0, 1))
+    )
 
 
 def related_cells(results: Results) -> pd.DataFrame:
@@ -122,7 +131,7 @@ def by_epoch(results: Results) -> pd.DataFrame:
 
 def plane(results: Results) -> pd.DataFrame:
     """Target gain and source change of every arm (means over seeds that both have), and whether it is on the front."""
-    rows = at_papers_share(at_validated_rate(results.rows))
+    rows = by_a_model(at_papers_share(at_validated_rate(results.rows)))
     zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
     tuned = rows[rows["arm"] != "zero_shot"].join(zero.rename("zero"), on=["target", "seed"])
     tuned = tuned.assign(

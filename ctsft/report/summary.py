@@ -12,7 +12,7 @@ from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.claims import CLAIMS, judge, judge_other_precisions
 from ctsft.report.judging import Judgement
 from ctsft.report.paper import published
-from ctsft.report.rows import Results
+from ctsft.report.rows import Results, at_papers_share
 from ctsft.report.transfer import EXPERIMENT
 
 HEADINGS = {"supported": "What held", "contradicted": "What did not", "undecided": "What these rows cannot tell"}
@@ -96,7 +96,7 @@ def weakest(results: Results) -> Iterator[str]:
     alone = int((rates == 1).sum())
     if alone:
         yield f"One learning rate alone, the paper's, in {alone} of {len(rates)} settings (target, n, arm, depth)."
-    heads = rows[rows["arm"] == "circuit"]
+    heads = at_papers_share(rows[rows["arm"] == "circuit"])
     if len(heads) and heads["trainable_share"].max() >= 0.01:
         yield f"The circuit moves up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
     yield (

@@ -33,16 +33,29 @@ def arms_in_order(rows: pd.DataFrame) -> list[tuple[str, object]]:
     return sorted(pairs, key=lambda pair: (order.index(pair[0]), -1 if pd.isna(pair[1]) else pair[1]))
 
 
+def by_a_model(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of arms in which a model answers: a classifier in its place had no source to keep."""
+    return rows[[arm not in ARMS or ARMS[arm].classifier is None for arm in rows["arm"]]]
+
+
 def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
-    """Every line that the table should have: each arm and depth for each target and number of rows, run or not."""
+    """Every line that the table should have: each arm and depth for each target and number of rows, run or not.
+
+    Where nothing but a classifier was run, the lines of models are left out.
+    """
     arms = arms_in_order(rows)
+    settings = [
+        set(part[["target", "n_target"]].itertuples(index=False, name=None)) for part in (rows, by_a_model(rows))
+    ]
+    without = settings[0] - settings[1]
     sizes = sorted(set(rows["n_target"]))
     targets = list(dict.fromkeys(rows["target"]))
     starts = sorted(set(rows["n_source"]) - {0}) or [0]  # without any, every arm here starts from no source rows
     for n_source, target, n_target, (arm, depth) in product(starts, targets, sizes, arms):
         started = arm not in ARMS or ARMS[arm].start == "theta1"
         once = started or n_source == starts[-1]  # it has no start, so one line stands for all
-        if (arm == "zero_shot") == (n_target == 0) and once:
+        asked = (target, n_target) not in without or (arm in ARMS and ARMS[arm].classifier is not None)
+        if (arm == "zero_shot") == (n_target == 0) and once and asked:
             yield {
                 "n_source": n_source if started else 0,
                 "target": target,

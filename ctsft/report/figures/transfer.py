@@ -17,18 +17,22 @@ from ctsft.report.figures.style import (
     widen,
 )
 from ctsft.report.rows import Results, at_papers_share, at_validated_rate
-from ctsft.report.transfer import EXPERIMENT, arms_in_order, pick
+from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
 
 
 def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure:
-    """Two panels that share their rows, one row an arm, at the largest n: accuracy on the target, and on the source.
+    """Two panels that share their rows, one row an arm: accuracy on the target, and on the source.
+
+    They show the number of target rows that most cells have; of several, the largest.
 
     Every arm stands at its validated learning rate, with its 95 % interval. The dashed line is the accuracy without
     target rows (left) and before tuning (right).
     """
     rows = at_validated_rate(results.from_most_source_rows().on_the_grid_of(experiment).rows)
-    targets, n_target = list(dict.fromkeys(rows["target"])), int(rows["n_target"].max())
-    tuned = rows[(rows["n_target"] == n_target) & (rows["arm"] != "zero_shot")]
+    targets = list(dict.fromkeys(rows["target"]))
+    tuned = rows[rows["arm"] != "zero_shot"]
+    n_target = int(tuned["n_target"].mode().max())
+    tuned = tuned[tuned["n_target"] == n_target]
     arms = arms_in_order(tuned)
     with style():
         height = 0.7 + len(targets) * (0.45 + 0.2 * len(arms))
@@ -36,7 +40,7 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
         for (left, right), target in zip(axes, targets, strict=True):
             here = tuned[tuned["target"] == target]
             _intervals(left, here, arms, TARGET)
-            _intervals(right, here, arms, SOURCE)
+            _intervals(right, by_a_model(here), arms, SOURCE)
             zero = pick(rows, target=target, arm="zero_shot")
             if len(zero):
                 left.axvline(zero["accuracy"].mean(), color="black", linestyle="--", linewidth=1)
