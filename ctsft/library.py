@@ -31,7 +31,7 @@ from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.registry import get_task
-from ctsft.tasks.task import MAX_TOKENS, SPLITS, Example, Task, draw, pools
+from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, draw, pools
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.loop import Recipe, train
@@ -95,7 +95,7 @@ def discover(
     share: float = 0.02,
     mean_rows: int = 48,
     score_rows: int = 48,
-    seed: int = 31,
+    seed: int = SEED,
     max_tokens: int = MAX_TOKENS,
 ) -> Relevance:
     """How relevant is every head to the answer? Scores [layers, heads] on labelled rows of `source`.
@@ -136,7 +136,7 @@ def discover(
 
 
 def choose(
-    loaded: Loaded, relevance: Relevance, *, arm: str = "circuit", depth: int = 2, share: float = 0.02, seed: int = 31
+    loaded: Loaded, relevance: Relevance, *, arm: str = "circuit", depth: int = 2, share: float = 0.02, seed: int = SEED
 ) -> list[Head]:
     """The heads of an arm: the circuit of `depth`, or a control with exactly its number of heads and weights."""
     if relevance.logits.shape != (len(loaded.anatomy.layers), loaded.anatomy.heads):
@@ -165,7 +165,7 @@ def tune(
     role: Role = "target",
     recipe: Recipe = Recipe(),  # noqa: B008, a frozen dataclass
     kv_policy: KVPolicy = "shared",
-    seed: int = 31,
+    seed: int = SEED,
     max_tokens: int = MAX_TOKENS,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> HeadDelta:
@@ -222,7 +222,7 @@ def _plain(arm: str, heads: Sequence[Head]) -> Arm:
     return chosen
 
 
-def drawn_rows(examples: Sequence[Example], n: int | None, seed: int) -> list[Example]:
+def drawn_rows(examples: Sequence[Example], n: int | None, seed: int = SEED) -> list[Example]:
     """`n` of the rows (all, without a number) in the order of `seed`."""
     by_id = {example.id: example for example in examples}
     return [by_id[i] for i in draw(list(by_id), len(by_id) if n is None else n, seed)]

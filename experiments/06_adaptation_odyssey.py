@@ -41,7 +41,7 @@ NUSAX = dict(
     source="indonesian",
     bystanders=("smsa/indonesian", "nusax/english"),
     n_targets=(100,),
-    lrs=(5e-5, 2e-4),
+    lrs=(5e-5, 2e-4, 1e-3),
 )
 
 PRESETS = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.odyssey import odyssey_cells
 from ctsft.report.outcomes import Outcome, outcomes
-from ctsft.report.rows import Results
+from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page
 from ctsft.report.stats import Difference
 from ctsft.report.transfer import pick
@@ -29,10 +31,11 @@ from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.registry import TASKS
-from ctsft.tasks.task import Example
+from ctsft.tasks.task import Example, from_digits
 
 PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "06_adaptation_odyssey.py"))["PRESETS"]
-ARMS = ("zero_shot", "full", "direct", "circuit:0", "lora", "dapt", "ngrams")
+ARMS_OF_A_MODEL = ("zero_shot", "full", "direct", "circuit", "lora", "dapt")
+ARMS = (*ARMS_OF_A_MODEL, "ngrams")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,7 @@ def config(tmp_path_factory):
         score_rows=12,
         scorer="cdt_linear",
         arms=ARMS,
+        depths=(0,),
         lrs=(1e-3,),
         output=tmp_path_factory.mktemp("results"),
     )
@@ -78,12 +82,32 @@ def test_every_cell_leaves_its_measures(results):
 def test_measured_related_answers_stand_for_probes_where_script_04_has_not_run(results):
     lines = last_lines(results)
     assert set(lines["test"]) == {"demo/d10", "demo/d50"}
-    arms = [(one.arm, one.depth) for one in outcomes(results) if one.related_change and one.arm != "direct"]
-    assert set(lines["arm"]) == {arm for arm, _ in arms}
-    for one in outcomes(results):
-        if (one.arm, one.depth) in arms:
-            mine = related_change(pick(lines, arm=one.arm, depth=one.depth))
-            assert mine.value == pytest.approx(one.related_change.value)  # the tests have equally many rows
+    known, gold = read_measures(results.folder), labels_by_test(results.folder)
+    by_arm = {one.arm: one.related_change for one in outcomes(results)}
+    assert {arm for arm, value in by_arm.items() if value} == set(lines["arm"]) == set(ARMS_OF_A_MODEL) - {"zero_shot"}
+
+    def right(arm: str) -> float:
+        cells = results.rows.loc[results.rows["arm"] == arm, "cell"]
+        tests = ("demo/d10", "demo/d50")
+        return np.mean([from_digits(known[cell]["related"][test]) == gold[test] for cell in cells for test in tests])
+
+    for arm in set(lines["arm"]):
+        assert by_arm[arm].value == pytest.approx(right(arm) - right("zero_shot"))
+        assert by_arm[arm].value == related_change(pick(lines, arm=arm)).value
+
+
+def test_related_tests_of_different_sizes_count_row_by_row():
+    """A test of four rows that gains one of them and one of two rows that gains none: one of six."""
+
+    def line(test: str, seed: int, before: list[int], after: list[int]) -> dict:
+        gold = np.ones(len(before), dtype=int)
+        sides = {"answers_before": np.array(before), "answers": np.array(after)}
+        return {"target": "t", "n_target": 25, "test": test, "seed": seed, "gold": gold, **sides}
+
+    lines = [line("a/x", seed, [1, 1, 0, 0], [1, 1, 1, 0]) for seed in (31, 777)]
+    lines += [line("b/y", seed, [1, 0], [1, 0]) for seed in (31, 777)]
+    assert related_change(pd.DataFrame(lines)).value == pytest.approx(1 / 6)
+    assert related_change(pd.DataFrame(lines[:-1])) is None  # not the same seeds in both
 
 
 def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path):
@@ -209,6 +233,13 @@ def test_the_page_names_an_arm_for_every_situation(results):
         assert situation in page
     assert "nan" not in page
     assert page == odyssey_page([results])
+    flips = {one.arm: one.flips for one in outcomes(results) if one.arm not in ("zero_shot", "ngrams")}
+    steadiest = re.search(r"must not change the answer\*: `(\w+)`.* changes ([\d.]+)%", page)
+    assert flips[steadiest[1]] == min(flips.values())
+    fluent = re.search(r"must stay likely\*.*: (.+)\.", page)[1]
+    for one in outcomes(results):
+        if one.arm in flips:
+            assert (f"`{one.arm}`" in fluent) == (max(one.bits.values()) < 0.02)
 
 
 def test_the_figure_has_a_line_for_every_tuned_arm(results):

@@ -267,6 +267,21 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     assert claims.target_accuracy(first).number == alone.number
 
 
+def test_a_cell_belongs_to_a_scripts_grid_whoever_ran_it_first(demo):
+    """Some of script 01's cells are given to script 06; cells at a rate or of an arm that 01 has not stay outside."""
+    own = demo.on_the_grid_of("01_nusax_transfer")
+    given = (own.rows["arm"] == "full") & (own.rows["seed"] == 31) & (own.rows["target"] == "d30")
+    moved = demo.rows.copy()
+    moved.loc[moved["cell"].isin(own.rows.loc[given, "cell"]), "experiment"] = "06_adaptation_odyssey"
+    again = replace(demo, rows=moved).on_the_grid_of("01_nusax_transfer")
+    assert given.any()
+    assert set(again.rows["cell"]) == set(own.rows["cell"])
+    written = demo.rows[demo.rows["experiment"] == "01_nusax_transfer"]
+    assert set(own.rows["lr"].dropna()) <= set(written["lr"].dropna())
+    assert set(own.rows["arm"]) == set(written["arm"])
+    assert len(own.rows) < len(demo.rows)
+
+
 def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):
     rows = at_validated_rate(sentiment.rows)
     pair = pick(rows, target="d30", n_target=100, seed=31, depth=2, share=0.02)

@@ -18,9 +18,6 @@ from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.task import MAX_TOKENS, Example, Task
 from ctsft.tuning.ngrams import NGrams
 
-# The seed that `ctsft tune` draws its rows with, unless another is given.
-SEED = 31
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -59,7 +56,7 @@ def probe(
     counts = Counter(example.label for example in examples)
     label = min(range(len(task.labels)), key=lambda number: counts[number])
     found = evaluate(loaded, task, target, split="valid")
-    drawn = library.drawn_rows(examples, None if rows is None else min(rows, len(examples)), SEED)
+    drawn = library.drawn_rows(examples, None if rows is None else min(rows, len(examples)))
     return Probe(
         evaluate(loaded, task, source, split="valid").accuracy,
         found.accuracy,

@@ -10,6 +10,7 @@ import ctsft
 from ctsft.commands.options import OnModel, OnTask, load_scores, tell_checks
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
+from ctsft.tasks.task import SEED
 
 if TYPE_CHECKING:
     from ctsft.discovery.relevance import Relevance
@@ -48,7 +49,7 @@ class Tune:
     """Rows per forward and backward pass; does not change the gradient."""
     kv_policy: KVPolicy = "shared"
     """Whether the keys and values of a chosen head's group move."""
-    seed: int = 31
+    seed: int = SEED
     """Draws the rows, orders them, and draws random heads."""
 
     def run(self) -> None:

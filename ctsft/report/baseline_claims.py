@@ -1,4 +1,4 @@
-"""Claims B1 to B10: what baselines keep and cost, what self-training does, what cheap arithmetic does.
+"""Claims B1 to B12: what baselines keep and cost, what self-training does, what cheap arithmetic does.
 
 Each has one number and one threshold: supported where its whole interval lies above, contradicted where it lies below,
 else undecided; *not run* where its rows are missing.
@@ -68,6 +68,8 @@ ASKED = {
     "B8": Arithmetics("L-Mul with 3 bits is better than float8 e5m2.", "L-Mul, 3 bits", "float8 e5m2", 0.0),
     "B9": Arms("The circuit beats character n-grams on the same rows.", "circuit", "ngrams", TARGET, 0.0),
     "B10": Arms("All weights beat character n-grams on the same rows.", "full", "ngrams", TARGET, 0.0),
+    "B11": Arms("The circuit learns at least as much as LoRA.", "circuit", "lora", TARGET, -MARGIN),
+    "B12": Arms("The circuit keeps the source better than LoRA.", "circuit", "lora", SOURCE, 0.0),
 }
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 

@@ -38,8 +38,8 @@ CLAIMS = {
 BASELINES_FOLLOW = (
     "# Claims about baselines, self-training and cheap arithmetic\n\n"
     "Each is put so that one number decides it, with one threshold both ways (the rules are in "
-    "`ctsft/report/baseline_claims.py`). They were written after the first demo rows had been seen, B9 and B10 after "
-    "SmolLM2's n-grams had been seen too.\n"
+    "`ctsft/report/baseline_claims.py`). They were written after the first demo rows had been seen, B9 to B12 after "
+    "SmolLM2's rows on Javanese had been seen too (those on Buginese had not been run).\n"
 )
 
 

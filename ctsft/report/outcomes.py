@@ -19,14 +19,13 @@ import pandas as pd
 
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.compare import paired
-from ctsft.report.forgetting import before_and_after
+from ctsft.report.forgetting import before_and_after, related_change
 from ctsft.report.judging import MARGIN
 from ctsft.report.rows import ODYSSEY as EXPERIMENT
-from ctsft.report.rows import SETTING, Results, at_papers_share, at_validated_rate, labels_by_test
+from ctsft.report.rows import SETTING, Results, at_papers_share, at_validated_rate, measured_lines
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import arms_in_order, pick
 from ctsft.study.measures import from_per_mille, measured, read_measures
-from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
 
 GAP_TO_TRAINING = 0.15
@@ -93,17 +92,20 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
 def outcomes(results: Results) -> list[Outcome]:
     """Every arm on every target and n, in the order of the tables; zero_shot is what the others are compared with."""
     rows = odyssey_rows(results)
-    gold = labels_by_test(results.folder)
+    related = measured_lines(results)
     found = []
     for target in dict.fromkeys(rows["target"]):
         zero = pick(rows, target=target, arm="zero_shot")
         for n_target in sorted(set(pick(rows, target=target)["n_target"])):
             here = pick(rows, target=target, n_target=n_target)
-            found += [_outcome(pick(here, arm=arm, depth=depth), zero, gold, arm) for arm, depth in arms_in_order(here)]
+            for arm, depth in arms_in_order(here):
+                mine = pick(here, arm=arm, depth=depth)
+                found.append(_outcome(mine, zero, related[related["cell"].isin(mine["cell"])], arm))
     return found
 
 
-def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, gold: dict[str, np.ndarray], arm: str) -> Outcome:
+def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm: str) -> Outcome:
+    """`related`: the lines of the related tests of these rows; none of an arm without a model."""
     first = rows.iloc[0]
     both = before_and_after(rows, zero) if len(zero) else None
     before = zero[zero["seed"].isin(rows["seed"])]
@@ -124,7 +126,7 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, gold: dict[str, np.ndarray]
         valid_accuracy=float(rows["valid_accuracy"].mean()),
         target_change=None if arm == "zero_shot" or zero.empty else paired(rows, zero),
         source_change=None if arm == "zero_shot" or both is None or no_model else paired_difference(both[1], both[0]),
-        related_change=None if arm == "zero_shot" or no_model else _related(rows, zero, gold),
+        related_change=None if arm == "zero_shot" else related_change(related),
         bits=_bits_change(rows, zero),
         ece=_mean(expected_calibration_error(p, g) for p, g in zip(chances, rows["gold"], strict=True)),
         brier=_mean(brier(p, g).mean() for p, g in zip(chances, rows["gold"], strict=True)),
@@ -151,22 +153,6 @@ def _labels(gold: np.ndarray) -> int:
 def _brier(rows: pd.DataFrame) -> float:
     pairs = zip(rows["measures"], rows["gold"], strict=True)
     return _mean(brier(from_per_mille(m["target_probabilities"], _labels(g)), g).mean() for m, g in pairs)
-
-
-def _related(rows: pd.DataFrame, zero: pd.DataFrame, gold: dict[str, np.ndarray]) -> Difference | None:
-    """Accuracy on all rows of the related tests after minus before, on the seeds of both."""
-    seeds = sorted(set(rows["seed"]) & set(zero["seed"]))
-    if not seeds:
-        return None
-    after, before = (
-        {int(row["seed"]): row["measures"]["related"] for _, row in part.iterrows()} for part in (rows, zero)
-    )
-    tests = [test for test in after[seeds[0]] if all(test in side[seed] for side in (after, before) for seed in seeds)]
-    sides = [
-        np.stack([np.concatenate([from_digits(side[seed][test]) == gold[test] for test in tests]) for seed in seeds])
-        for side in (after, before)
-    ]
-    return paired_difference(*(side.astype(float) for side in sides)) if tests else None
 
 
 def _bits_change(rows: pd.DataFrame, zero: pd.DataFrame) -> dict[str, float]:

@@ -13,23 +13,27 @@ from ctsft.tuning.arms import ARMS
 def related_lines(folder: Path, rows: pd.DataFrame) -> list[dict[str, object]]:
     """One line per measured cell and related test; what was before is the zero-shot cell of the same theta1.
 
-    Script 06 measures at the end alone, and not how far the weights moved: `epoch` is 0, the distances are empty.
+    An arm that starts from the base model is compared with theta1 of its seed, from the most source rows, as in script
+    04. Script 06 measures at the end alone, and not how far the weights moved: `epoch` is 0, the distances are empty.
     """
     known = read_measures(folder)
     here = rows[rows["cell"].isin(known.keys())]
-    before = {row["theta1"]: known[row["cell"]]["related"] for _, row in here[here["arm"] == "zero_shot"].iterrows()}
+    before: dict[object, dict[str, str]] = {}
+    for _, row in here[here["arm"] == "zero_shot"].sort_values("n_source").iterrows():
+        before[row["theta1"]] = before[row["dtype"], row["seed"]] = known[row["cell"]]["related"]
+    starts = here["theta1"].where(here["theta1"].notna(), list(zip(here["dtype"], here["seed"], strict=True)))
     return [
         {
             "cell": row["cell"],
             "epoch": 0,
             "test": test,
             "role": "related",
-            "predictions_before": before[row["theta1"]][test],
+            "predictions_before": before[start][test],
             "predictions": answers,
             "distance": None,
             "relative_distance": None,
         }
-        for _, row in here.iterrows()
+        for (_, row), start in zip(here.iterrows(), starts, strict=True)
         for test, answers in known[row["cell"]]["related"].items()
-        if test in before.get(row["theta1"], {}) and ARMS[row["arm"]].classifier is None
+        if test in before.get(start, {}) and ARMS[row["arm"]].classifier is None
     ]

@@ -106,7 +106,7 @@ ENTRIES = (
         ("06_adaptation_odyssey.csv",),
         ("odyssey", "situations"),
         ("odyssey",),
-        ("B1", "B2", "B3", "B4", "B5", "B9", "B10"),
+        ("B1", "B2", "B3", "B4", "B5", "B9", "B10", "B11", "B12"),
         "06_adaptation_odyssey",
     ),
     Entry(

@@ -152,7 +152,21 @@ def _maps(folder: Path) -> list[Relevance]:
 def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
     """The lines of all probe files, joined with what their cells were; without any, what script 06 measured."""
     lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
-    lines = lines or related_lines(folder, rows)
+    return _joined(lines, folder, gold, rows) if lines else _measured(folder, gold, rows)
+
+
+def measured_lines(results: Results) -> pd.DataFrame:
+    """What script 06 measured of the related tests, as probe lines, whether or not script 04 has run."""
+    return _measured(results.folder, labels_by_test(results.folder), results.rows)
+
+
+def _measured(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
+    return _joined(related_lines(folder, rows), folder, gold, rows)
+
+
+def _joined(
+    lines: list[dict[str, object]], folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame
+) -> pd.DataFrame:
     probes = pd.DataFrame(lines, columns=PROBE_COLUMNS).drop_duplicates(["cell", "epoch", "test"])
     probes["epoch"] = probes["epoch"].astype(int)
     for name in ("distance", "relative_distance"):

@@ -21,6 +21,7 @@ from ctsft.report.transfer import about, pick
 from ctsft.tuning.arms import ARMS
 
 SMALL_SHARE = 0.02
+MORE_BITS = 0.02
 FLAGS = {"harmed": "Worse than not adapting", "forgetful": "Forgetful", "overfitted": "Overfitted"}
 
 
@@ -59,6 +60,10 @@ def advice(here: Sequence[Outcome], rows: pd.DataFrame, costs: pd.DataFrame) -> 
         f"- *Little to compute* (the fewest operations of those that helped): {_cheapest(models, costs, told)}",
         f"- *Probabilities must be believed*: {named(believed.arm, believed.depth)}, calibration error "
         f"{believed.ece:.3f}.",
+        *_steadiest(models),
+        f"- *Text must stay likely* (none of the held-out texts, related languages' too, costs {MORE_BITS} bits a byte "
+        f"more): "
+        f"{_fluent(models)}.",
         *(
             f"- *No language model*: {named(one.arm, one.depth)} has {fraction(one.accuracy)}{against_full(one)}."
             for one in without
@@ -69,6 +74,24 @@ def advice(here: Sequence[Outcome], rows: pd.DataFrame, costs: pd.DataFrame) -> 
 
 def _marked(here: Sequence[Outcome], flag: str) -> str:
     return ", ".join(dict.fromkeys(f"`{one.arm}`" for one in here if flag in one.flags)) or "none"
+
+
+def _steadiest(models: Sequence[Outcome]) -> list[str]:
+    """The arm whose answers a name or a group in front changes least, where the task has such openings."""
+    asked = [one for one in models if one.flips is not None]
+    if not asked:
+        return []
+    least, most = (end(asked, key=lambda one: one.flips) for end in (min, max))
+    return [
+        f"- *A name or a group in front must not change the answer*: {named(least.arm, least.depth)}, where it changes "
+        f"{least.flips:.1%} of the answers; most with {named(most.arm, most.depth)}, {most.flips:.1%}."
+    ]
+
+
+def _fluent(models: Sequence[Outcome]) -> str:
+    """The arms under which no held-out text became less likely by MORE_BITS."""
+    names = [f"`{one.arm}`" for one in models if one.bits and max(one.bits.values()) < MORE_BITS]
+    return ", ".join(dict.fromkeys(names)) or "none"
 
 
 def _cheapest(models: Sequence[Outcome], costs: pd.DataFrame, told: Callable[[Outcome], str]) -> str:

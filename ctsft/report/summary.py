@@ -68,6 +68,13 @@ TO_A_USER = {
     ): "Fit character n-grams on your rows first: they take seconds and no model, and here the circuit "
     "is not told apart from them.",
     ("B10", "contradicted"): "They beat all weights too.",
+    ("B11", "supported"): "The circuit is no worse a choice than LoRA: give both the same rates to choose from.",
+    (
+        "B11",
+        "undecided",
+    ): "LoRA and the circuit are not told apart on the target: give both the same rates.",
+    ("B11", "contradicted"): "Try LoRA too: on the target it is ahead of the circuit.",
+    ("B12", "supported"): "If the source must stay, prefer the circuit to LoRA.",
 }
 
 
