@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,12 +90,38 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
     monkeypatch.setattr(bench, "train_arm", train)
     monkeypatch.setattr(bench, "predict", answer)
     one = module.cells(replace(config, seeds=(31,), arms=("full",)))[0]
-    module.generations(bench, config, one, False, "x")
+    module.generations(bench, config, one, False, "x-alone")
     assert [len(training) for training in seen] == [15, 30, 30]
     assert seen[1].labels == given[0]
     assert seen[2].labels == given[1]
     assert set(seen[1].ids) <= set(bench.pool_a)
     assert set(seen[0].ids) <= set(bench.pools_b[one.target])
+
+
+def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypatch, tmp_path):
+    """Stopped in the last generation of the first chain: it alone is tuned again, and the rows are the same."""
+    again = replace(config, seeds=(31,), arms=("full",), output=tmp_path)
+    shutil.copytree(config.folder / "theta1", again.folder / "theta1")
+    shutil.copytree(config.folder / "cache" / "theta1", again.folder / "cache" / "theta1")
+    tuned, generation = [], module._generation
+
+    def step(bench, config, cell, human, number, labels):
+        if len(tuned) == 2:
+            tuned.append("stopped")
+            raise KeyboardInterrupt
+        tuned.append((human, number))
+        return generation(bench, config, cell, human, number, labels)
+
+    monkeypatch.setattr(module, "_generation", step)
+    with pytest.raises(KeyboardInterrupt):
+        run_self_training(again)
+    assert not again.table.exists()
+    assert run_self_training(again) == 0
+    assert tuned == [(False, 0), (False, 1), "stopped", (False, 2), (True, 1), (True, 2)]
+    mine = [row for row in rows if row["arm"] == "full" and row["seed"] == "31"]
+    same = ("chain", "generation", "n_rows", "predictions", "source_predictions", "pseudo_accuracy", "confidence")
+    found = read_rows(again.table, COLUMNS)
+    assert {tuple(row[name] for name in same) for row in found} == {tuple(row[name] for name in same) for row in mine}
 
 
 def test_finished_chains_are_not_run_again(config, rows, monkeypatch):

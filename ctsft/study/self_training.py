@@ -2,10 +2,14 @@
 
 Generation 0 is tuned on the n human-labelled target rows. Generation g starts from theta1 again, and is tuned on
 unlabelled target rows with the labels of generation g - 1's model: with the human rows in the mix, or without them.
+
+Every generation leaves a file in cache/generations, so a stopped run goes on behind its last one. The two chains of a
+cell have generation 0 in common: it is tuned once.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +29,7 @@ from ctsft.study.probes import share_right
 from ctsft.study.record import append_rows, keep_gold, now, read_rows
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
-from ctsft.tasks.task import digits, draw
+from ctsft.tasks.task import digits, draw, from_digits
 from ctsft.tuning.arms import get_arm
 
 COLUMNS = (
@@ -56,7 +60,10 @@ class SelfTrainingConfig(OneProcess):
 
 
 def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] = self_training) -> int:
-    """Run every chain that is not finished; a chain is written whole. Returns 1 when one failed, else 0."""
+    """Run every chain that is not finished; its rows are written together. Returns 1 when one failed, else 0.
+
+    Chains without human rows come first: they are the ones that decay, and what is compared first.
+    """
     bench = Workbench(config)
     config = bench.config
     known = {row["chain"] for row in read_rows(config.table, COLUMNS)}
@@ -67,9 +74,9 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
             cell,
             human,
         )
+        for human in (False, True)
         for cell in cells(config)
         if get_arm(cell.arm).uses_rate
-        for human in (True, False)
     }
     left = {name: chain for name, chain in chains.items() if name not in known}
     print(f"{len(chains)} chains, {len(left)} to run on {bench.device} in {config.dtype}")
@@ -94,49 +101,59 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
 
 
 def generations(bench: Workbench, config: SelfTrainingConfig, cell: Cell, human: bool, name: str) -> list[dict]:
-    """One chain, a line per generation."""
+    """One chain, a line per generation; those that are known from before are not tuned again."""
+    lines: list[dict] = []
+    labels: tuple[int, ...] = ()
+    for number in range(config.generations + 1):
+        path = config.folder / "cache" / "generations" / f"{name if number else name.rpartition('-')[0]}-{number}.json"
+        if not path.is_file():
+            write_json(path, _generation(bench, config, cell, human, number, labels))
+        known = json.loads(path.read_text())
+        lines.append(known["line"] | {"chain": name, "human": human})
+        labels = tuple(from_digits(known["labels"]).tolist())
+    return lines
+
+
+def _generation(
+    bench: Workbench, config: SelfTrainingConfig, cell: Cell, human: bool, number: int, labels: tuple[int, ...]
+) -> dict[str, object]:
+    """Its line, and the labels that it gives; `labels` are those that the generation before gave."""
     theta1 = bench.theta1_of(cell.seed)
-    heads = heads_of(bench, cell)
     rows = own = bench.training_rows(get_arm(cell.arm), cell)
     ids = draw(bench.pool_a, min(config.unlabelled, len(bench.pool_a)), cell.seed)
     unlabelled = bench.encode(bench.split(cell.target, "train").by_id(ids))
-    lines = []
-    for generation in range(config.generations + 1):
-        given = rows.labels[-len(unlabelled) :] if generation else None
-        with bench.tuned(cell, heads, rows=rows) as (trained, _):
-            target, _ = bench.accuracy(cell.target, "test")
-            source, _ = bench.accuracy(config.source, "test")
-            labelled = replace(unlabelled, labels=tuple(int(x) for x in bench.predict(unlabelled).labels))
-        lines.append(
-            {
-                "chain": name,
-                "experiment": config.experiment,
-                "preset": config.preset,
-                "model": bench.model_name,
-                "theta1": theta1["weight_hash"],
-                "task": config.task,
-                "source": config.source,
-                "target": cell.target,
-                "n_target": cell.n_target,
-                "arm": cell.arm,
-                "depth": cell.depth,
-                "lr": cell.lr,
-                "seed": cell.seed,
-                "human": human,
-                "generation": generation,
-                "n_rows": len(rows),
-                "predictions": target.digits,
-                "source_predictions": source.digits,
-                "pseudo_accuracy": share_right(digits(given), digits(unlabelled.labels)) if given else None,
-                **spread(target.logits),
-                "trainable": trained,
-                "device": str(bench.device),
-                "git_commit": bench.provenance["git_commit"],
-                "created": now(),
-            }
-        )
+    if number:
+        labelled = replace(unlabelled, labels=labels)
         rows = together(own, labelled) if human else labelled
-    return lines
+    with bench.tuned(cell, heads_of(bench, cell), rows=rows) as (trained, _):
+        target, _ = bench.accuracy(cell.target, "test")
+        source, _ = bench.accuracy(config.source, "test")
+        given = bench.predict(unlabelled).digits
+    line = {
+        "experiment": config.experiment,
+        "preset": config.preset,
+        "model": bench.model_name,
+        "theta1": theta1["weight_hash"],
+        "task": config.task,
+        "source": config.source,
+        "target": cell.target,
+        "n_target": cell.n_target,
+        "arm": cell.arm,
+        "depth": cell.depth,
+        "lr": cell.lr,
+        "seed": cell.seed,
+        "generation": number,
+        "n_rows": len(rows),
+        "predictions": target.digits,
+        "source_predictions": source.digits,
+        "pseudo_accuracy": share_right(digits(labels), digits(unlabelled.labels)) if number else None,
+        **spread(target.logits),
+        "trainable": trained,
+        "device": str(bench.device),
+        "git_commit": bench.provenance["git_commit"],
+        "created": now(),
+    }
+    return {"line": line, "labels": given}
 
 
 def together(first: Encoded, second: Encoded) -> Encoded:
