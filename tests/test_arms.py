@@ -27,7 +27,7 @@ from ctsft.tuning.adapters import LowRank
 from ctsft.tuning.arms import ARMS, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.extra_rows import Lexicon, Material, Replay, synonyms
 from ctsft.tuning.gradients import EWC, L2SP, Job, _pull
-from ctsft.tuning.loop import Recipe, label_loss, text_loss, token_losses, train
+from ctsft.tuning.loop import Recipe, text_loss, token_losses, train
 from ctsft.tuning.ngrams import NGrams
 from ctsft.tuning.slices import count
 
@@ -266,17 +266,25 @@ def test_penalties_add_the_gradient_of_their_formula():
     torch.testing.assert_close(p.grad, expected)
 
 
-def test_the_fisher_is_the_mean_square_of_single_rows_gradients():
+def test_the_fisher_is_the_expected_square_of_single_rows_gradients_over_its_mean():
     loaded = tiny("llama-2kv")
     loaded.model.requires_grad_(True)
     parameters = list(loaded.model.parameters())
     found = EWC(strength=1.0, rows=4).fisher(job_of(loaded, parameters))
     rows = random_rows(5)
-    expected = torch.zeros_like(parameters[3])
+    expected = [torch.zeros_like(parameter) for parameter in parameters]
     for i in range(4):
-        loss = label_loss(loaded.model, rows.subset([i]), LABEL_TOKENS, Layout(0), NO_AUTOCAST)
-        expected += torch.autograd.grad(loss, parameters[3])[0].square() / 4
-    torch.testing.assert_close(found[3], expected)
+        row = rows.subset([i])
+        logits = loaded.model(input_ids=torch.tensor([row.prompts[0]])).logits[0, -1]
+        chances = logits[list(LABEL_TOKENS)].softmax(-1)
+        for token, chance in zip(LABEL_TOKENS, chances.tolist(), strict=True):
+            gradients = torch.autograd.grad(-logits.log_softmax(-1)[token], parameters, retain_graph=True)
+            for total, gradient in zip(expected, gradients, strict=True):
+                total += chance * gradient.square() / 4
+    mean = torch.cat([total.flatten() for total in expected]).mean()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other / mean, rtol=1e-4, atol=1e-6)
+    assert torch.cat([one.flatten() for one in found]).mean() == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("arm", ["l2sp", "ewc"])

@@ -177,8 +177,8 @@ def outcome(**changes) -> Outcome:
     kept = Difference(0.0, -0.02, 0.02, 1.0)
     values = dict(
         target="d30", n_target=100, arm="full", depth=None, accuracy=0.6, valid_accuracy=0.6, target_change=kept,
-        source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_before=0.6, train_accuracy=0.7,
-        flips=None, shift=None, trainable=1, trainable_share=1.0, tries=1, seeds=2,
+        source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_floor=0.6, train_accuracy=0.7,
+        flips=None, shift=None, trainable=1, trainable_share=1.0, tries=1, rates=(1e-3,), chosen=(1e-3, 1e-3), seeds=2,
     )  # fmt: skip
     return Outcome(**values | changes)
 
@@ -233,13 +233,17 @@ def test_the_page_names_an_arm_for_every_situation(results):
         assert situation in page
     assert "nan" not in page
     assert page == odyssey_page([results])
-    flips = {one.arm: one.flips for one in outcomes(results) if one.arm not in ("zero_shot", "ngrams")}
-    steadiest = re.search(r"must not change the answer\*: `(\w+)`.* changes ([\d.]+)%", page)
-    assert flips[steadiest[1]] == min(flips.values())
+    found = {one.arm: one for one in outcomes(results) if one.arm != "zero_shot"}
+    for situation, value in (("must be believed", "ece"), ("must not change the answer", "flips")):
+        least = re.search(rf"{situation}\* \(on test rows\): `(\w+)`", page)
+        assert getattr(found[least[1]], value) == min(getattr(one, value) for one in found.values())
+    first = re.search(r"Only the target counts\*: `(\w+)`", page)[1]
+    assert found[first].valid_accuracy == max(one.valid_accuracy for one in found.values())
+    kept = re.search(r"source must be kept\*.*: (`(\w+)`|no arm)", page)
+    assert kept[1] == "no arm" or found[kept[2]].source_change.low > -0.025
     fluent = re.search(r"must stay likely\*.*: (.+)\.", page)[1]
-    for one in outcomes(results):
-        if one.arm in flips:
-            assert (f"`{one.arm}`" in fluent) == (max(one.bits.values()) < 0.02)
+    for one in found.values():
+        assert (f"`{one.arm}`" in fluent) == (one.arm != "ngrams" and max(one.bits.values()) < 0.02)
 
 
 def test_the_figure_has_a_line_for_every_tuned_arm(results):

@@ -434,8 +434,8 @@ def test_no_verdict_without_its_number(demo):
     judged = claims.judge(demo)
     assert [judgement.claim for judgement in judged] == list(claims.CLAIMS)
     for judgement in judged:
-        assert judgement.verdict in ("supported", "contradicted", "undecided")
-        decided = judgement.verdict != "undecided"
+        assert judgement.verdict in ("supported", "contradicted", "undecided", "not run")
+        decided = judgement.verdict in ("supported", "contradicted")
         assert not decided or (any(c.isdigit() for c in judgement.number) and "[" in judgement.number)
         assert judgement.data
 

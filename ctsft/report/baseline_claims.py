@@ -14,7 +14,7 @@ import pandas as pd
 
 from ctsft.report.compare import SOURCE, TARGET, pooled
 from ctsft.report.costs import read_arithmetic
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, p_text, pairs_of
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, not_run, p_text, pairs_of
 from ctsft.report.outcomes import odyssey_results, odyssey_rows
 from ctsft.report.render import change
 from ctsft.report.rows import Results
@@ -74,17 +74,13 @@ ASKED = {
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 
 
-def not_run(claim: str, script: str) -> Judgement:
-    return Judgement(claim, "not run", "–", f"no rows of script {script} for it")
-
-
 def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
     results = odyssey_results(folder)
     rows = None if results is None else odyssey_rows(results)
     pairs = [] if rows is None else pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), SAME)
     value = pooled(pairs, asked.of)
     if value is None:
-        return not_run(claim, "06")
+        return not_run(claim, f"{asked.first} and {asked.second} of script 06")
     where = "target" if asked.of == TARGET else "source afterwards"
     number = f"{where}, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}"
     return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs))
@@ -95,7 +91,7 @@ def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
     alone = pick(rows, human=False, **dict(rows[["target", "n_target", "lr"]].iloc[0])) if len(rows) else rows
     sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)] if len(rows) else [rows] * 2
     if any(side.empty for side in sides):
-        return not_run(claim, "08")
+        return not_run(claim, f"{asked.first} and {asked.second} of script 08")
     value = paired_difference(*(_lost(side) for side in sides))
     ends = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
     number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}; {ends}"
@@ -110,7 +106,7 @@ def by_arithmetics(claim: str, asked: Arithmetics, folder: Path) -> Judgement:
     names = (asked.first, asked.second)
     sides = [pick(rows, arithmetic=name, where="everywhere") for name in names] if len(rows) else [rows] * 2
     if any(side.empty for side in sides):
-        return not_run(claim, "07")
+        return not_run(claim, f"{asked.first} and {asked.second} of script 07")
     one, other = (side.iloc[0] for side in sides)
     value = paired_difference(*((row["answers"] == row["gold"])[None].astype(float) for row in (one, other)))
     number = (

@@ -2,7 +2,7 @@
 
 An effect counts as none within MARGIN, about one standard error of an accuracy on 400 rows: a claim that something is
 kept, or at least matched, is supported where the whole interval lies above -MARGIN, and contradicted where it lies
-below. A claim without its number is undecided, and says what is missing. These rules are no pre-registration: MARGIN
+below. A claim without its rows is *not run*, and says what is missing. These rules are no pre-registration: MARGIN
 was set before any row, but C3 was split in two, and the rules of C4, C6 and C8 were written, after the demo's rows had
 been seen.
 """
@@ -17,7 +17,7 @@ from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, p_text, pairs_of, undecided
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, not_run, p_text, pairs_of
 from ctsft.report.render import change, interval
 from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two, precision_of
 from ctsft.report.tradeoff import difficulty_predicts
@@ -54,7 +54,7 @@ def target_accuracy(results: Results) -> Judgement:
     pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME)
     value = pooled(pairs)
     if value is None:
-        return undecided("C1", "circuit and near_zero at depth 2, and full, on a common seed")
+        return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
     share = max(first["trainable_share"].max() for first, _ in pairs)
     verdict = by_interval(value, -MARGIN, -MARGIN)
     if verdict == "supported" and share >= 0.01:
@@ -67,7 +67,7 @@ def hard_transfers(results: Results) -> Judgement:
     """C2: difficulty correlates with the circuit's advantage over near-zero heads."""
     value = difficulty_predicts(results)
     if value is None:
-        return undecided("C2", "circuit and near_zero on at least three targets, with all seeds")
+        return not_run("C2", "circuit and near_zero on at least three targets, with all seeds")
     rows = pick(results.rows, arm="near_zero")
     targets = ", ".join(dict.fromkeys(rows["target"]))
     return Judgement("C2", by_interval(value, 0, 0), f"Spearman {change(value)}", f"{targets}; all n and depths")
@@ -79,7 +79,7 @@ def source_kept(results: Results) -> Judgement:
     pairs = pairs_of(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",))
     kept = pooled(pairs, SOURCE)
     if kept is None:
-        return undecided("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
+        return not_run("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
     return Judgement(
         "C3a", by_interval(kept, -MARGIN, -MARGIN), f"source, after − before: {change(kept)}", ground(pairs)
     )
@@ -91,7 +91,7 @@ def source_kept_better(results: Results) -> Judgement:
     pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME)
     gap = pooled(pairs, SOURCE)
     if gap is None:
-        return undecided("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
+        return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}, {p_text(gap)}"
     return Judgement("C3b", by_interval(gap, 0, MARGIN), number, ground(pairs))
 
@@ -103,7 +103,7 @@ def related_kept(results: Results) -> Judgement:
     circuit, full = (pick(lines, arm="circuit", depth=2), pick(lines, arm="full"))
     kept = related_change(circuit) if len(circuit) else None
     if kept is None:
-        return undecided("C7", "probes of script 04, or measures of 06, for the circuit at depth 2")
+        return not_run("C7", "probes of script 04, or measures of 06, for the circuit at depth 2")
     gap = related_change(circuit, full) if len(full) else None
     number = f"related tests after − before: {change(kept)}; circuit − full: {change(gap)}"
     tests = ", ".join(sorted(set(circuit["test"])))
@@ -117,12 +117,12 @@ def competent_start(results: Results | None) -> Judgement:
     """C4: ct_sft from the fewest source rows minus ct_sft from the most, on the target; supported below zero."""
     chosen = ct_sft(at_validated_rate(results.rows)) if results else None
     if chosen is None or chosen["n_source"].nunique() < 2:
-        return undecided("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
+        return not_run("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
     few, many = chosen["n_source"].min(), chosen["n_source"].max()
     pairs = pairs_of(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME)
     value = pooled(pairs)
     if value is None:
-        return undecided("C4", "a weak and a competent start on a common target and seed")
+        return not_run("C4", "a weak and a competent start on a common target and seed")
     verdict = "supported" if value.high < 0 else "contradicted" if value.low > -MARGIN else "undecided"
     number = f"ct_sft from {few} source rows − from {many}: {change(value)}, {p_text(value)}"
     return Judgement("C4", verdict, number, ground(pairs))
@@ -131,11 +131,11 @@ def competent_start(results: Results | None) -> Judgement:
 def second_task(results: Results | None) -> Judgement:
     """C5: what C1 and C3b say holds on entailment too. A second model family is a results folder of its own."""
     if results is None:
-        return undecided("C5", "script 02")
+        return not_run("C5", "script 02")
     best = results.from_most_source_rows()
     parts = [target_accuracy(best), source_kept_better(best)]
     if any(part.number == "–" for part in parts):
-        return undecided("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
+        return not_run("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
     verdicts = {part.verdict for part in parts}
     verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
     return Judgement("C5", verdict, "; ".join(part.number for part in parts), parts[0].data)
@@ -144,14 +144,14 @@ def second_task(results: Results | None) -> Judgement:
 def faithful(found: Faithfulness | None) -> Judgement:
     """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less."""
     if found is None:
-        return undecided("C6", "script 05")
+        return not_run("C6", "script 05")
     sets = pick(found.sets, language=found.source, scorer=found.main)
     here = pick(sets, direction="keep")
     circuits = pick(here, selection="circuit")
     mine, random = pick(circuits, size=circuits["size"].max()), pick(here, selection="random:circuit")
     kept, by_chance = faithfulness_of(found, mine), faithfulness_of(found, random)
     if kept is None or by_chance is None:
-        return undecided("C6", "the circuit of depth 2 and random sets like it (script 05)")
+        return not_run("C6", "the circuit of depth 2 and random sets like it (script 05)")
     wins, draws = beaten(mine, random)
     better = "supported" if wins >= 0.95 * draws else "contradicted" if wins < 0.5 * draws else "undecided"
     verdicts = {by_interval(kept, 0.5, 0.5), better}
@@ -169,7 +169,7 @@ def directional(found: Faithfulness | None) -> Judgement:
     """C8: the area under faithfulness is larger by `cdt` than by `magnitude`."""
     value = None if found is None else area(found, "cdt", "magnitude")
     if value is None:
-        return undecided("C8", "the scorers cdt and magnitude of script 05")
+        return not_run("C8", "the scorers cdt and magnitude of script 05")
     number = f"area under faithfulness, cdt − magnitude: {change(value)}"
     return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude"))
 
@@ -185,7 +185,7 @@ def judge(results: Results) -> list[Judgement]:
     found = Faithfulness.read(results.folder)
     main, second = results.of(EXPERIMENT), results.of(ENTAILMENT)
     if main is None:
-        rest = [undecided(claim, "script 01") for claim in CLAIMS if claim != "C5"]
+        rest = [not_run(claim, "script 01") for claim in CLAIMS if claim != "C5"]
         return sorted([*rest, second_task(second)], key=lambda judgement: judgement.claim)
     main = main.from_most_source_rows()
     return [
@@ -215,13 +215,15 @@ def claims_page(folders: Iterable[Results]) -> str:
     judged = {results.preset: {j.claim: j for j in (*judge(results), *judge_baselines(results))} for results in folders}
     out = [
         "# The paper's claims, judged by our rows\n",
-        "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals; an effect within "
-        f"{MARGIN} counts as none (about one standard error of an accuracy on 400 rows). *Supported* and "
-        "*contradicted* need the whole interval on one side; everything else is *undecided*. The rules are in "
-        "`ctsft/report/claims.py`; some were written after the demo's rows had been seen, and this is no "
-        "pre-registration. Only targets with as many seeds as any other are pooled, which was decided after "
-        "Minangkabau's one seed had been seen. `demo` is a micro model "
-        "on constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
+        "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals. Claims that "
+        f"something is *kept* or *matched* (C1, C3a, C7, B5, B7, B11) allow a loss of {MARGIN}, about one standard "
+        f"error of an accuracy on 400 rows: *supported* where the whole interval lies above −{MARGIN}, *contradicted* "
+        "where it lies below. Claims that something is *better* need the whole interval above 0, or below; C3b (and "
+        f"so C5) is contradicted where even its upper end is below +{MARGIN}. Everything else is *undecided*, even "
+        "beside an interval without 0. The rules are in `ctsft/report/claims.py`; some were written after the demo's "
+        "rows had been seen, and this is no pre-registration. Only targets with as many seeds as any other are "
+        "pooled, which was decided after Minangkabau's one seed had been seen. `demo` is a micro model on "
+        "constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
         "model is Qwen2.5-0.5B, which was not run here.\n",
     ]
     for claim, words in (CLAIMS | BASELINE_CLAIMS).items():

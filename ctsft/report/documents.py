@@ -34,8 +34,8 @@ def verdicts(folders: Sequence[Results]) -> str:
 
 
 def _told(judgement: Judgement) -> str:
-    if judgement.number == "–":
-        return "not run"
+    if judgement.verdict == "not run":
+        return judgement.verdict
     return f"**{judgement.verdict}**: {judgement.number}"
 
 

@@ -17,7 +17,7 @@ SAME = ("target", "n_target")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim's verdict on one results folder: supported, contradicted or undecided, with its number and its data."""
+    """A claim's verdict on a results folder (supported, contradicted, undecided, not run), its number and its data."""
 
     claim: str
     verdict: str
@@ -25,8 +25,8 @@ class Judgement:
     data: str
 
 
-def undecided(claim: str, missing: str) -> Judgement:
-    return Judgement(claim, "undecided", "–", f"no rows: {missing}")
+def not_run(claim: str, missing: str) -> Judgement:
+    return Judgement(claim, "not run", "–", f"no rows: {missing}")
 
 
 def by_interval(value: Interval | Difference, good: float, bad: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -44,10 +46,15 @@ def odyssey_cells(results: Results) -> pd.DataFrame:
                 "weights trained": f"{one.trainable_share:.2%}",
                 "flags": ", ".join(one.flags) or GAP,
                 "tries": one.tries,
+                "rates": f"{_listed(one.rates)} → {_listed(one.chosen)}" if one.rates else GAP,
                 "seeds": one.seeds,
             }
         )
     return pd.DataFrame(table)
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def odyssey_tables(results: Results) -> list[Table]:
@@ -60,11 +67,15 @@ def odyssey_tables(results: Results) -> list[Table]:
             f"Does adapting help or hurt? Preset {results.preset}",
             f"{about(results, odyssey_rows(results))} Changes are after minus theta1, paired on test rows, with 95 % "
             "intervals; bits per byte of held-out text (after minus before: above zero is worse; `others` are the "
-            "related languages). `harmed` / `helped`: the target's interval lies below / above zero; `forgetful`: the "
-            f"source's lies below zero and the loss is above {MARGIN}; `overfitted`: at least {GAP_TO_TRAINING} better "
-            "on its own n rows than on test rows, with a Brier score no better than zero-shot's. Answers changed by a "
-            "name: share of rows whose answer differs when only the name or group in front does. Tries: cells "
-            "(learning rates, strengths of a penalty) that a seed's validation split has chosen from.",
+            "related languages). `harmed` / `helped`: the target's interval lies below / above zero; `forgetful`: "
+            f"the source's lies below zero and the loss is above {MARGIN}; `overfitted`: at least {GAP_TO_TRAINING} "
+            "better on its own n rows than on test rows, with a Brier score no better than zero-shot's or that of "
+            "the labels' shares. Answers changed by a name: share of rows whose answer differs when only the name or "
+            "group in front does. Tries: models (learning rates, strengths of a penalty, regularisations of the "
+            "n-grams) that a seed's validation split has chosen from. Rates: what was tried, and behind the arrow "
+            "what the seeds chose; an arm that chooses the highest might learn more beyond it. Where n is all of "
+            "pool B, every seed has the same target rows, and the interval does not know how much other rows would "
+            "change.",
             odyssey_cells(results),
         )
     ]

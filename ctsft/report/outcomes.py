@@ -5,7 +5,7 @@ Flags, each by one rule on the rows of a target, n, arm and depth, every arm at 
 - helped / harmed: the whole paired 95 % interval of accuracy on the target, after - zero-shot, lies above / below zero;
 - forgetful: that of the source lies below zero, and the loss is larger than MARGIN;
 - overfitted: accuracy on its own n target rows is at least GAP_TO_TRAINING above that on test rows, and the Brier score
-  on test rows is no better than zero-shot's.
+  on test rows is no better than that of knowing nothing (every label as likely as it is among them), or zero-shot's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ GAP_TO_TRAINING = 0.15
 class Outcome:
     """One arm on one target with n rows. Changes are after minus theta1, paired; None where nothing was measured.
 
-    `tries`: how many cells (learning rates, strengths) a seed's validation split has chosen from.
+    `tries`: how many models a seed's validation split has chosen from (learning rates, strengths). `rates`: those that
+    were tried, and `chosen`: the one of every seed, both in rising order; empty without a rate.
     """
 
     target: str
@@ -50,13 +51,15 @@ class Outcome:
     bits: dict[str, float]
     ece: float
     brier: float
-    brier_before: float | None
+    brier_floor: float
     train_accuracy: float
     flips: float | None
     shift: float | None
     trainable: int
     trainable_share: float
     tries: int
+    rates: tuple[float, ...]
+    chosen: tuple[float, ...]
     seeds: int
 
     @property
@@ -69,7 +72,7 @@ class Outcome:
         if loss is not None and loss.high < 0 and loss.value < -MARGIN:
             found.append("forgetful")
         fits = self.train_accuracy - self.accuracy >= GAP_TO_TRAINING
-        if fits and self.brier_before is not None and self.brier >= self.brier_before:
+        if fits and self.brier >= self.brier_floor:
             found.append("overfitted")
         return found
 
@@ -84,8 +87,10 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
     """The rows that script 06 measured, every arm at its validated rate, with what lies in their files."""
     known = read_measures(results.folder)
     rows = results.rows[results.rows["cell"].isin(known.keys())]
-    tries = rows.groupby([*SETTING, "draw", "seed"], dropna=False)["cell"].transform("count")
-    rows = at_papers_share(at_validated_rate(rows.assign(tries=tries)))
+    setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
+    tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
+    rows = rows.assign(tries=setting["cell"].transform("count"), rates=pd.Series(tried))
+    rows = at_papers_share(at_validated_rate(rows))
     return rows.assign(measures=[known[cell] for cell in rows["cell"]])
 
 
@@ -130,13 +135,15 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         bits=_bits_change(rows, zero),
         ece=_mean(expected_calibration_error(p, g) for p, g in zip(chances, rows["gold"], strict=True)),
         brier=_mean(brier(p, g).mean() for p, g in zip(chances, rows["gold"], strict=True)),
-        brier_before=_brier(before) if len(before) else None,
+        brier_floor=min([_by_shares(first["gold"]), *([_brier(before)] if len(before) else [])]),
         train_accuracy=_mean(m["train_accuracy"] for m in rows["measures"] if m["train_accuracy"] is not None),
         flips=None if None in flips else _mean(flips),
         shift=None if None in shifts else _mean(shifts),
         trainable=int(first["trainable"]),
         trainable_share=float(rows["trainable_share"].mean()),
-        tries=int(rows["tries"].max()),
+        tries=int(rows["tries"].max()) * (len(ARMS[arm].classifier.choices) if no_model else 1),
+        rates=first["rates"],
+        chosen=tuple(sorted(rows["lr"].dropna())),
         seeds=int(rows["seed"].nunique()),
     )
 
@@ -148,6 +155,12 @@ def _mean(values: Iterable[float]) -> float:
 
 def _labels(gold: np.ndarray) -> int:
     return int(gold.max()) + 1
+
+
+def _by_shares(gold: np.ndarray) -> float:
+    """The Brier score of always giving the labels' own shares."""
+    shares = np.bincount(gold) / len(gold)
+    return float(1 - (shares**2).sum())
 
 
 def _brier(rows: pd.DataFrame) -> float:

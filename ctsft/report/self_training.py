@@ -49,15 +49,18 @@ def stacked(rows: pd.DataFrame, column: str = "right") -> np.ndarray:
 
 
 def fate(chain: pd.DataFrame) -> str:
-    """What became of a chain (all seeds of one setting): collapsed or decayed, and at which generation; or neither."""
-    first, decayed = pick(chain, generation=0), None
-    for generation in range(1, int(chain["generation"].max()) + 1):
-        here = pick(chain, generation=generation)
-        if paired_difference(stacked(here), stacked(first)).high < 0:
-            if here["label_entropy"].mean() < here["gold_entropy"].mean() / 2:
-                return f"collapsed at {generation}"
-            decayed = decayed or generation
-    return f"decayed from {decayed}" if decayed else "held"
+    """What became of a chain (all seeds of one setting) by its last generation: collapsed, decayed, or held.
+
+    A dip on the way that later generations make good is no end.
+    """
+    first, numbers = pick(chain, generation=0), range(1, int(chain["generation"].max()) + 1)
+    gone = [n for n in numbers if paired_difference(stacked(pick(chain, generation=n)), stacked(first)).high < 0]
+    if not gone or gone[-1] != numbers[-1]:
+        return "held"
+    since = next(n for n in reversed(numbers) if n - 1 not in gone)
+    last = pick(chain, generation=numbers[-1]).set_index("seed")["label_entropy"]
+    narrow = int((last < first.set_index("seed")["label_entropy"] / 2).sum())
+    return f"collapsed from {since} ({narrow} of {len(last)} seeds)" if narrow else f"decayed from {since}"
 
 
 def self_training_cells(folder: Path) -> pd.DataFrame:
@@ -105,8 +108,9 @@ def self_training_tables(folder: Path) -> list[Table]:
             "others from labels that the last one gave to target rows of pool A (whose translations theta1 has seen "
             "with their labels), with the human rows or without them. Labels learned from: how many of those are "
             f"right. Entropy and diversity in bits; the gold labels have {one['gold_entropy']:.2f}. A chain "
-            "*collapsed* where the accuracy is below generation 0's with its whole paired 95 % interval and the label "
-            "entropy is less than half of the gold labels'; *decayed*: the first alone; else it *held*.",
+            "*decayed* where its last generation's accuracy is below generation 0's with its whole paired 95 % "
+            "interval (from the generation since which all were), and *collapsed* where the label entropy of some "
+            "seeds has also fallen below half of what they had in generation 0; else it *held*.",
             self_training_cells(folder),
         )
     ]

@@ -11,11 +11,17 @@ from collections.abc import Iterable, Iterator
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.claims import CLAIMS, judge, judge_other_precisions
 from ctsft.report.judging import Judgement
+from ctsft.report.outcomes import odyssey_results, outcomes
 from ctsft.report.paper import published
 from ctsft.report.rows import Results, at_papers_share
 from ctsft.report.transfer import EXPERIMENT
 
-HEADINGS = {"supported": "What held", "contradicted": "What did not", "undecided": "What these rows cannot tell"}
+HEADINGS = {
+    "supported": "What held",
+    "contradicted": "What did not",
+    "undecided": "What these rows cannot tell",
+    "not run": "What was not run",
+}
 TO_THE_AUTHORS = {
     ("C1", "contradicted"): "Tuning all weights is the arm to beat: please print its learning rate, its loss curve "
     "and its spread over seeds. Ours does not collapse, and then the circuit does not match it.",
@@ -113,12 +119,34 @@ def weakest(results: Results) -> Iterator[str]:
     )
     if rows[rows["arm"] != "direct"].groupby("seed")["theta1"].nunique().max() > 1:
         yield "The rows of a seed come from more than one machine: their theta1 differ in the last bits."
+    yield from _rates(results)
     yield "The rules of some verdicts were written after rows had been seen (see claims.md)."
+
+
+def _rates(results: Results) -> Iterator[str]:
+    """Arms of script 06 that were given fewer rates than others, and those that may want a higher one."""
+    travelled = odyssey_results(results.folder)
+    tuned = [one for one in outcomes(travelled) if one.rates] if travelled else []
+    for target, n in dict.fromkeys((one.target, one.n_target) for one in tuned):
+        here = [one for one in tuned if (one.target, one.n_target) == (target, n)]
+        most = max((one.rates for one in here), key=len)
+        fewer = [one.arm for one in here if len(one.rates) < len(most)]
+        edge = [one.arm for one in here if len(one.rates) > 1 and set(one.chosen) == {max(one.rates)}]
+        if fewer:
+            yield f"{target}, {n} rows, script 06: fewer rates than others have had: {', '.join(dict.fromkeys(fewer))}."
+        if edge:
+            yield (
+                f"{target}, {n} rows, script 06: at the highest rate that was tried, on every seed, and so perhaps not "
+                f"at their best: {', '.join(dict.fromkeys(edge))}."
+            )
 
 
 def _listed(judged: list[Judgement], verdict: str) -> list[str]:
     words = CLAIMS | BASELINE_CLAIMS
-    return [f"- {j.claim}. {words[j.claim]} {j.number}. ({j.data}.)" for j in judged if j.verdict == verdict]
+    found = [(f"- {j.claim}. {words[j.claim]}", j) for j in judged if j.verdict == verdict]
+    return [
+        f"{claim} ({j.data}.)" if verdict == "not run" else f"{claim} {j.number}. ({j.data}.)" for claim, j in found
+    ]
 
 
 def _in_other_precisions(results: Results) -> list[str]:
@@ -128,9 +156,7 @@ def _in_other_precisions(results: Results) -> list[str]:
 
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
-    found = [
-        (j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences and j.number != "–"
-    ]
+    found = [(j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences]
     return [f"- {sentence} ({j.claim}, {j.verdict}.)" for j, sentence in found] or ["- Nothing yet."]
 
 
@@ -138,7 +164,7 @@ def report_page(folders: Iterable[Results]) -> str:
     """`report.md`, one part for every results folder of real data."""
     out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
     for results in folders:
-        judged = [*judge(results), *(j for j in judge_baselines(results) if j.verdict != "not run")]
+        judged = [*judge(results), *judge_baselines(results)]
         out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
         out += [f"- {line}" for line in weakest(results)]
         for verdict, heading in HEADINGS.items():

@@ -22,7 +22,11 @@ from ctsft.tuning.scopes import SCOPES, Held, Scope
 @dataclass(frozen=True)
 class FurtherPretraining:
     """Language modelling of all weights on the target's training texts, without their labels, before the arm's own
-    tuning (DAPT, Gururangan et al., ACL 2020). The rate is that of the competence stage."""
+    tuning, and after theta1. The rate is that of the competence stage.
+
+    Gururangan et al. (ACL 2020) call it task-adaptive where the texts are those of the task, as here; their
+    domain-adaptive stage (DAPT) reads a large corpus, and both come before any tuning on labels.
+    """
 
     epochs: int = 2
 
@@ -97,7 +101,7 @@ ARMS = {
         Arm("lora_heads", "LoRA, circuit heads", "head_adapters", heads="circuit"),
         Arm("bitfit", "biases", "biases"),
         *with_strengths(Arm("l2sp", "all weights, L2-SP", "all", gradient_rule=L2SP(0.1)), 0.01, 1.0),
-        *with_strengths(Arm("ewc", "all weights, EWC", "all", gradient_rule=EWC(1000.0)), 100.0, 10_000.0),
+        *with_strengths(Arm("ewc", "all weights, EWC", "all", gradient_rule=EWC(1.0)), 0.1, 10.0),
         Arm("replay", "all weights, replay", "all", extra_rows=Replay()),
         Arm("circuit_replay", "circuit, replay", "heads", heads="circuit", extra_rows=Replay()),
         Arm("lt_sft", "lottery-ticket weights", "sparse", heads="circuit", gradient_rule=LotteryTicket()),

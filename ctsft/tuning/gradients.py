@@ -8,7 +8,7 @@ validation split, among the variants that `arms.py` lists.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -72,8 +72,11 @@ class L2SP:
 class EWC:
     """Elastic weight consolidation (Kirkpatrick et al., PNAS 2017): strength / 2 sum F (p - theta1)^2.
 
-    F is the diagonal of the empirical Fisher matrix: the mean over (at most `rows`) source rows of the squared gradient
-    of their label's log-likelihood.
+    F is the diagonal of the Fisher matrix on (at most `rows`) source rows: the mean over rows of sum_y p(y) g(y)^2,
+    with p the model's own probabilities of the label words and g(y) the gradient of the loss if y were the label. With
+    the rows' labels in place of p (the "empirical" Fisher) it would all but vanish, because theta1 is sure of the rows
+    that it was tuned on. F is then divided by its mean, so that a strength means the same to models of any size, and
+    F = 1 throughout would be L2-SP.
     """
 
     strength: float
@@ -84,16 +87,25 @@ class EWC:
         return lambda: _pull(job.parameters, start, [self.strength * f for f in fisher])
 
     def fisher(self, job: Job) -> list[Tensor]:
-        """As many tensors as there are parameters, of their shapes."""
+        """As many tensors as there are parameters, of their shapes; their mean over all weights is 1."""
         totals = [torch.zeros_like(parameter) for parameter in job.parameters]
-        size = min(self.rows, len(job.source))
-        for number in range(size):
-            label_loss(job.model, job.source.subset([number]), job.label_tokens, job.layout, job.autocast).backward()
-            for parameter, total in zip(job.parameters, totals, strict=True):
-                if parameter.grad is not None:
-                    total += parameter.grad.square() / size
-                    parameter.grad = None
-        return totals
+        for number in range(min(self.rows, len(job.source))):
+            for row, chance in _as_each_label(job, job.source.subset([number])):
+                label_loss(job.model, row, job.label_tokens, job.layout, job.autocast).backward()
+                for parameter, total in zip(job.parameters, totals, strict=True):
+                    if parameter.grad is not None:
+                        total.addcmul_(parameter.grad, parameter.grad, value=chance)
+                        parameter.grad = None
+        mean = sum(float(total.double().sum()) for total in totals) / sum(total.numel() for total in totals)
+        return [total / mean if mean else total for total in totals]
+
+
+def _as_each_label(job: Job, row: Encoded) -> list[tuple[Encoded, float]]:
+    """The row with every label in turn, and the probability that the model gives that label among the label words."""
+    as_each = [replace(row, labels=(label,)) for label in range(len(job.label_tokens))]
+    with torch.no_grad():
+        losses = [label_loss(job.model, one, job.label_tokens, job.layout, job.autocast) for one in as_each]
+    return list(zip(as_each, torch.stack(losses).neg().softmax(0).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
