@@ -112,6 +112,22 @@ def test_finished_cells_are_not_run_again(config, rows, monkeypatch):
     assert run_study(config) == 0
 
 
+def test_a_folder_with_rows_of_another_model_or_other_labels_is_refused(config, rows, tmp_path):
+    """Such rows would stand in one table, or be scored again by labels that they were not made for."""
+    again = replace(config, output=tmp_path)
+    foreign = [row | {"model": "other.gguf", "model_hash": "0123"} for row in rows[:1]]
+    append_rows(again.folder / "02_mine.csv", foreign)
+    with pytest.raises(UserError, match=r"rows in .* are of other\.gguf \(weights 0123\).*--model"):
+        run_study(again)
+    (again.folder / "02_mine.csv").unlink()
+    gold = json.loads((config.folder / "gold.json").read_text())
+    gold["demo/d30"]["labels"] = "p0" + gold["demo/d30"]["labels"][2:-1] + "0"
+    (again.folder / "gold.json").write_text(json.dumps(gold))
+    with pytest.raises(UserError, match=r"labels of demo/d30 are others"):
+        run_study(again)
+    assert not (again.folder / "01_nusax_transfer.csv").exists()
+
+
 def test_theta1_and_scores_are_stored_with_where_they_came_from(config, rows):
     [theta1] = (config.folder / "theta1").glob("*.json")
     about = json.loads(theta1.read_text())

@@ -28,7 +28,7 @@ from ctsft.study.config import OneProcess
 from ctsft.study.grid import relevance_settings, short_hash
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
-from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
+from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows, refuse_other_model
 from ctsft.study.run import prepare
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
@@ -229,6 +229,7 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
     prepare(config.folder)
     bench = Workbench(config)
     config = bench.config
+    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     known = read_rows(path, SET_COLUMNS)
     finished = {row["set"] for row in known}
     todo = [wanted for seed in config.seeds for wanted in plan(config, seed, bench.anatomy.n_heads)]

@@ -183,8 +183,24 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
             name: {"labels": digits([example.label for example in rows.examples]), "sha256": rows.sha256}
             for name, rows in tests.items()
         }
+        for name in known.keys() & new.keys():
+            if known[name]["labels"] != new[name]["labels"]:
+                raise UserError(
+                    f"the labels of {name} are others than those that rows in {folder} were scored by, so the data are "
+                    "not the same (XNLI from the hub is split by other ids than from files). Give another --output."
+                )
         if known != known | new:
             write_json(path, dict(sorted((known | new).items())))
+
+
+def refuse_other_model(folder: Path, model: str, weights: str) -> None:
+    """Stop where `folder` has rows of other weights than these: a table would take them for one model's."""
+    for row in read_cells(folder).values():
+        if row["model_hash"] != weights:
+            raise UserError(
+                f"the rows in {folder} are of {row['model']} (weights {row['model_hash']}), and this run's model is "
+                f"{model} (weights {weights}). Name that model with --model, or give another --output."
+            )
 
 
 def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:

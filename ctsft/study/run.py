@@ -21,7 +21,7 @@ from ctsft.study.estimate import estimate
 from ctsft.study.executors import EXECUTORS, job_of
 from ctsft.study.helping import check_team, help_out
 from ctsft.study.probes import NamedTests
-from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data
+from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data, refuse_other_model
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.team import team_on
@@ -78,6 +78,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     prepare(config.folder)
     bench = Workbench(config)
     config = bench.config
+    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     if not bench.task.published:
         refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
         for label, word in zip(bench.task.labels, bench.task.label_words, strict=True):
