@@ -334,36 +334,45 @@ def test_near_duplicates_equal_a_plain_comparison_of_sets():
 # ---- from files to rows --------------------------------------------------------------------------------------------
 
 
-def test_a_copied_script_with_five_changed_lines_runs_a_data_set_of_ones_own(topics, tmp_path):
-    """The README's promise, by its letter: JSON lines, four classes, at most five lines changed, the rest flags."""
+def changed_by_the_readme(script: str) -> str:
+    """The script with the README's diff applied to it: every run of `-` lines becomes the `+` lines behind it."""
+    [diff] = re.findall(r"^```diff\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for old, new in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n)+)", diff, re.MULTILINE):
+        before, after = (re.sub(r"^[-+]", "", part, flags=re.MULTILINE) for part in (old, new))
+        assert script.count(before) == 1
+        script = script.replace(before, after)
+    return script
+
+
+def test_a_copied_script_with_the_readmes_diff_runs_a_data_set_of_ones_own(tmp_path):
+    """The README's promise, by its letter: four classes, its diff of a few lines, the rest flags.
+
+    The rows are constructed sentences under the README's names, so that the demo's micro model can read them.
+    """
     original = SCRIPT.read_text()
-    mine = original
-    for line, new in {
-        '        task="demo",': '        task="topics",',
-        '        source="d00",': '        source="d10",',
-        '        targets=("d10", "d30", "d50", "d70", "d90"),': '        targets=("d90",),',
-        '        model="demo",': f'        label_words={label_words()!r},\n        data_dir="{topics}",\n'
-        '        model="demo",',
-    }.items():
-        assert mine.count(line + "\n") == 1
-        mine = mine.replace(line, new)
+    mine = changed_by_the_readme(original)
     changed = [line for line in difflib.ndiff(original.splitlines(), mine.splitlines()) if line.startswith("+ ")]
     assert len(changed) <= 5
     (tmp_path / "mine.py").write_text(mine)
-    flags = "--arms zero_shot circuit:0 norm_only --seeds 31 --lrs 3e-3 --scorer cdt_linear --output".split()
+    write_topics(tmp_path / "data", ("d10", "d90"))
+    for language, name in (("d10", "indonesian"), ("d90", "javanese")):
+        (tmp_path / "data" / "topics" / language).rename(tmp_path / "data" / "topics" / name)
+    flags = "--preset small --model demo --n-targets 100 --seeds 31 --source-lr 3e-3 --lrs 3e-3 --micro-batch 16"
+    flags += " --arms zero_shot circuit:0 norm_only --output out --label-words"
     run = subprocess.run(
-        [sys.executable, "mine.py", *flags, "out"], cwd=tmp_path, capture_output=True, text=True, env=environment()
-    )
+        [sys.executable, "mine.py", *flags.split(), *label_words()],
+        cwd=tmp_path, capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert f"label tools: '{label_words()[2]}'" in run.stdout
-    rows = read_rows(tmp_path / "out" / "demo" / "01_nusax_transfer.csv")
+    rows = read_rows(tmp_path / "out" / "small" / "01_nusax_transfer.csv")
     assert [row["arm"] for row in rows] == ["zero_shot", "circuit", "norm_only"]
     assert {row["task"] for row in rows} == {"topics"}
     # Four classes of equal size: chance is .25. What is learned must show, or the test could not fail.
     accuracy = {row["arm"]: float(row["accuracy"]) for row in rows}
     assert float(rows[0]["source_accuracy_before"]) > 0.8
     assert accuracy["circuit"] > max(0.5, accuracy["zero_shot"])
-    results = Results.read(tmp_path / "out" / "demo")
+    results = Results.read(tmp_path / "out" / "small")
     assert results.rows["accuracy"].round(6).tolist() == list(accuracy.values())
 
 

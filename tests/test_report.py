@@ -330,8 +330,8 @@ def test_comparisons_use_the_seeds_and_rows_that_both_have(sentiment):
 # ---- tables ------------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_shows_the_committed_demo_table(demo):
-    assert transfer(demo.on_the_grid_of("01_nusax_transfer")) in (ROOT / "README.md").read_text()
+def test_the_page_of_the_demo_shows_the_committed_table(demo):
+    assert transfer(demo.on_the_grid_of("01_nusax_transfer")) in (ROOT / "docs" / "demo.md").read_text()
 
 
 def test_every_table_says_its_seeds_and_where_it_comes_from(demo):

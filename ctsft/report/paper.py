@@ -76,13 +76,15 @@ def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
 
 
 def beside(name: str, results: Mapping[str, Results], columns: tuple[str, str], value: str) -> pd.DataFrame:
-    """A published table with our accuracy, interval and number of seeds in every line."""
+    """A published table with our accuracy, interval, number of seeds and precision in every line."""
     table = published(name).rename(columns={value: "paper"})
     for preset, title in BESIDE.items():
         rows = of_the_paper(results[preset]) if preset in results else None
         matched = [None if rows is None else matching(rows, line) for _, line in table.iterrows()]
         table[title] = ["not run" if here is None else interval(accuracy(here, columns)) for here in matched]
         table[f"seeds, {preset}"] = [0 if here is None else here["seed"].nunique() for here in matched]
+        if rows is not None:
+            table[f"precision, {preset}"] = [", ".join(sorted(set(here["dtype"]))) or GAP for here in matched]
     if "depth" in table:
         table["depth"] = [GAP if pd.isna(depth) else str(depth) for depth in table["depth"]]
     if "target" in table:
