@@ -464,7 +464,7 @@ def test_verdicts_follow_the_rows(folder):
     rewrite(folder / "01_nusax_transfer.csv", lambda row: row | {"trainable_share": "0.02"})
     assert verdicts()["C1"] == "undecided"
     rewrite(folder / "01_nusax_transfer.csv", lambda row: None if row["arm"] == "full" else row)
-    assert verdicts()["C1"] == "undecided"
+    assert verdicts()["C1"] == "not run"
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------
