@@ -9,7 +9,6 @@ cell have generation 0 in common: it is tuned once.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.report.self_training import self_training
-from ctsft.storage import write_json
+from ctsft.storage import read_json, write_json
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell, cell_fingerprint, cells
@@ -109,7 +108,7 @@ def generations(bench: Workbench, config: SelfTrainingConfig, cell: Cell, human:
         path = config.folder / "cache" / "generations" / f"{name if number else name.rpartition('-')[0]}-{number}.json"
         if not path.is_file():
             write_json(path, _generation(bench, config, cell, human, number, labels))
-        known = json.loads(path.read_text())
+        known = read_json(path)
         lines.append(known["line"] | {"chain": name, "human": human})
         labels = tuple(from_digits(known["labels"]).tolist())
     return lines
