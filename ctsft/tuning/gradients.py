@@ -90,22 +90,18 @@ class EWC:
         """As many tensors as there are parameters, of their shapes; their mean over all weights is 1."""
         totals = [torch.zeros_like(parameter) for parameter in job.parameters]
         for number in range(min(self.rows, len(job.source))):
-            for row, chance in _as_each_label(job, job.source.subset([number])):
-                label_loss(job.model, row, job.label_tokens, job.layout, job.autocast).backward()
+            row = job.source.subset([number])
+            as_each_label = [replace(row, labels=(label,)) for label in range(len(job.label_tokens))]
+            losses = [label_loss(job.model, one, job.label_tokens, job.layout, job.autocast) for one in as_each_label]
+            chances = torch.stack(losses).detach().neg().softmax(0)
+            for loss, chance in zip(losses, chances.tolist(), strict=True):
+                loss.backward()
                 for parameter, total in zip(job.parameters, totals, strict=True):
                     if parameter.grad is not None:
                         total.addcmul_(parameter.grad, parameter.grad, value=chance)
                         parameter.grad = None
         mean = sum(float(total.double().sum()) for total in totals) / sum(total.numel() for total in totals)
         return [total / mean if mean else total for total in totals]
-
-
-def _as_each_label(job: Job, row: Encoded) -> list[tuple[Encoded, float]]:
-    """The row with every label in turn, and the probability that the model gives that label among the label words."""
-    as_each = [replace(row, labels=(label,)) for label in range(len(job.label_tokens))]
-    with torch.no_grad():
-        losses = [label_loss(job.model, one, job.label_tokens, job.layout, job.autocast) for one in as_each]
-    return list(zip(as_each, torch.stack(losses).neg().softmax(0).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
