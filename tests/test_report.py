@@ -263,7 +263,7 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     assert list(judged) == ["C1", "C2", "C3a", "C3b"]
     assert judged["C1"].data.startswith("d30 n = ")
     assert "d30" not in claims.target_accuracy(first).data
-    alone = claims.target_accuracy(demo.only(~slow & (rows["task"] == "demo")))
+    alone = claims.target_accuracy(demo.only(~slow & (rows["task"] == "demo")).of("01_nusax_transfer"))
     assert claims.target_accuracy(first).number == alone.number
 
 
@@ -280,6 +280,17 @@ def test_a_cell_belongs_to_a_scripts_grid_whoever_ran_it_first(demo):
     assert set(own.rows["lr"].dropna()) <= set(written["lr"].dropna())
     assert set(own.rows["arm"]) == set(written["arm"])
     assert len(own.rows) < len(demo.rows)
+
+
+def test_a_rate_that_script_06_alone_tried_stays_out_of_the_other_scripts_studies(demo):
+    written = demo.rows[(demo.rows["experiment"] == "06_adaptation_odyssey") & (demo.rows["arm"] == "lora")]
+    extra = written.head(2).assign(arm="near_zero", lr=0.1, cell=["one", "two"])
+    elsewhere = extra.assign(n_target=60, cell=["three", "four"])
+    both = replace(demo, rows=pd.concat([demo.rows, extra, elsewhere], ignore_index=True))
+    assert {"one", "two"} <= set(both.of("06_adaptation_odyssey").rows["cell"])
+    kept = set(both.of("03_editing_preserving_tradeoff").rows["cell"])
+    assert not {"one", "two"} & kept
+    assert {"three", "four"} <= kept
 
 
 def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):

@@ -30,7 +30,8 @@ from ctsft.report.costs import costs
 from ctsft.storage import write_json
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
-from ctsft.study.record import append_rows, keep_gold, now, read_rows, refuse_other_model
+from ctsft.study.record import append_rows, keep_gold, now, read_rows
+from ctsft.study.run import opened
 from ctsft.study.workbench import Workbench
 
 COST_COLUMNS = (
@@ -67,9 +68,8 @@ class CostConfig(OneProcess):
 
 def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
     """Measure what is not measured yet. Returns the exit status: 1 when a cell failed, else 0."""
-    bench = Workbench(config)
+    bench = opened(config)
     config = bench.config
-    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     path = config.table(config.experiment)
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
     known = {row["cell"] for row in read_rows(path, COST_COLUMNS)}

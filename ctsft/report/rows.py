@@ -87,13 +87,15 @@ class Results:
         """What belongs to the task of `experiment`, whichever script ran it: a study for every precision of its rows.
 
         Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
-        script 06 are left out where `experiment` does not run them itself, and so are circuits by another scorer than
-        most of the rows have.
+        script 06 are left out where `experiment` does not run them itself, and so are its rates where other scripts
+        tried fewer (see `_extra_rates`), and circuits by another scorer than most of the rows have.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
             return []
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
+        if experiment != ODYSSEY:
+            baselines |= _extra_rates(self.rows)
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
         counts, found = own["dtype"].value_counts(), []
         for dtype in counts.index:
@@ -209,6 +211,18 @@ def counted(text: str, gold: np.ndarray, folder: Path) -> np.ndarray:
 
 def _share(answers: np.ndarray, gold: np.ndarray) -> float:
     return float((answers == gold).mean())
+
+
+def _extra_rates(rows: pd.DataFrame) -> pd.Series:
+    """Rows of script 06 at a rate that the other scripts did not try where they tuned on as many rows of the target.
+
+    Its arms share cells with theirs; with one rate more to choose from, these few would be compared with arms that
+    never had it.
+    """
+    setting = rows[["task", "source", "n_source", "target", "n_target", "dtype"]].astype(str).agg(" ".join, axis=1)
+    at_rate = setting + " " + rows["lr"].astype(str)
+    others = rows["experiment"] != ODYSSEY
+    return ~others & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
 
 
 def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:

@@ -28,8 +28,8 @@ from ctsft.study.config import OneProcess
 from ctsft.study.grid import relevance_settings, short_hash
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
-from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows, refuse_other_model
-from ctsft.study.run import prepare
+from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
+from ctsft.study.run import opened
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
 
@@ -226,10 +226,8 @@ def other_starts(config: FaithfulnessConfig) -> None:
 def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
     """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv."""
     path = config.folder / f"{config.experiment}{SETS}"
-    prepare(config.folder)
-    bench = Workbench(config)
+    bench = opened(config)
     config = bench.config
-    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     known = read_rows(path, SET_COLUMNS)
     finished = {row["set"] for row in known}
     todo = [wanted for seed in config.seeds for wanted in plan(config, seed, bench.anatomy.n_heads)]

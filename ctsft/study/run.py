@@ -75,12 +75,9 @@ def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[s
 def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -> int:
     """Run every cell that no experiment has run yet. Returns the exit status: 1 when a cell failed, else 0."""
     path = config.folder / f"{config.experiment}.csv"
-    prepare(config.folder)
-    bench = Workbench(config)
+    bench = opened(config)
     config = bench.config
-    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     if not bench.task.published:
-        refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
         for label, word in zip(bench.task.labels, bench.task.label_words, strict=True):
             print(f"label {label}: '{word}'")
     for finding in bench.findings:
@@ -128,8 +125,21 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     return 1 if failed else 0
 
 
-def prepare(folder: Path) -> None:
-    """Before anything is loaded or trained: the folder can be written, and what a crash left behind is cleared."""
+def opened(config: StudyConfig) -> Workbench:
+    """How every script begins: its results folder is ready and has rows of no other weights or data, the model loaded.
+
+    Raises UserError, before anything is trained, where the folder cannot be written or its rows are of others.
+    """
+    _prepare(config.folder)
+    bench = Workbench(config)
+    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
+    if not bench.task.published:
+        refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
+    return bench
+
+
+def _prepare(folder: Path) -> None:
+    """The folder can be written, and what a crash left behind is cleared."""
     probe = folder / ".writable"
     write_atomic(probe, "")
     probe.unlink(missing_ok=True)

@@ -25,7 +25,8 @@ from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.measures import probabilities
 from ctsft.study.probes import share_right
-from ctsft.study.record import append_rows, keep_gold, now, read_rows, refuse_other_model
+from ctsft.study.record import append_rows, keep_gold, now, read_rows
+from ctsft.study.run import opened
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
 from ctsft.tasks.task import digits, draw, from_digits
@@ -63,9 +64,8 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
 
     Chains without human rows come first: they are the ones that decay, and what is compared first.
     """
-    bench = Workbench(config)
+    bench = opened(config)
     config = bench.config
-    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     known = {row["chain"] for row in read_rows(config.table, COLUMNS)}
     # Chains of other numbers are other chains, so both are in the name.
     size = f"g{config.generations}-u{config.unlabelled}"
