@@ -1,8 +1,8 @@
 """NusaX-Senti transfer (the paper's tables 1, 2 and 4): does tuning only the circuit's heads reach the target?
 
     python experiments/01_nusax_transfer.py --output build     # demo: constructed languages, minutes on two cores
-    python experiments/01_nusax_transfer.py --preset small     # SmolLM2-135M on real NusaX
-    python experiments/01_nusax_transfer.py --preset paper     # Qwen2.5-0.5B, the paper's protocol, one GPU
+    python experiments/01_nusax_transfer.py --preset small --output build     # SmolLM2-135M on real NusaX
+    python experiments/01_nusax_transfer.py --preset paper --output build     # Qwen2.5-0.5B, the paper's protocol; GPU
 
 Finished cells in the output folder (results/, where ours are committed) are kept and not run again.
 

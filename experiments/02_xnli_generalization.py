@@ -1,8 +1,8 @@
 """XNLI generalization (the paper's tables 6 and 7): does the method carry over to entailment?
 
     python experiments/02_xnli_generalization.py --output build     # demo: constructed entailment, minutes
-    python experiments/02_xnli_generalization.py --preset small     # SmolLM2-135M on real XNLI
-    python experiments/02_xnli_generalization.py --preset paper     # Qwen2.5-0.5B, 250 source rows, one GPU
+    python experiments/02_xnli_generalization.py --preset small --output build     # SmolLM2-135M on real XNLI
+    python experiments/02_xnli_generalization.py --preset paper --output build     # Qwen2.5-0.5B, 250 source rows; GPU
     python experiments/02_xnli_generalization.py --preset paper --n-source 50     # the weak start of table 6
 
 Finished cells in the output folder (results/, where ours are committed) are kept and not run again.

@@ -1,8 +1,8 @@
 """Editing against preserving: do hard transfers want the circuit's heads, and easy ones near-zero heads?
 
     python experiments/03_editing_preserving_tradeoff.py --output build     # demo: constructed languages, minutes
-    python experiments/03_editing_preserving_tradeoff.py --preset small     # SmolLM2-135M on real NusaX
-    python experiments/03_editing_preserving_tradeoff.py --preset paper     # Qwen2.5-0.5B, one GPU
+    python experiments/03_editing_preserving_tradeoff.py --preset small --output build     # SmolLM2-135M on real NusaX
+    python experiments/03_editing_preserving_tradeoff.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 It sweeps the share of heads and the learning rate, for the circuit and for every control of its size. Cells that
 another script ran in the same output folder are read and not run again.

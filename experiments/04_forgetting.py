@@ -1,8 +1,8 @@
 """Forgetting: what happens to the source language, and to related tasks, while a target language is learned?
 
     python experiments/04_forgetting.py --output build     # demo: constructed languages, minutes on two cores
-    python experiments/04_forgetting.py --preset small     # SmolLM2-135M on real NusaX and SmSA
-    python experiments/04_forgetting.py --preset paper     # Qwen2.5-0.5B, one GPU
+    python experiments/04_forgetting.py --preset small --output build     # SmolLM2-135M on real NusaX and SmSA
+    python experiments/04_forgetting.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Every arm answers the source's test rows and related tests before and after tuning, and after every epoch. Rows that
 another script wrote in the same output folder are kept; their cells are tuned again only to answer the related tests.

@@ -1,8 +1,8 @@
 """Faithful circuits: is it the mechanism, or a lucky subset? Scorer x options x size, and how stable circuits are.
 
     python experiments/05_faithfulness.py --output build     # demo: constructed languages, minutes on two cores
-    python experiments/05_faithfulness.py --preset small     # SmolLM2-135M on real NusaX
-    python experiments/05_faithfulness.py --preset paper     # Qwen2.5-0.5B, one GPU
+    python experiments/05_faithfulness.py --preset small --output build     # SmolLM2-135M on real NusaX
+    python experiments/05_faithfulness.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
     python experiments/05_faithfulness.py --output build --known ioi     # GPT-2's published circuit, from the hub
 
 Everything is asked on validation rows. Sets that are in the output folder already are not asked again.

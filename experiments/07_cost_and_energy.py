@@ -1,8 +1,8 @@
 """What does adapting cost, by arm: operations, seconds, memory, bytes to store, energy? And what do fewer bits cost?
 
     python experiments/07_cost_and_energy.py --output build     # demo: constructed languages, minutes on two cores
-    python experiments/07_cost_and_energy.py --preset small     # SmolLM2-135M on real NusaX
-    python experiments/07_cost_and_energy.py --preset paper     # Qwen2.5-0.5B, one GPU
+    python experiments/07_cost_and_energy.py --preset small --output build     # SmolLM2-135M on real NusaX
+    python experiments/07_cost_and_energy.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Energy is read by codecarbon where it is installed (pip install "ctsft[energy]"); else it is seconds times --watts, and
 every row says so. The second part answers test rows with L-Mul (products by adding mantissas) and with float8.

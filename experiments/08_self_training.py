@@ -1,8 +1,8 @@
 """Self-training: when do generations that learn from the last one's labels collapse, and does the circuit slow it down?
 
     python experiments/08_self_training.py --output build     # demo: constructed languages, minutes on two cores
-    python experiments/08_self_training.py --preset small     # SmolLM2-135M on real NusaX
-    python experiments/08_self_training.py --preset paper     # Qwen2.5-0.5B, one GPU
+    python experiments/08_self_training.py --preset small --output build     # SmolLM2-135M on real NusaX
+    python experiments/08_self_training.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Generation 0 is tuned on human labels; each later one starts from theta1 and learns from labels that the one before gave
 to unlabelled target rows, with the human rows in the mix and without them.

@@ -29,10 +29,10 @@ from ctsft.report.stability import stability_cells
 from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
-from ctsft.study.faithfulness import plan, run_faithfulness
+from ctsft.study.faithfulness import Asked, plan, run_faithfulness
 from ctsft.study.head_sets import HeadSet, heads_of_set
 from ctsft.study.known import score_known
-from ctsft.study.record import SET_COLUMNS, read_rows
+from ctsft.study.record import SET_COLUMNS, append_rows, read_rows
 from ctsft.study.run import parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.known import KnownCircuit
@@ -86,6 +86,19 @@ def test_one_head_at_its_mean_is_what_ablation_measures():
         with heads_at_mean(loaded, mean, named([head], (3, 4))):
             without = margins(answers(loaded, rows), rows.labels).mean()
         assert lost[head] == pytest.approx(whole - without, rel=1e-3, abs=1e-5)
+
+
+def test_a_final_soft_cap_leaves_heads_that_do_nothing_at_zero():
+    """Every head at its mean in every row: what is taken away changes nothing, whatever caps the logits."""
+    from ctsft.discovery.problem import Problem
+    from ctsft.discovery.scorers import get_scorer
+
+    loaded = tiny("gemma2-2kv", final_logit_softcapping=1.0)
+    rows = random_rows(6)
+    rows = replace(rows, prompts=(rows.prompts[0],) * 6)
+    mean = label_balanced_mean(loaded, rows, 3, 4)
+    lost = get_scorer("ablation")(Problem(loaded, rows, LABEL_TOKENS, mean), None, []).logits
+    np.testing.assert_allclose(lost, 0, atol=1e-5)
 
 
 def test_margins_are_gold_minus_the_mean_of_the_others():
@@ -248,6 +261,25 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
         assert lines.loc[arm, "needed"] == pytest.approx(1 - without)
     told = stability_cells(again).set_index("scores")
     assert told.loc["theta1 again on another machine, against the first", "pairs"] == 1
+
+
+def test_a_start_of_other_settings_is_no_other_machine(config, found):
+    known = read_rows(config.folder / "05_faithfulness.sets.csv", SET_COLUMNS)
+    asked = Asked(Workbench(config), 31, config.folder / "05_faithfulness.sets.csv")
+    mine = list(plan(config, 31, 32))
+    foreign = [row | {"theta1": "0123"} for row in known]
+    assert not asked.is_another_theta1(known, mine)
+    assert asked.is_another_theta1(foreign, mine)
+    assert not asked.is_another_theta1([row | {"set": f"{row['set']}-of-50-rows"} for row in foreign], mine)
+
+
+def test_curves_of_two_starts_are_not_averaged(config, found, tmp_path):
+    shutil.copytree(config.folder, tmp_path / "demo")
+    path = tmp_path / "demo" / "05_faithfulness.sets.csv"
+    known = read_rows(path, SET_COLUMNS)
+    foreign = [row | {"set": f"{row['set']}-x", "theta1": "0123", "margin": "0"} for row in known[:5]]
+    append_rows(path, foreign, SET_COLUMNS)
+    assert set(Faithfulness.read(tmp_path / "demo").sets["theta1"]) == set(found.sets["theta1"])
 
 
 def test_sets_come_from_their_scores(config, found):

@@ -289,6 +289,8 @@ def test_the_sum_of_two_deltas_adds_changes_and_names_conflicts(theta1, delta, o
     assert (own.opposed, own.cosine) == (0, pytest.approx(1))
     with pytest.raises(UserError, match="different weights"):
         ctsft.add(delta, replace(other, base="x"), theta1.model)
+    with delta.on(theta1.model), pytest.raises(UserError, match="take deltas off"):
+        ctsft.add(delta, other, theta1.model)
 
 
 def test_an_exported_checkpoint_is_plain_transformers(theta1, delta, tmp_path):

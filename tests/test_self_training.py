@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from own_data import label_words, write_topics
 
 from ctsft.errors import UserError
 from ctsft.report.figures.self_training import self_training_figure
@@ -22,9 +23,11 @@ from ctsft.report.self_training import (
     self_training_tables,
 )
 from ctsft.study import self_training as module
+from ctsft.study.grid import cells
 from ctsft.study.record import read_rows
 from ctsft.study.self_training import COLUMNS, entropy, run_self_training, spread
 from ctsft.study.workbench import Workbench
+from ctsft.tuning.arms import get_arm
 
 PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "08_self_training.py"))["PRESETS"]
 
@@ -122,6 +125,27 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
     same = ("chain", "generation", "n_rows", "predictions", "source_predictions", "pseudo_accuracy", "confidence")
     found = read_rows(again.table, COLUMNS)
     assert {tuple(row[name] for name in same) for row in found} == {tuple(row[name] for name in same) for row in mine}
+
+
+def test_rows_that_a_human_labelled_are_not_among_the_unlabelled(config, tmp_path):
+    """Languages of one's own have ids of their own: pool A's are the source's, and say nothing of the target."""
+    own = replace(
+        config,
+        task="topics",
+        source="d00",
+        targets=("d50",),
+        label_words=label_words(),
+        data_dir=write_topics(tmp_path),
+        unlabelled=10_000,
+    )
+    bench = Workbench(own)
+    cell = next(cell for cell in cells(own) if cell.arm == "full")
+    human = set(bench.training_rows(get_arm("full"), cell).ids)
+    unlabelled = module.unlabelled_ids(bench, own, cell)
+    assert set(unlabelled) | human == set(bench.pools_b["d50"])
+    assert not set(unlabelled) & human
+    with pytest.raises(UserError, match="none is left without a label"):
+        module.unlabelled_ids(bench, own, replace(cell, n_target=len(bench.pools_b["d50"])))
 
 
 def test_finished_chains_are_not_run_again(config, rows, monkeypatch):

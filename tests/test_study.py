@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -25,7 +26,7 @@ from ctsft.study import executors
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells, theta1_settings
-from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows
+from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows, write_settings
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import pad_left
@@ -164,6 +165,34 @@ def test_the_record_of_another_machines_theta1_stays_beside_ours(config, rows, t
     assert read_sealed(path.with_stem(f"{path.stem}-012345"))["weight_hash"] == "0123456789abcdef"
 
 
+def test_the_same_theta1_made_again_keeps_its_record(config, rows, tmp_path):
+    """Its answers were counted in rows already: asked again in other batches, one of them might fall elsewhere."""
+    shutil.copytree(config.folder / "theta1", tmp_path / "demo" / "theta1")
+    [path] = (tmp_path / "demo" / "theta1").glob("*.json")
+    write_sealed(path, read_sealed(path) | {"test_accuracy": 0.123})
+    assert Workbench(replace(config, output=tmp_path)).theta1_of(31)["test_accuracy"] == 0.123
+    assert read_sealed(path)["test_accuracy"] == 0.123
+
+
+def test_settings_keep_what_earlier_runs_asked_for(tmp_path):
+    path = tmp_path / "x.config.json"
+    for arms, target in ((("a",), "j"), (("b",), "j"), (("a",), "j"), (("b",), "k")):
+        write_settings(path, {"arms": arms, "target": target, "n": 1}, {"git_commit": f"{arms[0]}{target}"})
+    last = json.loads(path.read_text())
+    assert (last["arms"], last["target"], last["git_commit"]) == (["b"], "k", "bk")
+    whole = [last | one for one in last["earlier"]]
+    assert sorted((one["arms"][0], one["target"], one["git_commit"]) for one in whole) == [
+        ("a", "j", "aj"),
+        ("b", "j", "bj"),
+    ]
+
+
+def test_settings_are_not_those_of_a_run_that_had_nothing_to_do(config, rows):
+    before = (config.folder / "01_nusax_transfer.config.json").read_text()
+    assert run_study(replace(config, arms=("zero_shot",))) == 0
+    assert (config.folder / "01_nusax_transfer.config.json").read_text() == before
+
+
 def test_discovery_never_sees_target_rows(config, rows):
     bench = Workbench(config)
     [relevance] = (config.folder / "relevance").glob("*.json")
@@ -220,6 +249,22 @@ def test_a_rate_that_explodes_fails_its_cell(config, rows, tmp_path):
     assert run_study(replace(config, output=tmp_path, lrs=(1e30,), arms=("full",))) == 1
 
 
+def test_a_start_that_fails_is_tried_once_and_told_without_a_traceback(config, tmp_path, capsys):
+    bad = replace(config, output=tmp_path, source_lr=1e30, arms=("zero_shot", "full", "norm_only"))
+    assert run_study(bad) == 1
+    out = capsys.readouterr()
+    assert len(re.findall("tuning all weights on 60 rows", out.out + out.err)) == 1
+    assert out.err.count("the loss became nan") == 3
+
+    def fails(config, table):
+        raise CellFailed("the scores are not finite")
+
+    with pytest.raises(SystemExit) as stop:
+        main(PRESETS, "", argv=["--output", str(tmp_path)], study=fails)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: the scores are not finite\n"
+
+
 def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tmp_path):
     flags = [
         "--targets",
@@ -272,6 +317,8 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         ({"arms": ("circuitt",)}, r"'circuitt'.*zero_shot"),
         ({"arms": ("full:2",)}, "has no depth"),
         ({"arms": ("circuit:x",)}, "whole numbers"),
+        ({"arms": ("circuit:-1",)}, "whole numbers from 0 on"),
+        ({"experiment": "09_llama3.2"}, r"'09_llama3\.2' names files"),
         ({"scorer": "magic"}, r"'magic'.*cdt"),
         ({"n_targets": (101,)}, "between 1 and 100"),
         ({"n_source": 0}, "--n-source is 0"),
@@ -409,6 +456,25 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_training(conf
         run_study(replace(config, output=tmp_path / "file"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shares": (0.5,), "arms": ("circuit:2",)}, "48 heads, and the model has 32"),
+        ({"kv_policy": "all", "arms": ("circuit:1", "bottom:1")}, "'bottom' may have another number"),
+    ],
+)
+def test_circuits_and_controls_that_do_not_fit_the_model_are_refused(config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run_study(replace(config, output=tmp_path, **changes))
+
+
+def test_a_dry_run_of_a_shard_lists_its_own_cells(config, tmp_path, capsys):
+    assert run_study(replace(config, output=tmp_path, dry_run=True, shard="1/2")) == 0
+    out = capsys.readouterr().out
+    assert out.count("to run  d30") == 4
+    assert "done    " not in out
+
+
 def test_dry_run_runs_nothing(config, tmp_path, capsys):
     assert run_study(replace(config, output=tmp_path, dry_run=True)) == 0
     out = capsys.readouterr().out
@@ -485,6 +551,10 @@ def test_probes_are_measured_beside_the_rows_and_rows_are_not_run_twice(config, 
     assert len(lines) == 4 * 3
     assert run_study(probing) == 0
     assert len(read_rows(tmp_path / "demo" / "04_forgetting.probes.csv", PROBE_COLUMNS)) == 4 * 3
+    assert run_study(replace(probing, arms=("zero_shot", "full"), probes=("demo/d50", "demo/d90"))) == 0
+    lines = read_rows(tmp_path / "demo" / "04_forgetting.probes.csv", PROBE_COLUMNS)
+    assert [line["test"] for line in lines].count("demo/d90") == 2
+    assert len(lines) == 4 * 3 + 2
 
 
 def test_measuring_between_epochs_changes_nothing(config, tmp_path):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from ctsft.errors import UserError
-from ctsft.models.load import DEMO_MODEL, load_model
+from ctsft.models.load import DEMO_MODEL, leave_out_dropout, load_model
 
 SHARD = "model-00001-of-00001.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -30,6 +31,14 @@ def sharded(tmp_path) -> Path:
 def name_in_index(folder: Path, name: object) -> None:
     weights = [key for key, _ in load_model("demo").model.named_parameters()]
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, name)}))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bert", "llama", "gpt_neox"])
+def test_no_dropout_is_left(family):
+    config = AutoConfig.for_model(family)
+    leave_out_dropout(config)
+    left = {name: value for name, value in config.to_dict().items() if "drop" in name and value}
+    assert not left
 
 
 def test_a_sharded_checkpoint_is_read(sharded):

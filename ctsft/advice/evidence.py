@@ -18,7 +18,7 @@ from ctsft.report.claims import MARGIN
 from ctsft.report.rows import Results, at_papers_share, at_validated_rate, by_usual_scorer
 from ctsft.storage import write_atomic
 
-SETTING = ["preset", "task", "n_source", "target", "n_target"]
+SETTING = ["preset", "task", "dtype", "n_source", "target", "n_target"]
 START = ["task", "dtype", "n_source", "target", "seed"]
 COMPETENT = 2 * MARGIN  # how far a start must be above the majority class to be one
 DIGITS = 6

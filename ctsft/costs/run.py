@@ -27,11 +27,10 @@ from ctsft.costs.measure import cost_of
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import scores
 from ctsft.report.costs import costs
-from ctsft.storage import write_json
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
-from ctsft.study.record import append_rows, keep_gold, now, read_rows
-from ctsft.study.run import opened
+from ctsft.study.record import append_rows, now, read_rows, write_settings
+from ctsft.study.run import keep_data, opened
 from ctsft.study.workbench import Workbench
 
 COST_COLUMNS = (
@@ -77,8 +76,8 @@ def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
     print(f"{len(keys)} cells, {len(left)} to measure on {bench.device} in {config.dtype}")
     if config.dry_run:
         return 0
-    keep_gold(config.folder, {f"{config.task}/{config.source}": bench.split(config.source, "test")})
-    write_json(path.with_suffix(".config.json"), {**config.to_dict(), "created": now(), **bench.provenance})
+    keep_data(bench, {f"{config.task}/{config.source}": bench.split(config.source, "test")})
+    write_settings(path.with_suffix(".config.json"), config.to_dict(), bench.provenance)
     total, failed = sum(parameter.numel() for parameter in bench.model.parameters()), 0
     for cell in tqdm(left, unit="cell", disable=None):
         try:

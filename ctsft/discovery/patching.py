@@ -71,7 +71,7 @@ def ablation(problem: Problem, relevance: Relevance | None, targets: Sequence[He
     logits = np.zeros((n_layers, heads))
     inner = np.zeros((n_layers, heads, n_layers, heads))
     for batch in batches(problem, LINEAR):
-        whole = batch.margin(batch.totals.logits)
+        whole = _margin(problem, batch)
         read_whole = [batch.to_heads(layer.z[None], number) for number, layer in enumerate(batch.totals.layers)]
         for layer in range(n_layers):
             for head in range(heads):
@@ -103,5 +103,9 @@ def _without(problem: Problem, batch: Batch, layer: int, part: slice) -> tuple[d
 
     edits = {number: reading(number) for number in range(layer + 1, len(batch.beta))} | {layer: at_mean}
     with editing_z(problem.loaded, edits):
-        out = problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1]
-    return read, batch.margin(out)
+        return read, _margin(problem, batch)
+
+
+def _margin(problem: Problem, batch: Batch) -> Tensor:
+    """The margin [B] of the model's own answer, after its final soft cap where it has one."""
+    return batch.margin(problem.loaded.model(**batch.tokens, logits_to_keep=1, use_cache=False).logits[:, -1])

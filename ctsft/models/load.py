@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -54,6 +55,13 @@ def weight_hash(model: nn.Module) -> str:
         digest.update(f"{name}:{tuple(parameter.shape)}:{parameter.dtype}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def leave_out_dropout(config: PretrainedConfig) -> None:
+    """The protocol has none; and with it, gradients would depend on how a batch is cut into micro-batches."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
 
 
 def _load_tokenizer(source: str, options: dict):
@@ -144,12 +152,19 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
             refuse_foreign_files(source, config, options)
             family = family_of(config)
+            leave_out_dropout(config)
             tokenizer = _load_tokenizer(source, options)
             # use_safetensors refuses pickled checkpoints; a .gguf file is no pickle and has its own reader.
             safe = {} if "gguf_file" in options else {"use_safetensors": True}
             loader = AutoModelForMaskedLM if family.masked else AutoModelForCausalLM
             model, found = loader.from_pretrained(
-                source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **safe, **options
+                source,
+                config=config,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **safe,
+                **options,
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):

@@ -1,4 +1,4 @@
-"""Claims B1 to B12: what baselines keep and cost, what self-training does, what cheap arithmetic does.
+"""Claims B1 to B14: what baselines keep and cost, what self-training does, what cheap arithmetic does.
 
 Each has one number and one threshold: supported where its whole interval lies above, contradicted where it lies below,
 else undecided; *not run* where its rows are missing.
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ctsft.report.compare import SOURCE, TARGET, pooled
+from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, not_run, p_text, pairs_of
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.outcomes import odyssey_results, odyssey_rows
 from ctsft.report.render import change
 from ctsft.report.rows import Results
@@ -70,6 +70,8 @@ ASKED = {
     "B10": Arms("All weights beat character n-grams on the same rows.", "full", "ngrams", TARGET, 0.0),
     "B11": Arms("The circuit learns at least as much as LoRA.", "circuit", "lora", TARGET, -MARGIN),
     "B12": Arms("The circuit keeps the source better than LoRA.", "circuit", "lora", SOURCE, 0.0),
+    "B13": Arms("At validated rates the circuit learns as much as all weights.", "circuit", "full", TARGET, -MARGIN),
+    "B14": Arms("At validated rates the circuit keeps the source.", "circuit", "zero_shot", SOURCE, -MARGIN),
 }
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 
@@ -77,13 +79,26 @@ BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
     results = odyssey_results(folder)
     rows = None if results is None else odyssey_rows(results)
-    pairs = [] if rows is None else pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), SAME)
+    keys = ("target",) if asked.second == "zero_shot" else SAME  # which has no target rows
+    pairs = [] if rows is None else pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys)
+    pairs = [pair for pair in pairs if _equal_rates(*pair)]
     value = pooled(pairs, asked.of)
     if value is None:
-        return not_run(claim, f"{asked.first} and {asked.second} of script 06")
-    where = "target" if asked.of == TARGET else "source afterwards"
-    number = f"{where}, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}"
-    return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs))
+        return not_run(claim, f"{asked.first} and {asked.second} of script 06, at the same rates")
+    number = f"{asked.first} − {asked.second}: {change(value)}"
+    if asked.of == TARGET:
+        each = {first["target"].iloc[0]: change(paired(first, second)) for first, second in pairs}
+        alone = "".join(f", {target} {told}" for target, told in each.items()) if len(each) > 1 else ""
+        number = f"target, {number}{alone}; {in_macro_f1(pairs)}"
+    else:
+        number = f"source afterwards, {number}"
+    return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs, results.rows))
+
+
+def _equal_rates(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether two arms had the same rates to choose from; one that uses no rate fits every other."""
+    tried = {rates for rates in (*first["rates"], *second["rates"]) if rates}
+    return len(tried) == 1
 
 
 def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
@@ -94,7 +109,7 @@ def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
         return not_run(claim, f"{asked.first} and {asked.second} of script 08")
     value = paired_difference(*(_lost(side) for side in sides))
     ends = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
-    number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}; {ends}"
+    number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {ends}"
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
     data = f"{one['target']}, {one['n_target']} human rows at first, none later; seeds {seeds}; {len(one['gold'])} rows"
@@ -110,7 +125,7 @@ def by_arithmetics(claim: str, asked: Arithmetics, folder: Path) -> Judgement:
     one, other = (side.iloc[0] for side in sides)
     value = paired_difference(*((row["answers"] == row["gold"])[None].astype(float) for row in (one, other)))
     number = (
-        f"accuracy, {asked.first} − {asked.second}: {change(value)}, {p_text(value)}; a product errs by "
+        f"accuracy, {asked.first} − {asked.second}: {change(value)}; a product errs by "
         f"{one['real_error']:.1%} against {other['real_error']:.1%}"
     )
     data = f"theta1 on {one['n_rows']} test rows of {one['language']}, every product"

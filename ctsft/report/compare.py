@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ctsft.report.stats import Difference, Interval, macro_f1_interval, mean_interval, paired_difference, permutation_p
+from ctsft.report.stats import (
+    Difference,
+    Interval,
+    macro_f1_difference,
+    macro_f1_interval,
+    mean_interval,
+    paired_difference,
+    permutation_p,
+)
 
 TARGET = ("answers", "gold")
 SOURCE = ("source_answers", "source_gold")
@@ -60,3 +68,13 @@ def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, s
     size = np.mean([values.shape[1] for values in apart])
     weighted = np.concatenate([values * (size / values.shape[1]) for values in apart], axis=1)
     return Difference(*mean_interval(weighted), permutation_p(np.concatenate(apart, axis=1).mean(0)))
+
+
+def macro_f1_gap(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> Interval | None:
+    """As `pooled`, for the macro-F1 of arms that have one draw a seed."""
+    sides = [tuple(dict(zip(rows["seed"], rows["answers"], strict=True)) for rows in pair) for pair in pairs]
+    seeds = sorted(set.intersection(*(set(one) & set(two) for one, two in sides))) if sides else []
+    if not seeds:
+        return None
+    answers = [(stack(one, seeds), stack(two, seeds)) for one, two in sides]
+    return macro_f1_difference(answers, [first["gold"].iloc[0] for first, _ in pairs])

@@ -48,6 +48,11 @@ class Faithfulness:
         missing = sorted(set(tests) - gold.keys())
         if missing:
             raise UserError(f"{folder / 'gold.json'} lacks the labels of {missing[0]}. Run script 05 again.")
+        # A seed's curves are one theta1's, that with the most sets; those of tuned circuits name their own.
+        free = sets["circuit"] == ""
+        usual = sets[free].groupby("seed")["theta1"].agg(lambda names: names.mode().iloc[0])
+        sets = sets[~free | (sets["theta1"] == sets["seed"].map(usual))]
+        tests = tests[sets.index]
         asked = sets["error"] == ""
         sets["values"] = [np.array(text.split(), float) if text else None for text in sets["margins"]]
         sets["accuracy"] = [

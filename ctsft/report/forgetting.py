@@ -26,10 +26,8 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
     rows = at_papers_share(at_validated_rate(results.rows))
     seeds = rows["seed"].nunique()
     probes = results.probes[results.probes["role"] == "source"]
-    # The grid of script 04, where it has run; else that of 01.
-    own = rows["cell"].isin(probes["cell"]) if len(probes) else rows["experiment"] == EXPERIMENT
     table, p_values = [], []
-    for line in lines_of(by_a_model(rows[own])):
+    for line in lines_of(by_a_model(_own(results, rows))):
         if line["arm"] == "zero_shot":
             continue
         here = pick(rows, **line)
@@ -56,6 +54,12 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
             }
         )
     return with_holm(table, p_values, "source, against full")
+
+
+def _own(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of `rows` on the grid of script 04, where it has run; else on that of 01."""
+    probes = results.probes[results.probes["role"] == "source"]
+    return rows[rows["cell"].isin(probes["cell"]) if len(probes) else rows["experiment"] == EXPERIMENT]
 
 
 def _tuned_with_probes(results: Results) -> pd.DataFrame:
@@ -130,29 +134,36 @@ def by_epoch(results: Results) -> pd.DataFrame:
 
 
 def plane(results: Results) -> pd.DataFrame:
-    """Target gain and source change of every arm (means over seeds that both have), and whether it is on the front."""
+    """Target gain and source change of every arm, as intervals (on seeds that both have), and whether it is in front.
+
+    In front: no arm of its panel is as good in both and better in one.
+    """
     rows = by_a_model(at_papers_share(at_validated_rate(results.rows)))
-    zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "seed"])["accuracy"]
-    tuned = rows[rows["arm"] != "zero_shot"].join(zero.rename("zero"), on=["target", "seed"])
-    tuned = tuned.assign(
-        gain=tuned["accuracy"] - tuned["zero"], kept=tuned["source_accuracy"] - tuned["source_accuracy_before"]
-    )
-    points = tuned.groupby(KEYS, dropna=False)[["gain", "kept"]].mean().dropna().reset_index()
-    points["front"] = False
-    for _, group in points.groupby(["target", "n_target"]):
-        for index, point in group.iterrows():
-            better = (group["gain"] >= point["gain"]) & (group["kept"] >= point["kept"])
-            strictly = (group["gain"] > point["gain"]) | (group["kept"] > point["kept"])
-            points.loc[index, "front"] = not (better & strictly).any()
-    return points
+    zero = rows[rows["arm"] == "zero_shot"]
+    points = []
+    for setting in rows.loc[rows["arm"] != "zero_shot", KEYS].drop_duplicates().to_dict("records"):
+        here, before = pick(rows, **setting), pick(zero, target=setting["target"])
+        both, gain = before_and_after(here, before), paired(here, before)
+        if both is not None:
+            points.append({**setting, "gain": gain, "kept": paired_difference(both[1], both[0])})
+    table = pd.DataFrame(points, columns=[*KEYS, "gain", "kept"]).assign(front=False)
+    for _, group in table.groupby(["target", "n_target"]):
+        gain, kept = (np.array([value.value for value in group[name]]) for name in ("gain", "kept"))
+        for number, index in enumerate(group.index):
+            better = (gain >= gain[number]) & (kept >= kept[number])
+            strictly = (gain > gain[number]) | (kept > kept[number])
+            table.loc[index, "front"] = not (better & strictly).any()
+    return table
 
 
 def forgetting_tables(results: Results) -> list[Table]:
+    shown = _own(results, results.rows)
+    asked = results.rows[results.rows["cell"].isin(results.probes["cell"])]
     tables = [
         Table(
             f"{results.preset}_04_forgetting",
             f"What is kept of the source, preset {results.preset}",
-            f"{about(results, results.rows)} Changes are paired on test rows, with 95 % intervals. `retention` is "
+            f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
             "accuracy on the source after over before. Against full: the source's accuracy after this arm minus after "
             "tuning all weights; p is a paired permutation of rows, Holm-corrected over the table, and speaks of "
             "these checkpoints alone. `distance moved` is "
@@ -165,7 +176,7 @@ def forgetting_tables(results: Results) -> list[Table]:
             Table(
                 f"{results.preset}_04_related_tasks",
                 f"Related tests before and after, preset {results.preset}",
-                f"{about(results, results.rows)} Averaged over the targets that were tuned on; `before` is theta1. "
+                f"{about(results, asked)} Averaged over the targets that were tuned on; `before` is theta1. "
                 "Intervals are 95 %, paired on test rows.",
                 related_cells(results),
             )

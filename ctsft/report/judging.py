@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.render import p_value
+from ctsft.report.compare import macro_f1_gap
+from ctsft.report.render import change
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.transfer import pick
 
@@ -34,11 +35,6 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
     return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
 
 
-def p_text(value: Difference) -> str:
-    told = p_value(value.p)
-    return f"p {told}" if told.startswith("<") else f"p = {told}"
-
-
 def pairs_of(
     first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -56,9 +52,19 @@ def pairs_of(
     return [pair for seeds, pair in pairs if seeds == most > 0]
 
 
-def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
-    """What a comparison rests on, in words."""
+def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], rows: pd.DataFrame) -> str:
+    """What a comparison rests on, in words; `rows` are all that its rates were chosen from."""
     settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
+    tried = [pick(rows, **{name: first[name].iloc[0] for name in SAME})["lr"].dropna() for first, _ in pairs]
+    rates = sorted(set().union(*tried))
     seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
-    rows = len(pairs[0][0]["gold"].iloc[0])
-    return f"{', '.join(settings)}; seeds {', '.join(map(str, sorted(seeds)))}; {rows} test rows"
+    return (
+        f"{', '.join(settings)}; {'learning rate' if len(rates) == 1 else 'the validated one of the learning rates'} "
+        f"{', '.join(f'{rate:g}' for rate in rates)}; seeds {', '.join(map(str, sorted(seeds)))}; "
+        f"{len(pairs[0][0]['gold'].iloc[0])} test rows"
+    )
+
+
+def in_macro_f1(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+    """The same comparison by the metric that answers of one class alone cannot win; it decides no verdict."""
+    return f"in macro-F1 {change(macro_f1_gap(pairs))}"

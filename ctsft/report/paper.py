@@ -15,6 +15,7 @@ from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
 from ctsft.report.rows import PAPERS_SHARE, Results, at_papers_share
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
+from ctsft.tuning.arms import ARMS
 
 LANGUAGES = {
     "ace": "acehnese",
@@ -60,8 +61,9 @@ WEAK = 50
 def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
     """Our rows of one line of a published table; for its CT-SFT column the arm that is better on test, as there.
 
-    The paper's weak start on entailment stands for the same number of source rows here. Its competent one (250) stands
-    for the most that ours has: a small model takes more rows to be competent.
+    Where a table names no depth, its circuit is that of depth 2; `competence` is the start itself. The paper's weak
+    start on entailment stands for the same number of source rows here. Its competent one (250) stands for the most that
+    ours has: a small model takes more rows to be competent.
     """
     keys = {name: line[name] for name in ("source", "target", "n_target") if name in line and pd.notna(line[name])}
     here = pick(rows, **keys)
@@ -72,7 +74,8 @@ def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
         pair = pick(here, depth=2)
         means = pair.groupby("arm")["accuracy"].mean().reindex(["circuit", "near_zero"]).dropna()
         return pick(pair, arm=means.idxmax()) if len(means) == 2 else pair.iloc[:0]
-    return pick(here, arm=line["arm"], depth=line.get("depth"))
+    arm = "zero_shot" if line["arm"] == "competence" else line["arm"]
+    return pick(here, arm=arm, depth=line["depth"] if "depth" in line else 2 if ARMS[arm].needs_heads else None)
 
 
 def beside(name: str, results: Mapping[str, Results], columns: tuple[str, str], value: str) -> pd.DataFrame:
@@ -84,6 +87,9 @@ def beside(name: str, results: Mapping[str, Results], columns: tuple[str, str], 
         table[title] = ["not run" if here is None else interval(accuracy(here, columns)) for here in matched]
         table[f"seeds, {preset}"] = [0 if here is None else here["seed"].nunique() for here in matched]
         if rows is not None:
+            table[f"source rows, {preset}"] = [
+                ", ".join(map(str, sorted(set(here["n_source"])))) or GAP for here in matched
+            ]
             table[f"precision, {preset}"] = [", ".join(sorted(set(here["dtype"]))) or GAP for here in matched]
     if "depth" in table:
         table["depth"] = [GAP if pd.isna(depth) else str(depth) for depth in table["depth"]]
@@ -168,8 +174,9 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
     models = "; ".join(f"{title.removeprefix('ours, ')}: preset `{preset}`" for preset, title in BESIDE.items())
     common = (
         "Paper: arXiv 2601.08146 v1, Qwen2.5-0.5B, mean of seeds 31, 777, 2025 and 12345, no spread printed. Ours: "
-        f"accuracy with its 95 % interval over rows and seeds, and the number of seeds ({models}); `not run` and "
-        f"{GAP} are gaps."
+        "accuracy with its 95 % interval over rows and seeds, the number of seeds, and of the source rows that the "
+        "model was made competent on, which are more than the paper's where a small model needs more "
+        f"({models}); `not run` and {GAP} are gaps."
     )
     target, source = ("answers", "gold"), SOURCE
     return [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ctsft.report.stats import DIGITS, Difference, Interval, holm
@@ -61,12 +62,23 @@ def _escaped(text: str) -> str:
 
 def described(rows: pd.DataFrame, source: str) -> str:
     """What rows (with their labels in `gold`) are: preset, model, source, test rows, seeds and learning rates."""
-    seeds, rates = (sorted(rows[name].dropna().unique()) for name in ("seed", "lr"))
+    seeds = sorted(rows["seed"].unique())
+    shares = [np.bincount(gold).max() / len(gold) for gold in rows["gold"]]
+    majority = " to ".join(dict.fromkeys((fraction(min(shares)), fraction(max(shares)))))
     return (
         f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, source {source}, "
-        f"{len(rows['gold'].iloc[0])} test rows, seeds {', '.join(map(str, seeds))}; learning rates "
-        f"{', '.join(f'{rate:g}' for rate in rates)}"
+        f"{len(rows['gold'].iloc[0])} test rows (the most frequent label has {majority} of them), "
+        f"seeds {', '.join(map(str, seeds))}; learning rates {_rates(rows)}"
     )
+
+
+def _rates(rows: pd.DataFrame) -> str:
+    """The learning rates of the tuned rows, for each number of target rows where they differ."""
+    tuned = rows[rows["lr"].notna()]
+    tried = {n: ", ".join(f"{rate:g}" for rate in sorted(set(lr))) for n, lr in tuned.groupby("n_target")["lr"]}
+    if len(set(tried.values())) < 2:
+        return next(iter(tried.values()), GAP)
+    return "; ".join(f"{rates} (n = {n})" for n, rates in tried.items())
 
 
 def fraction(value: float | None) -> str:

@@ -106,7 +106,7 @@ ENTRIES = (
         ("06_adaptation_odyssey.csv",),
         ("odyssey", "situations"),
         ("odyssey",),
-        ("B1", "B2", "B3", "B4", "B5", "B9", "B10", "B11", "B12"),
+        ("B1", "B2", "B3", "B4", "B5", "B9", "B10", "B11", "B12", "B13", "B14"),
         "06_adaptation_odyssey",
     ),
     Entry(
@@ -160,7 +160,10 @@ def table(folders: Sequence[Results]) -> str:
 
 
 def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
-    """Paper / ours: the mean over those lines of a published table that a real model's rows answer, for each arm."""
+    """Paper / ours: the mean over those lines of a published table that a real model's rows answer, for each arm.
+
+    Means of unlike lines can agree by chance, so the least and the greatest difference of a line stand beside them.
+    """
     found = []
     columns = TARGET if column == "accuracy" else SOURCE
     for results in folders:
@@ -177,8 +180,11 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
             if pairs:
                 paper, ours = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
                 where = "target" if columns == TARGET else "source"
+                apart = [ours - paper for paper, ours in pairs]
+                told = f"{min(apart):+.2f} to {max(apart):+.2f}".replace("-", "−")
                 found.append(
-                    f"{words}, {where}: {paper:.3f} / {ours:.3f} ({results.preset}; {len(pairs)} of {len(asked)} lines)"
+                    f"{words}, {where}: {paper:.3f} / {ours:.3f} ({results.preset}; {len(pairs)} of {len(asked)} "
+                    f"lines, which differ by {told})"
                 )
     return found
 

@@ -72,11 +72,11 @@ class Results:
         return cls(folder, rows, _probes(folder, gold, rows), _maps(folder))
 
     def only(self, keep: pd.Series) -> Results:
-        """The rows where `keep` is true, with their probes and their tasks' maps."""
+        """The rows where `keep` is true, with their probes, and the maps that circuits of theirs were taken from."""
         rows = self.rows[keep]
         probes = self.probes[self.probes["cell"].isin(rows["cell"])]
-        same = set(zip(rows["task"], rows["dtype"], strict=True))
-        maps = [relevance for relevance in self.maps if (relevance.about["task"], relevance.about["dtype"]) in same]
+        same = set(zip(rows["theta1"], rows["scorer"], strict=True))
+        maps = [m for m in self.maps if (m.about["theta1_hash"], m.about["scorer"]) in same]
         return Results(self.folder, rows, probes, maps, self.set_aside)
 
     def of(self, experiment: str) -> Results | None:
@@ -140,7 +140,10 @@ def precision_of(results: Results) -> str:
 
 
 def _maps(folder: Path) -> list[Relevance]:
-    """The stored scores, but for those that no circuit file was made of (script 05 scores in many more ways)."""
+    """The stored scores that a circuit file was made of (script 05 scores in many more ways).
+
+    Of the same theta1 and scorer that on the most rows: fewer are script 05's, which asks what they change.
+    """
 
     def settings(about: dict) -> tuple:
         names = ("task", "source", "seed", "n_source", "scorer", "mean_rows", "score_rows", "pool")
@@ -148,7 +151,9 @@ def _maps(folder: Path) -> list[Relevance]:
 
     used = {settings(json.loads(path.read_text())) for path in (folder / "circuits").glob("*.json")}
     maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
-    return [relevance for relevance in maps if settings(relevance.about) in used]
+    made = sorted((m for m in maps if settings(m.about) in used), key=lambda m: m.about["score_rows"])
+    best = {(m.about["theta1_hash"], m.about["scorer"]): m for m in made}
+    return [m for m in maps if best.get((m.about["theta1_hash"], m.about["scorer"])) is m]
 
 
 def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:

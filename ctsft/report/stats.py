@@ -73,7 +73,22 @@ def combined(function: Callable[..., np.ndarray], *values: np.ndarray | Sequence
 
 
 def macro_f1_interval(answers: np.ndarray, gold: np.ndarray) -> Interval:
-    """Macro-F1 of answers [seeds, rows], averaged over seeds. F1 of a class is 2 TP / (answers of it + rows of it)."""
+    """Macro-F1 of answers [seeds, rows], averaged over seeds."""
+    return _middle(*_macro_f1(answers, gold))
+
+
+def macro_f1_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]], gold: Sequence[np.ndarray]) -> Interval:
+    """Macro-F1 of the first answers minus that of the second, both [seeds, rows]; the mean over settings.
+
+    `gold` has each setting's labels. Settings of as many rows draw the same rows, as those of parallel languages must.
+    """
+    one, other = ([_macro_f1(pair[i], labels) for pair, labels in zip(pairs, gold, strict=True)] for i in (0, 1))
+    value, draws = (np.mean([a[i] - b[i] for a, b in zip(one, other, strict=True)], axis=0) for i in (0, 1))
+    return _middle(value, draws)
+
+
+def _macro_f1(answers: np.ndarray, gold: np.ndarray) -> tuple[float, np.ndarray]:
+    """The value, and that of every bootstrap draw. F1 of a class is 2 TP / (answers of it + rows of it)."""
     rows, seeds = _weights(answers.shape[1], 0), _weights(len(answers), 1)
     even = np.full((1, answers.shape[1]), 1 / answers.shape[1])
 
@@ -85,7 +100,7 @@ def macro_f1_interval(answers: np.ndarray, gold: np.ndarray) -> Interval:
             classes.append(2 * hit / np.maximum(size, 1e-12))
         return np.mean(classes, axis=0)
 
-    return _middle(score(even).mean(), (score(rows) * seeds).sum(1))
+    return score(even).mean(), (score(rows) * seeds).sum(1)
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:

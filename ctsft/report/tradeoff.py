@@ -92,10 +92,12 @@ def advantages(rows: pd.DataFrame) -> pd.DataFrame:
 def difficulty_predicts(results: Results, dial: Mapping[str, float] | None = None) -> Interval | None:
     """Spearman's correlation between difficulty (or the targets' `dial`) and the circuit's advantage over near-zero.
 
-    The advantage is averaged over n and depth at the paper's share of heads; the bootstrap draws targets and seeds.
-    None where fewer than three targets have all seeds.
+    The advantage is that of the circuit of depth 2, averaged over the n that all targets have; the bootstrap draws
+    targets and seeds. None where fewer than three targets have all seeds.
     """
-    lines = advantages(at_validated_rate(results.rows))
+    lines = pick(advantages(at_validated_rate(results.rows)), depth=2)
+    everywhere = lines.groupby("n_target")["target"].transform("nunique") == lines["target"].nunique()
+    lines = lines[everywhere]
     if dial is not None:
         lines = lines.assign(difficulty=lines["target"].map(dial))
     x = lines.pivot_table(index="target", columns="seed", values="difficulty").dropna()

@@ -37,8 +37,7 @@ def read_or_make(bench: Workbench, seed: int) -> dict:
         if about is None:
             about = _make(bench, seed)
             write_atomic(weights_path, save(bench.snapshot()))
-            _keep_another(about_path, about["weight_hash"])
-            write_sealed(about_path, about)
+            about = _recorded(about_path, about)
     return about
 
 
@@ -96,14 +95,19 @@ def _make(bench: Workbench, seed: int) -> dict:
     }
 
 
-def _keep_another(path: Path, weights: str) -> None:
-    """Rename the record of another theta1 at `path` by its hash: rows that another machine made from it name that."""
-    if not path.is_file():
-        return
-    try:
-        other = read_sealed(path)["weight_hash"]
-    except Damaged as error:
-        set_aside(path, error)
-        return
-    if other != weights:
-        path.rename(path.with_stem(f"{path.stem}-{other[:6]}"))
+def _recorded(path: Path, made: dict) -> dict:
+    """The record of theta1 at `path`: that of the same weights where it lies there, so that their answers stay one.
+
+    The record of another theta1 is renamed by its hash: rows that another machine made from it name that.
+    """
+    if path.is_file():
+        try:
+            known = read_sealed(path)
+        except Damaged as error:
+            set_aside(path, error)
+        else:
+            if known["weight_hash"] == made["weight_hash"]:
+                return known
+            path.rename(path.with_stem(f"{path.stem}-{known['weight_hash'][:6]}"))
+    write_sealed(path, made)
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -64,7 +65,7 @@ class StudyConfig:
     batch_size: int = 16
     """Rows per optimizer step."""
     eval_batch: int = 32
-    """Rows per forward pass in evaluation; does not change a prediction."""
+    """Rows per forward pass in evaluation. In float32 it changes no prediction; in bfloat16 one at a tie may change."""
     micro_batch: int = 4
     """Rows per forward and backward pass in training; does not change the gradient."""
     checkpointing: bool = False
@@ -128,6 +129,9 @@ class StudyConfig:
                 raise UserError(f"unknown language '{language}' for {self.task}. Valid: {', '.join(task.languages)}.")
         if len(task.label_words) != len(task.labels):
             raise UserError(f"--label-words needs one word for each of: {', '.join(task.labels)}.")
+        for name in ("experiment", "preset"):
+            if not re.fullmatch(r"[\w-]+", getattr(self, name)):
+                raise UserError(f"the {name} '{getattr(self, name)}' names files: use letters, digits, _ and - alone.")
         if self.source in self.targets:
             raise UserError(f"the source '{self.source}' is also a target; leave it out of --targets.")
         get_scorer(self.scorer)
@@ -182,10 +186,9 @@ class StudyConfig:
             arm = get_arm(name)
             if own and not arm.needs_heads:
                 raise UserError(f"'{text}': the arm '{name}' has no depth.")
-            try:
-                depths = tuple(int(depth) for depth in own.split(",")) if own else self.depths
-            except ValueError:
-                raise UserError(f"'{text}': depths are whole numbers, as in circuit:0,2.") from None
+            if own and not re.fullmatch(r"\d+(,\d+)*", own):
+                raise UserError(f"'{text}': depths are whole numbers from 0 on, as in circuit:0,2.")
+            depths = tuple(int(depth) for depth in own.split(",")) if own else self.depths
             pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
         return pairs
 

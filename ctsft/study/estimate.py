@@ -64,11 +64,12 @@ class Times:
         return own * rows * epochs + self.forward * (self.sizes["valid"] + self.sizes["test"])
 
     def _scores(self) -> float:
+        config, heads = self.bench.config, self.bench.anatomy.n_heads
         if self.scores:
-            return statistics.median(one["seconds"] for one in self.scores)
-        config = self.bench.config
-        passes = self.bench.anatomy.n_heads / 2 if config.scorer == "cdt" else 4
-        return passes * config.score_rows * self.forward
+            return config.score_rows * statistics.median(one["seconds"] / one["score_rows"] for one in self.scores)
+        # Forward passes for each scored row, measured once: the rest is linear and costs four or so.
+        passes = {"cdt": heads / 2, "magnitude": heads / 2, "ablation": heads}
+        return passes.get(config.scorer.partition("+")[0], 4) * config.score_rows * self.forward
 
     def _cell(self, cell: Cell) -> float:
         same = [row for row in self.rows if row["arm"] == cell.arm]

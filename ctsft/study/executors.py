@@ -24,7 +24,7 @@ from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
-from ctsft.study.measures import measured
+from ctsft.study.measures import read_measures
 from ctsft.study.probes import NamedTests
 from ctsft.study.record import (
     PROBE_COLUMNS,
@@ -66,9 +66,17 @@ class Job:
         rows = read_cells(config.folder)
         done = set(rows)
         if config.probes:
-            done &= {line["cell"] for line in read_rows(self.path.with_suffix(PROBES), PROBE_COLUMNS)}
+            lines = read_rows(self.path.with_suffix(PROBES), PROBE_COLUMNS)
+            asked = {(line["cell"], line["test"]) for line in lines}
+            done = {cell for cell in done if all((cell, probe) in asked for probe in config.probes)}
+            if config.by_epoch and config.epochs > 1:
+                first = {line["cell"] for line in lines if line["epoch"] == "1"}
+                done = {cell for cell in done if cell in first or not rows[cell]["lr"]}
         if config.bystanders:
-            done &= measured(config.folder)
+            tests = {cell: set(about["related"]) for cell, about in read_measures(config.folder).items()}
+            done &= tests.keys()
+            own = {cell: f"{rows[cell]['task']}/{rows[cell]['target']}" for cell in done}
+            done = {cell for cell in done if {*config.bystanders} - {own[cell]} <= tests[cell]}
         return {key: row for key, row in rows.items() if key in done}
 
     def left(self) -> list[Cell]:

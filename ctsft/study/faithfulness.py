@@ -22,14 +22,13 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
-from ctsft.storage import write_json
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import relevance_settings, short_hash
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
-from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, keep_gold, now, read_rows
-from ctsft.study.run import opened
+from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, now, read_rows, write_settings
+from ctsft.study.run import keep_data, opened
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
 
@@ -113,7 +112,7 @@ class Asked:
         self.bench, self.seed, self.path = bench, seed, path
         self.config: FaithfulnessConfig = bench.config
         self.theta1 = bench.theta1_of(seed)
-        self.maps: dict[str, Relevance | str] = {}
+        self.maps: dict[str, Relevance] = {}
         self.tuned = tuned_sets(bench, seed)
         self.mean: LabelBalancedMean | None = None
 
@@ -129,10 +128,10 @@ class Asked:
             return "-".join([*filter(None, parts), wanted.circuit])
         return "-".join([*filter(None, parts), f"s{wanted.seed}", short_hash(settings)])
 
-    def is_another_theta1(self, known: Sequence[dict[str, str]]) -> bool:
-        """Whether earlier runs drew this seed's curves on another theta1 than ours (another machine's)."""
-        drawn = {row["theta1"] for row in known if row["seed"] == str(self.seed) and not row["circuit"]}
-        return bool(drawn - {self.theta1["weight_hash"]})
+    def is_another_theta1(self, known: Sequence[dict[str, str]], mine: Sequence[HeadSet]) -> bool:
+        """Whether earlier runs asked some of these sets of another theta1 than ours (another machine's)."""
+        keys = {self.key(wanted) for wanted in mine}
+        return any(row["theta1"] != self.theta1["weight_hash"] for row in known if row["set"] in keys)
 
     def ends(self) -> list[HeadSet]:
         """No head and all heads, of the theta1 that circuits were tuned from."""
@@ -141,18 +140,12 @@ class Asked:
         return [HeadSet(source, self.seed, name, size=size, circuit=theta1) for name, size in sizes.items()]
 
     def map_of(self, scorer: str) -> Relevance:
-        """The scores of `scorer`; CellFailed again where it failed before."""
+        """The scores of `scorer`."""
         if scorer not in self.maps:
             config = replace(self.config, scorer=scorer)
             depth = DEPTH if scorer == self.config.scorer else 0
-            try:
-                self.maps[scorer] = relevance_of(self.bench, config, self.seed, depth, config.shares[0])
-            except CellFailed as error:
-                self.maps[scorer] = str(error)
-        found = self.maps[scorer]
-        if isinstance(found, str):
-            raise CellFailed(found)
-        return found
+            self.maps[scorer] = relevance_of(self.bench, config, self.seed, depth, config.shares[0])
+        return self.maps[scorer]
 
     def heads_of(self, wanted: HeadSet) -> list[Head]:
         known = self.tuned.get(wanted)
@@ -235,15 +228,16 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
     if config.dry_run:
         return 0
     languages = (config.source, *config.targets)
-    keep_gold(config.folder, {f"{config.task}/{name}:valid": bench.split(name, "valid") for name in languages})
-    settings = {**config.to_dict(), "model_hash": bench.loaded.weights, "created": now(), **bench.provenance}
-    write_json(config.folder / f"{config.experiment}.config.json", settings)
+    keep_data(bench, {f"{config.task}/{name}:valid": bench.split(name, "valid") for name in languages})
+    about = {"model_hash": bench.loaded.weights, **bench.provenance}
+    write_settings(config.folder / f"{config.experiment}.config.json", config.to_dict(), about)
     with tqdm(todo, unit="set", disable=None) as bar:
         for seed in config.seeds:
             asked = Asked(bench, seed, path)
             mine = [wanted for wanted in todo if wanted.seed == seed]
-            again = asked.is_another_theta1(known)
-            for wanted in (*mine, *asked.tuned, *(asked.ends() if again and asked.tuned else ())):
+            again = asked.is_another_theta1(known, mine)
+            # A curve has one theta1: what another machine has begun is not completed on ours.
+            for wanted in (*asked.tuned, *(asked.ends() if asked.tuned else ())) if again else (*mine, *asked.tuned):
                 if asked.key(wanted) not in finished:
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
                 bar.update()

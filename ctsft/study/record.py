@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import json
 import platform
 import resource
 import subprocess
@@ -38,6 +39,8 @@ SET_COLUMNS = (
 SETS = ".sets.csv"
 KNOWN_COLUMNS = "circuit seed scorer roc_auc heads ranks of seconds git_commit created".split()
 KNOWN = ".known.csv"
+# What rows of a user's own files were made from: sha256 by task, then by language/split.
+DATA = "data.json"
 TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOWN_COLUMNS}
 
 
@@ -195,7 +198,8 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
 
 def refuse_other_model(folder: Path, model: str, weights: str) -> None:
     """Stop where `folder` has rows of other weights than these: a table would take them for one model's."""
-    for row in read_cells(folder).values():
+    sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
+    for row in (*read_cells(folder).values(), *sets):
         if row["model_hash"] != weights:
             raise UserError(
                 f"the rows in {folder} are of {row['model']} (weights {row['model_hash']}), and this run's model is "
@@ -206,18 +210,46 @@ def refuse_other_model(folder: Path, model: str, weights: str) -> None:
 def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
     """Stop where `folder` has rows of this task that were made from files with another content.
 
-    `hashes` are the sha256 of the files by language/split, as in the settings beside the rows.
+    `hashes` are the sha256 of the files by language/split.
     """
-    for path in sorted(folder.glob("*.config.json")):
-        settings = read_json(path)
-        if settings["task"] != task:
-            continue
-        for name, sha256 in settings["data_sha256"].items():
-            if hashes.get(name, sha256) != sha256:
-                raise UserError(
-                    f"the file of {task}/{name} has changed since the rows in {folder} were made (see {path.name}). "
-                    "Rows of both would be mixed: give another --output, or move the old rows away."
-                )
+    known = read_json(folder / DATA).get(task, {}) if (folder / DATA).is_file() else {}
+    for name, sha256 in known.items():
+        if hashes.get(name, sha256) != sha256:
+            raise UserError(
+                f"the file of {task}/{name} has changed since the rows in {folder} were made (see {DATA} there). "
+                "Rows of both would be mixed: give another --output, or move the old rows away."
+            )
+
+
+def keep_hashes(folder: Path, task: str, hashes: dict[str, str]) -> None:
+    """Add these files of a task to those that rows in `folder` were made from."""
+    path = folder / DATA
+    with locked(path):
+        known = read_json(path) if path.is_file() else {}
+        if known.get(task, {}) != known.get(task, {}) | hashes:
+            write_json(path, known | {task: known.get(task, {}) | hashes})
+
+
+def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[str, object]) -> None:
+    """Write beside a table what the last run asked for (`settings`) and where it ran; `earlier` has the other runs.
+
+    Of each of these, what it asked for in another way than the last, when, and by which code.
+    """
+    with locked(path):
+        try:
+            known = read_json(path) if path.is_file() else None
+        except Damaged as error:
+            set_aside(path, error)
+            known = None
+        settings = json.loads(json.dumps(settings))
+        told: list[tuple[dict, dict]] = []
+        # What an earlier run says in another way than `known` is a whole run again, to be told against this one.
+        for run in [*(known | run for run in known.pop("earlier", [])), known] if known else []:
+            other = {name: run.get(name) for name, value in settings.items() if run.get(name) != value}
+            if other and other not in [asked for asked, _ in told]:
+                told.append((other, {name: run[name] for name in ("created", "git_commit") if name in run}))
+        earlier = {"earlier": [other | when for other, when in told]} if told else {}
+        write_json(path, {**settings, **about, "created": now(), **earlier})
 
 
 def git_commit() -> str:

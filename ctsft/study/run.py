@@ -11,19 +11,31 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
-from ctsft.errors import UserError
+from ctsft.discovery.circuits import heads_per_depth
+from ctsft.errors import CellFailed, UserError
+from ctsft.models.anatomy import Anatomy
 from ctsft.models.load import device_of
 from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer
-from ctsft.storage import remove_leftovers, write_atomic, write_json
+from ctsft.storage import remove_leftovers, write_atomic
 from ctsft.study.config import StudyConfig
 from ctsft.study.estimate import estimate
 from ctsft.study.executors import EXECUTORS, job_of
 from ctsft.study.helping import check_team, help_out
 from ctsft.study.probes import NamedTests
-from ctsft.study.record import keep_gold, mend, now, read_cells, refuse_other_data, refuse_other_model
+from ctsft.study.record import (
+    keep_gold,
+    keep_hashes,
+    mend,
+    read_cells,
+    refuse_other_data,
+    refuse_other_model,
+    write_settings,
+)
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
+from ctsft.tasks.task import Rows
+from ctsft.tuning.arms import get_arm
 from ctsft.tuning.team import team_on
 
 
@@ -49,7 +61,7 @@ def main(
                 sys.exit(help_out(config, team))
             with team.dismissing():
                 sys.exit((study or run_study)(config, table))
-    except UserError as error:
+    except (UserError, CellFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
@@ -94,7 +106,8 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:
         for cell, key in keys.items():
-            print(f"  {'to run' if cell in left else 'done  '}  {key}")
+            if cell in mine:
+                print(f"  {'to run' if cell in left else 'done  '}  {key}")
         print(estimate(bench, left))
         return 0
     names = (
@@ -102,22 +115,19 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
         *config.probes,
         *config.bystanders,
     )
-    keep_gold(config.folder, {test: tests.rows(test) for test in names})
-    write_json(
-        config.folder / f"{config.experiment}.config.json",
-        {
-            **config.to_dict(),
-            "label_words": config.effective_task.label_words,
-            "effective_device": str(bench.device),
-            "threads": torch.get_num_threads(),
-            "processes": bench.team.size,
-            "model_hash": bench.loaded.weights,
-            "tests_sha256": {test: tests.rows(test).sha256[:16] for test in (*config.probes, *config.bystanders)},
-            **({"checks": bench.findings} if bench.findings else {}),
-            "created": now(),
-            **bench.provenance,
-        },
-    )
+    keep_data(bench, {test: tests.rows(test) for test in names})
+    about = {
+        "effective_device": str(bench.device),
+        "threads": torch.get_num_threads(),
+        "processes": bench.team.size,
+        "model_hash": bench.loaded.weights,
+        "tests_sha256": {test: tests.rows(test).sha256[:16] for test in (*config.probes, *config.bystanders)},
+        **({"checks": bench.findings} if bench.findings else {}),
+        **bench.provenance,
+    }
+    if left:
+        settings = {**config.to_dict(), "label_words": config.effective_task.label_words}
+        write_settings(config.folder / f"{config.experiment}.config.json", settings, about)
     failed = EXECUTORS[config.executor](job, left)
     _print_results(bench, path, set(keys.values()), table)
     for key, reason in failed.items():
@@ -135,7 +145,34 @@ def opened(config: StudyConfig) -> Workbench:
     refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     if not bench.task.published:
         refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
+    _check_heads(config, bench.anatomy)
     return bench
+
+
+def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:
+    """Before the first row: the labels of the tests, and of a user's own files what they held, lie beside the rows."""
+    keep_gold(bench.config.folder, tests)
+    if not bench.task.published:
+        keep_hashes(bench.config.folder, bench.config.task, bench.provenance["data_sha256"])
+
+
+def _check_heads(config: StudyConfig, anatomy: Anatomy) -> None:
+    """UserError for circuits larger than the model, and for controls that would not move as many weights."""
+    depth = max((depth for _, depth in config.arm_depths() if depth is not None), default=None)
+    if depth is None:
+        return
+    needed = (depth + 1) * heads_per_depth(anatomy.n_heads, max(config.shares))
+    if needed > anatomy.n_heads:
+        raise UserError(
+            f"--shares {max(config.shares):g} at depth {depth} asks for {needed} heads, and the model has "
+            f"{anatomy.n_heads}: take a smaller share or depth."
+        )
+    controls = [arm for arm, _ in config.arm_depths() if get_arm(arm).heads not in (None, "circuit")]
+    if config.kv_policy == "all" and controls and anatomy.kv_heads < anatomy.heads:
+        raise UserError(
+            f"--kv-policy all moves the keys and values of groups that are chosen whole, of which '{controls[0]}' may "
+            "have another number than the circuit: leave out the controls, or take --kv-policy shared."
+        )
 
 
 def _prepare(folder: Path) -> None:

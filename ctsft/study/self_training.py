@@ -25,8 +25,8 @@ from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.measures import probabilities
 from ctsft.study.probes import share_right
-from ctsft.study.record import append_rows, keep_gold, now, read_rows
-from ctsft.study.run import opened
+from ctsft.study.record import append_rows, now, read_rows, write_settings
+from ctsft.study.run import keep_data, opened
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
 from ctsft.tasks.task import digits, draw, from_digits
@@ -46,7 +46,7 @@ class SelfTrainingConfig(OneProcess):
     generations: int = 5
     """How many generations learn from the one before them."""
     unlabelled: int = 200
-    """Target rows that models label: of pool A, so never target rows of a human, and never test rows."""
+    """Target rows that models label, at most: never those that a human labelled, and never test rows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,9 +83,8 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
     if config.dry_run:
         return 0
     tests = (config.source, *config.targets)
-    keep_gold(config.folder, {f"{config.task}/{language}": bench.split(language, "test") for language in tests})
-    about = {**config.to_dict(), "created": now(), **bench.provenance}
-    write_json(config.table.with_suffix(".config.json"), about)
+    keep_data(bench, {f"{config.task}/{language}": bench.split(language, "test") for language in tests})
+    write_settings(config.table.with_suffix(".config.json"), config.to_dict(), bench.provenance)
     failed = 0
     for name, (cell, human) in tqdm(left.items(), unit="chain", disable=None):
         try:
@@ -120,8 +119,7 @@ def _generation(
     """Its line, and the labels that it gives; `labels` are those that the generation before gave."""
     theta1 = bench.theta1_of(cell.seed)
     rows = own = bench.training_rows(get_arm(cell.arm), cell)
-    ids = draw(bench.pool_a, min(config.unlabelled, len(bench.pool_a)), cell.seed)
-    unlabelled = bench.encode(bench.split(cell.target, "train").by_id(ids))
+    unlabelled = bench.encode(bench.split(cell.target, "train").by_id(unlabelled_ids(bench, config, cell)))
     if number:
         labelled = replace(unlabelled, labels=labels)
         rows = together(own, labelled) if human else labelled
@@ -154,6 +152,18 @@ def _generation(
         "created": now(),
     }
     return {"line": line, "labels": given}
+
+
+def unlabelled_ids(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> list[str]:
+    """Ids of target rows that no human labelled: of pool A where rows are parallel, else the rest of the target's."""
+    pool = bench.pool_a
+    if not bench.task.parallel:
+        own = bench.pools_b[cell.target]
+        human = set(draw(own, cell.n_target, cell.seed))
+        pool = [one for one in own if one not in human]
+        if not pool:
+            raise UserError(f"--n-targets {cell.n_target} are all rows of {cell.target}: none is left without a label.")
+    return draw(pool, min(config.unlabelled, len(pool)), cell.seed)
 
 
 def together(first: Encoded, second: Encoded) -> Encoded:

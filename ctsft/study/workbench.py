@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ctsft.errors import Failures
 from ctsft.heads import Head
 from ctsft.models.load import device_of
 from ctsft.study.answering import Answering
@@ -50,6 +51,7 @@ class Workbench(Answering):
         super().__init__(config)
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
+        self.failures = Failures()
         self.base = self.snapshot()
 
     # ---- weights ----------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ class Workbench(Answering):
         """
         if self.theta1_seed != seed:
             self.theta1_seed = None
-            about = read_or_make(self, seed)
+            about = self.failures.remember(f"theta1 of seed {seed}", lambda: read_or_make(self, seed))
             self.theta1, self.theta1_seed, self.theta1_scores = self.snapshot(), seed, about
         return self.theta1_scores
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ctsft.errors import UserError
+from ctsft.models.load import weight_hash
 from ctsft.tuning.delta import HeadDelta
 
 
@@ -32,6 +33,9 @@ def add(first: HeadDelta, second: HeadDelta, model: nn.Module) -> tuple[HeadDelt
     """
     if first.base != second.base:
         raise UserError(f"the deltas were made on different weights ({first.base} and {second.base}).")
+    here = weight_hash(model)
+    if here != first.base:
+        raise UserError(f"the deltas were made on the weights {first.base}, and the model has {here}: take deltas off.")
     for delta in (first, second):
         delta.stood(model)
     moved, conflicts = {}, []

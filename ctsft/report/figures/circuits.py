@@ -16,7 +16,8 @@ from ctsft.report.rows import Results
 
 
 def name_of(relevance: Relevance) -> str:
-    return f"{relevance.about['source']}, seed {relevance.about['seed']}, {relevance.about['scorer']}"
+    about = relevance.about
+    return f"{about['source']} ({about['n_source']}), seed {about['seed']}, {about['scorer']}"
 
 
 def depths_of(relevance: Relevance, share: float) -> list[list[Head]]:
@@ -32,7 +33,7 @@ def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None
     outlines = ("black", "tab:orange", "tab:green")
     with style():
         layers = len(maps[0].logits)
-        columns = min(4, len(maps))
+        columns = min(2, len(maps))
         lines = -(-len(maps) // columns)
         tall = min(6.5, max(2.0, 0.16 * layers))
         figure, axes = plt.subplots(
@@ -74,12 +75,12 @@ def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
         for depth, axis in enumerate(axes):
             sets = [{head for frontier in depths_of(m, share)[: depth + 1] for head in frontier} for m in maps]
             grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
-            names = [f"{m.about['source']}\nseed {m.about['seed']}" for m in maps]
-            look = dict(vmin=0, vmax=1, annot=True, fmt=".2f", cmap="cividis", cbar=False, square=True)
+            names = [f"{m.about['source']} ({m.about['n_source']})\nseed {m.about['seed']}" for m in maps]
+            look = dict(vmin=0, vmax=1, annot=True, fmt=".2f", cmap="cividis", cbar=False)
             sns.heatmap(grid, ax=axis, xticklabels=names, yticklabels=names if depth == 0 else False, **look)
-            axis.tick_params(axis="x", rotation=0)
+            axis.tick_params(axis="x", rotation=90)
             axis.tick_params(axis="y", rotation=0)
-            axis.set_title(f"heads of depths up to {depth} ({len(sets[0])})", loc="left")
+            axis.set_title(f"up to depth {depth} ({len(sets[0])} heads)", loc="left")
     return figure
 
 

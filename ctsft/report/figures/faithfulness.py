@@ -19,7 +19,10 @@ LINES = ("-", "--", ":", "-.")
 
 
 def curves_figure(found: Faithfulness) -> plt.Figure:
-    """Left: the main scorer's heads kept and knocked out, other selections, random sets. Right: every scorer, kept."""
+    """Left: the main scorer's heads kept and knocked out, other selections, random sets. Right: every scorer, kept.
+
+    On the right without intervals, which would hide one another: table 05_scorers has them.
+    """
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharey=True, layout="constrained")
         base = dict(language=found.source, scorer=found.main)
@@ -30,7 +33,7 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
             ("bottom", "keep"): ("bottom heads kept", COLOURS["bottom"], MARKERS["bottom"]),
         }
         for (selection, direction), (label, colour, marker) in looks.items():
-            _draw(left, found, label, colour, marker, "-", **base, selection=selection, direction=direction)
+            _draw(left, found, label, colour, marker, "-", True, **base, selection=selection, direction=direction)
         total = int(found.sets["heads"].iloc[0])
         drawn = pick(found.sets, **base, selection="random:top")
         for number, (size, group) in enumerate(drawn.groupby("size")):
@@ -43,7 +46,7 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
         for number, scorer in enumerate(found.scorers):
             look = dict(language=found.source, scorer=scorer, selection="top", direction="keep")
             line = LINES[number // len(palette) % len(LINES)] if number >= len(palette) else LINES[number % 2]
-            _draw(right, found, scorer, palette[number % len(palette)], "osD^vPX*"[number % 8], line, **look)
+            _draw(right, found, scorer, palette[number % len(palette)], "osD^vPX*"[number % 8], line, False, **look)
         right.set_title("best heads kept, by scorer", loc="left")
         for axis in (left, right):
             axis.axhline(0, color="black", linewidth=0.8)
@@ -56,16 +59,16 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
     return figure
 
 
-def _draw(axis, found: Faithfulness, label: str, colour, marker: str, line: str, **wanted: object) -> None:
+def _draw(axis, found: Faithfulness, label: str, colour, marker: str, line: str, band: bool, **wanted: object) -> None:
     points = faithfulness_curve(found, **wanted)
     if points is None:
         return
     shares, values = points
     look = dict(color=colour, marker=marker, linestyle=line, markersize=4, linewidth=1)
     axis.plot(shares, [value.value for value in values], label=label, **look)
-    axis.fill_between(
-        shares, [value.low for value in values], [value.high for value in values], color=colour, alpha=0.12, linewidth=0
-    )
+    if band:
+        low, high = [value.low for value in values], [value.high for value in values]
+        axis.fill_between(shares, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def stability_figure(found: Faithfulness) -> plt.Figure | None:

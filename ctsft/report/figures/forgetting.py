@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style, widen
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style, widen
 from ctsft.report.forgetting import by_epoch, plane
 from ctsft.report.rows import Results
 from ctsft.report.transfer import arms_in_order, pick
@@ -35,13 +35,17 @@ def plane_figure(results: Results) -> plt.Figure | None:
         )
         for axis, target in zip(axes.flat, targets, strict=False):
             here = points[points["target"] == target]
-            front = here[here["front"]].sort_values("kept")
-            axis.plot(front["kept"], front["gain"], color="grey", linewidth=1, label="Pareto front")
+            front = sorted(
+                (kept.value, gain.value) for kept, gain in here.loc[here["front"], ["kept", "gain"]].to_numpy()
+            )
+            axis.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front")
             for arm, depth in arms_in_order(here):
                 mine = pick(here, arm=arm, depth=depth)
                 face = "white" if not pd.isna(depth) and depth == 0 else COLOURS[arm]
-                look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=face, linestyle="none")
-                axis.plot(mine["kept"], mine["gain"], label=arm_label(arm, depth), **look)
+                look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=face, elinewidth=0.6)
+                kept, gain = mine["kept"].iloc[0], mine["gain"].iloc[0]
+                bars = dict(xerr=arms_of_error(kept), yerr=arms_of_error(gain))
+                axis.errorbar(kept.value, gain.value, label=arm_label(arm, depth), **bars, **look)
             axis.axhline(0, color="black", linewidth=0.8)
             axis.axvline(0, color="black", linewidth=0.8)
             axis.set_title(target, loc="left", fontweight="bold")
@@ -59,6 +63,7 @@ def plane_figure(results: Results) -> plt.Figure | None:
             label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+        figure.suptitle(f"{results.model}, {points['n_target'].max()} target rows, validated rates", fontsize=10)
     return figure
 
 

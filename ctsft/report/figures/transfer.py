@@ -21,7 +21,7 @@ from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
 
 
 def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure:
-    """Two panels that share their rows, one row an arm: accuracy on the target, and on the source.
+    """Two panels a target, one row an arm that was run: accuracy on the target, and on the source.
 
     They show the number of target rows that most cells have; of several, the largest.
 
@@ -33,11 +33,19 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
     tuned = rows[rows["arm"] != "zero_shot"]
     n_target = int(tuned["n_target"].mode().max())
     tuned = tuned[tuned["n_target"] == n_target]
-    arms = arms_in_order(tuned)
+    targets = [target for target in targets if target in set(tuned["target"])]
+    run = {target: arms_in_order(tuned[tuned["target"] == target]) for target in targets}
     with style():
-        height = 0.7 + len(targets) * (0.45 + 0.2 * len(arms))
-        figure, axes = plt.subplots(len(targets), 2, figsize=(WIDTH, height), sharex="col", squeeze=False)
-        for (left, right), target in zip(axes, targets, strict=True):
+        heights = [0.45 + 0.2 * len(arms) for arms in run.values()]
+        figure, axes = plt.subplots(
+            len(targets),
+            2,
+            figsize=(WIDTH, 0.7 + sum(heights)),
+            sharex="col",
+            squeeze=False,
+            height_ratios=[len(arms) for arms in run.values()],
+        )
+        for (left, right), (target, arms) in zip(axes, run.items(), strict=True):
             here = tuned[tuned["target"] == target]
             _intervals(left, here, arms, TARGET)
             _intervals(right, by_a_model(here), arms, SOURCE)
@@ -67,8 +75,14 @@ def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[st
 
 
 def by_rows_figure(results: Results) -> plt.Figure | None:
-    """Accuracy on the target by number of target rows, one line an arm; None where there is only one number."""
-    rows = at_papers_share(at_validated_rate(results.rows))
+    """Accuracy on the target by number of target rows, one line an arm; None where there is only one number.
+
+    At rates that every number of rows was tuned with: what more rows give must not be what more rates give.
+    """
+    tried = results.rows[results.rows["lr"].notna()].groupby(["target", "n_target"])["lr"].agg(set)
+    common = tried.groupby("target").agg(lambda rates: set.intersection(*rates))
+    at_common = [pd.isna(lr) or lr in common[target] for target, lr in results.rows[["target", "lr"]].to_numpy()]
+    rows = at_papers_share(at_validated_rate(results.rows[at_common]))
     rows = rows[rows["depth"].isna() | (rows["depth"] == 2)]
     tuned = rows[rows["arm"] != "zero_shot"]
     several = tuned.groupby("target")["n_target"].nunique()
