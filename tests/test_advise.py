@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 def lines(target: str, transfer: float, n: int, **arms: tuple[float, float]) -> list[dict]:
     """(gain, cost) of each arm in one made-up setting."""
-    setting = dict(preset="demo", task="t", n_source=400, target=target, n_target=n, transfer=transfer)
+    setting = dict(preset="demo", task="t", dtype="float32", n_source=400, target=target, n_target=n, transfer=transfer)
     return [
         setting | dict(arm=arm, depth=2 if arm == "circuit" else pd.NA, gain=gain, cost=cost, lr=1e-3, cells=2)
         for arm, (gain, cost) in arms.items()
@@ -125,6 +125,7 @@ def test_evidence_follows_from_the_committed_rows(preset):
     rows = rows[rows["scorer"].isna() | (rows["scorer"] == {"demo": "cdt", "small": "cdt_linear"}[preset])]
     for line in found.itertuples():
         here = rows[(rows["task"] == line.task) & (rows["target"] == line.target) & (rows["n_source"] == line.n_source)]
+        here = here[here["dtype"] == line.dtype]
         own = here[(here["arm"] == line.arm) & (here["n_target"] == line.n_target)]
         own = own[own["depth"].isna() if pd.isna(line.depth) else own["depth"] == line.depth]
         start = here[here["arm"] == "zero_shot"].set_index(["dtype", "seed"])["accuracy"]
