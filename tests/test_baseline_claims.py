@@ -48,6 +48,15 @@ def test_no_verdict_without_its_interval():
         assert judgement.verdict == "not run" or ("[" in judgement.number and judgement.data)
 
 
+def test_arms_with_other_rates_to_choose_from_are_not_compared(monkeypatch):
+    """A grid that is half done must not give a verdict: the arm with more tries has the better chances."""
+    rows = odyssey_rows(odyssey_results(DEMO))
+    fewer = [rates[:1] if arm == "lora" else rates for arm, rates in zip(rows["arm"], rows["rates"], strict=True)]
+    monkeypatch.setattr(module, "odyssey_rows", lambda _: rows.assign(rates=fewer))
+    assert module.by_arms("B11", ASKED["B11"], DEMO).verdict == "not run"
+    assert module.by_arms("B10", ASKED["B10"], DEMO).verdict != "not run"  # n-grams use no rate
+
+
 @pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])
 def test_arms_are_judged_by_their_answers(claim, monkeypatch):
     """The arm that answers everything right wins against one that answers nothing right."""

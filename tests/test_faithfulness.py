@@ -322,6 +322,7 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
     [
         ({"scorers": ("cdt_linear",)}, "must be one of --scorers"),
         ({"sizes": (0.5, 1.0)}, "between 0 and 1"),
+        ({"shares": (0.02, 0.1)}, "--shares takes one value"),
         ({"scorers": ("cdt", "cdt+loud")}, "'loud' is no option"),
         ({"known": ("plantd",)}, "'plantd'.*planted, induction, ioi"),
         ({"scorers": ("cdt", "ablation+raw")}, "not of ablation"),

@@ -19,7 +19,7 @@ from ctsft.report.__main__ import redraw
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.odyssey import odyssey_cells
+from ctsft.report.odyssey import odyssey_cells, rate_cells
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page
@@ -224,6 +224,15 @@ def test_the_table_has_a_line_for_every_arm_and_gaps_for_what_is_not_known(resul
     assert cells.loc[cells["arm"] == "ngrams", "bits/byte target"].item() == "–"
     assert cells.loc[cells["arm"] == "zero_shot", "target change"].item() == "–"
     assert cells["ECE"].str.fullmatch(r"0\.\d{3}").all()
+
+
+def test_every_rate_that_was_tried_has_its_line(results):
+    rates = rate_cells(results)
+    for (target, n, arm), lines in rates.groupby(["target", "n", "arm"]):
+        own = pick(results.rows, target=target, n_target=n, arm=arm)
+        assert sorted(map(float, lines["learning rate"])) == sorted(own["lr"].unique())
+        means = own.groupby("lr")["valid_accuracy"].mean()
+        assert list(map(float, lines["validation"])) == pytest.approx(list(means), abs=6e-4)
 
 
 def test_the_page_names_an_arm_for_every_situation(results):

@@ -26,6 +26,7 @@ from ctsft.report.render import Table
 from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
 from ctsft.report.stats import (
     holm,
+    macro_f1_difference,
     macro_f1_interval,
     mean_interval,
     paired_difference,
@@ -104,6 +105,18 @@ def test_seeds_that_disagree_widen_the_interval():
     assert same.mean() == apart.mean()
     narrow, wide = mean_interval(same), mean_interval(apart)
     assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
+
+
+def test_macro_f1_of_two_arms_is_paired_and_averaged_over_settings():
+    rng = np.random.default_rng(2)
+    gold = rng.integers(0, 3, 80)
+    noisy = [np.where(rng.random((2, 80)) < share, gold, 0) for share in (0.9, 0.6, 0.8, 0.8)]
+    pairs = [(noisy[0], noisy[1]), (noisy[2], noisy[3])]
+    found = macro_f1_difference(pairs, [gold, gold])
+    each = [np.mean([f1_score(gold, a, average="macro") for a in arm]) for arm in noisy]
+    assert found.value == pytest.approx((each[0] - each[1] + each[2] - each[3]) / 2)
+    assert found.low < found.value < found.high
+    assert macro_f1_difference([(noisy[0], noisy[0])], [gold]) == (0, 0, 0)
 
 
 def test_macro_f1_is_sklearns():

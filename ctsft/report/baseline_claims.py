@@ -1,4 +1,4 @@
-"""Claims B1 to B14: what baselines keep and cost, what self-training does, what cheap arithmetic does.
+"""Claims B1 to B15: what baselines keep and cost, what self-training does, what cheap arithmetic does.
 
 Each has one number and one threshold: supported where its whole interval lies above, contradicted where it lies below,
 else undecided; *not run* where its rows are missing.
@@ -72,6 +72,7 @@ ASKED = {
     "B12": Arms("The circuit keeps the source better than LoRA.", "circuit", "lora", SOURCE, 0.0),
     "B13": Arms("At validated rates the circuit learns as much as all weights.", "circuit", "full", TARGET, -MARGIN),
     "B14": Arms("At validated rates the circuit keeps the source.", "circuit", "zero_shot", SOURCE, -MARGIN),
+    "B15": Arms("Replaying source rows learns more than the circuit.", "replay", "circuit", TARGET, 0.0),
 }
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 

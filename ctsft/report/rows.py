@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -230,15 +231,15 @@ def _extra_rates(rows: pd.DataFrame) -> pd.Series:
     return ~others & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
 
 
-def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
+def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
     """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
 
     An arm with variants is at its validated variant likewise. Nothing changes where there is one of each. One rate for
     all weights and for one weight in a hundred is no fair comparison, so rows at several rates are always compared this
-    way.
+    way. Rows that differ in a column of `apart` are kept beside each other.
     """
     ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
-    return ordered.groupby([*SETTING, "dtype", "draw", "seed"], dropna=False, sort=False).head(1).sort_index()
+    return ordered.groupby([*SETTING, "dtype", "draw", "seed", *apart], dropna=False, sort=False).head(1).sort_index()
 
 
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:

@@ -65,6 +65,8 @@ TO_A_USER = {
     ("C3b", "contradicted"): "Do not expect heads to keep the source better than all weights.",
     ("C6", "contradicted"): "Do not read the circuit as the mechanism: it is a choice of what to tune.",
     ("C6", "supported"): "The circuit may be read as (part of) the mechanism.",
+    ("B15", "supported"): "If source rows are at hand, tune all weights with one of them for every four target rows: "
+    "that learns more than the circuit; look at B1 for what it keeps.",
     ("B1", "supported"): "If source rows are at hand, replay them: that keeps the source better than the circuit does.",
     ("B9", "contradicted"): "Fit character n-grams on your rows before anything else: they take seconds and no model, "
     "and here they beat the circuit. Tune only what beats them on validation.",

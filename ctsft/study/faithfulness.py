@@ -67,6 +67,8 @@ class FaithfulnessConfig(OneProcess):
             get_scorer(scorer)
         if self.scorer not in self.scorers:
             raise UserError(f"--scorer is {self.scorer}, which must be one of --scorers: {', '.join(self.scorers)}.")
+        if len(self.shares) > 1:
+            raise UserError("--shares takes one value here: circuits of one size are asked about, beside --sizes.")
         for name in self.known:
             if name not in CIRCUITS:
                 raise UserError(f"unknown circuit '{name}' in --known. Valid: {', '.join(CIRCUITS)}.")

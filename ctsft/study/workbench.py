@@ -143,11 +143,11 @@ class Workbench(Answering):
                     recipe,
                     order_seed,
                     self.autocast,
-                    held.write_back,
-                    look,
-                    objective,
-                    adjust,
-                    self.team,
+                    after_step=held.write_back,
+                    after_epoch=look,
+                    objective=objective,
+                    adjust=adjust,
+                    team=self.team,
                 )
 
             def look(epoch: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ctsft.heads import Slice
+from ctsft.tuning.slices import by_module
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,10 @@ class LowRank:
     def count(self, model: nn.Module, pieces: Iterable[Slice]) -> int:
         """Number of trained weights: r per row of B that may move and per column of A that may."""
         total = 0
-        for path, (outputs, index) in chosen(model, pieces).items():
+        for path, (outputs, index) in by_module(model, pieces).items():
             n_out, n_in = _shape(model.get_submodule(path))
             total += self.r * (len(index) + (n_in if outputs else n_out))
         return total
-
-
-def chosen(model: nn.Module, pieces: Iterable[Slice]) -> dict[str, tuple[bool, list[int]]]:
-    """Per module: whether the pieces are rows (outputs) of its map or columns (inputs), and which ones."""
-    wanted: dict[str, tuple[bool, list[int]]] = {}
-    for piece in pieces:
-        path = piece.parameter.removesuffix(".weight")
-        outputs = (piece.dim == 0) != isinstance(model.get_submodule(path), Conv1D)
-        wanted.setdefault(path, (outputs, []))[1].extend(range(piece.start, piece.stop))
-    return {path: (outputs, sorted(index)) for path, (outputs, index) in wanted.items()}
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:
@@ -84,7 +75,7 @@ def adapted(model: nn.Module, pieces: Iterable[Slice], low_rank: LowRank, seed: 
     """
     from peft import LoraConfig, inject_adapter_in_model  # a second to import, and only these arms need it
 
-    wanted = chosen(model, pieces)
+    wanted = by_module(model, pieces)
     transposed = isinstance(model.get_submodule(next(iter(wanted))), Conv1D)
     config = LoraConfig(r=low_rank.r, lora_alpha=low_rank.alpha, target_modules=list(wanted), fan_in_fan_out=transposed)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

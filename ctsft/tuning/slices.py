@@ -83,12 +83,8 @@ class CompactSlices:
         return nullcontext()
 
 
-@contextmanager
-def compact(model: nn.Module, slices: Iterable[Slice]) -> Iterator[CompactSlices]:
-    """Swap in a SlicedLinear wherever `slices` touch a module; the model's own modules come back at the end.
-
-    The weights keep what training wrote into them; `read_slices` before and `write_slices` after revert it.
-    """
+def by_module(model: nn.Module, slices: Iterable[Slice]) -> dict[str, tuple[bool, list[int]]]:
+    """Per module: whether the slices are rows (outputs) of its map or columns (inputs), and which ones, in order."""
     wanted: dict[str, tuple[bool, list[int]]] = {}
     for piece in slices:
         path, _, leaf = piece.parameter.rpartition(".")
@@ -96,12 +92,22 @@ def compact(model: nn.Module, slices: Iterable[Slice]) -> Iterator[CompactSlices
             continue  # a bias moves with its rows
         outputs = (piece.dim == 0) != isinstance(model.get_submodule(path), Conv1D)
         wanted.setdefault(path, (outputs, []))[1].extend(range(piece.start, piece.stop))
+    return {path: (outputs, sorted(index)) for path, (outputs, index) in wanted.items()}
+
+
+@contextmanager
+def compact(model: nn.Module, slices: Iterable[Slice]) -> Iterator[CompactSlices]:
+    """Swap in a SlicedLinear wherever `slices` touch a module; the model's own modules come back at the end.
+
+    The weights keep what training wrote into them; `read_slices` before and `write_slices` after revert it.
+    """
+    wanted = by_module(model, slices)
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         for path, (outputs, index) in wanted.items():
             parent, _, name = path.rpartition(".")
             inner = model.get_submodule(path)
-            stand_in = SlicedLinear(inner, torch.tensor(sorted(index), device=inner.weight.device), outputs)
+            stand_in = SlicedLinear(inner, torch.tensor(index, device=inner.weight.device), outputs)
             setattr(model.get_submodule(parent), name, stand_in)
             swapped.append((model.get_submodule(parent), name, stand_in))
         yield CompactSlices(tuple(stand_in for _, _, stand_in in swapped))
