@@ -12,31 +12,36 @@ from ctsft.report.rows import Results
 def odyssey_figure(results: Results) -> plt.Figure | None:
     """Per target three panels that share their lines: change on target and source, and in bits per byte of the source.
 
-    Changes of accuracy have their paired 95 % intervals; right of zero is better, and in the last panel worse. Every
-    arm stands at its validated learning rate; at the largest n. None where nothing was measured.
+    A line is an arm that was run there. Changes of accuracy have their paired 95 % intervals; right of zero is
+    better, and in the last panel worse. Every arm stands at its validated learning rate; at the largest n. None where
+    nothing was measured.
     """
     found = [one for one in outcomes(results) if one.target_change is not None]
     found = [one for one in found if one.n_target == max(other.n_target for other in found)]
     if not found:
         return None
-    targets = list(dict.fromkeys(one.target for one in found))
-    arms = list(dict.fromkeys((one.arm, one.depth) for one in found))
+    targets: dict[str, list[Outcome]] = {}
+    for one in found:
+        targets.setdefault(one.target, []).append(one)
     text = f"{results.rows['task'].iloc[0]}/{results.rows['source'].iloc[0]}"
     with style():
-        height = 0.8 + len(targets) * (0.4 + 0.16 * len(arms))
         figure, axes = plt.subplots(
-            len(targets), 3, figsize=(WIDTH, height), sharex="col", squeeze=False, layout="constrained"
+            len(targets),
+            3,
+            figsize=(WIDTH, 0.8 + sum(0.4 + 0.16 * len(here) for here in targets.values())),
+            sharex="col",
+            squeeze=False,
+            layout="constrained",
+            height_ratios=[len(here) for here in targets.values()],
         )
-        for row, target in zip(axes, targets, strict=True):
-            here = {(one.arm, one.depth): one for one in found if one.target == target}
-            for number, arm in enumerate(arms):
-                if arm in here:
-                    _line(row, number, here[arm], here[arm].bits.get(text))
+        for row, (target, here) in zip(axes, targets.items(), strict=True):
+            for number, one in enumerate(here):
+                _line(row, number, one, one.bits.get(text))
             for axis in row:
                 axis.axvline(0, color="black", linewidth=0.8)
-                axis.set_ylim(len(arms) - 0.5, -0.5)
-                axis.set_yticks(range(len(arms)), [""] * len(arms))
-            row[0].set_yticklabels([arm_label(arm, depth) for arm, depth in arms])
+                axis.set_ylim(len(here) - 0.5, -0.5)
+                axis.set_yticks(range(len(here)), [""] * len(here))
+            row[0].set_yticklabels([arm_label(one.arm, one.depth) for one in here])
             row[0].set_title(target, loc="left", fontweight="bold")
         for axis, label in zip(
             axes[-1], ("accuracy, target", "accuracy, source", "bits per byte, source"), strict=True
