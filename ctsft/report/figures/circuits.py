@@ -16,8 +16,13 @@ from ctsft.report.rows import Results
 
 
 def name_of(relevance: Relevance) -> str:
-    about = relevance.about
-    return f"{about['source']} ({about['n_source']}), seed {about['seed']}, {about['scorer']}"
+    return f"{_start(relevance)}, seed {relevance.about['seed']}, {relevance.about['scorer']}"
+
+
+def _start(relevance: Relevance) -> str:
+    """The source and the rows of it that theta1 was tuned on, which `ctsft discover` does not know of its model."""
+    rows = relevance.about.get("n_source")
+    return f"{relevance.about['source']} ({rows})" if rows else relevance.about["source"]
 
 
 def depths_of(relevance: Relevance, share: float) -> list[list[Head]]:
@@ -75,7 +80,7 @@ def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
         for depth, axis in enumerate(axes):
             sets = [{head for frontier in depths_of(m, share)[: depth + 1] for head in frontier} for m in maps]
             grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
-            names = [f"{m.about['source']} ({m.about['n_source']})\nseed {m.about['seed']}" for m in maps]
+            names = [f"{_start(m)}\nseed {m.about['seed']}" for m in maps]
             look = dict(vmin=0, vmax=1, annot=True, fmt=".2f", cmap="cividis", cbar=False)
             sns.heatmap(grid, ax=axis, xticklabels=names, yticklabels=names if depth == 0 else False, **look)
             axis.tick_params(axis="x", rotation=90)
