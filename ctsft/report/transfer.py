@@ -72,6 +72,8 @@ def transfer_cells(results: Results) -> pd.DataFrame:
     table = []
     for line in lines_of(rows):
         here = pick(rows, **line)
+        asked = line | {"arm": "circuit" if line["arm"] == "ct_sft" else line["arm"]}
+        rates = pick(results.rows, **asked)["lr"].nunique()
         table.append(
             {
                 "target": line["target"],
@@ -84,6 +86,7 @@ def transfer_cells(results: Results) -> pd.DataFrame:
                 "source before": fraction(here["source_accuracy_before"].mean()),
                 "source after": interval(accuracy(here, SOURCE)),
                 "weights moved": f"{here['trainable_share'].mean():.2%}" if len(here) else GAP,
+                "rates": rates or GAP,
                 "seeds": f"{here['seed'].nunique()}/{seeds}",
             }
         )
@@ -105,8 +108,9 @@ def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
     return Table(
         f"{results.preset}_{experiment}",
         f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, preset {results.preset}",
-        f"{about(results, own.rows)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` counts "
-        "those that a line has. `ct_sft` is circuit or near_zero, whichever the target's validation split prefers.",
+        f"{about(results, own.rows)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` and "
+        "`rates` count those that a line has: an arm with more rates has the better chances. `ct_sft` is circuit or "
+        "near_zero, whichever the target's validation split prefers.",
         transfer_cells(own),
     )
 
