@@ -75,7 +75,11 @@ TO_A_USER = {
         "undecided",
     ): "Fit character n-grams on your rows first: they take seconds and no model, and here the circuit "
     "is not told apart from them.",
-    ("B10", "contradicted"): "They beat all weights too.",
+    ("B10", "contradicted"): "Over these languages they beat all weights too; look at each of them.",
+    ("B14", "contradicted"): "Choose a rate with the source in view: at rates that the target alone chose, the circuit "
+    "loses some of it.",
+    ("B14", "undecided"): "Choose a rate with the source in view: at rates that the target alone chose, the circuit is "
+    "not shown to keep it.",
     ("B11", "supported"): "The circuit is no worse a choice than LoRA: give both the same rates to choose from.",
     (
         "B11",
