@@ -273,12 +273,23 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     assert set(transfer_cells(second.on_the_grid_of("01_nusax_transfer"))["target"]) == {"d30"}
     table = transfer_table(second).suffixed("bfloat16")
     assert table.name == "demo_01_nusax_transfer_bfloat16"
-    judged = {j.claim: j for precision, j in claims.judge_other_precisions(both) if precision == "bfloat16"}
+    judged = {j.claim: j for which, j in claims.judge_otherwise(both) if which == "in bfloat16"}
     assert list(judged) == ["C1", "C2", "C3a", "C3b"]
     assert judged["C1"].data.startswith("d30 n = ")
     assert "d30" not in claims.target_accuracy(first).data
     alone = claims.target_accuracy(demo.only(~slow & (rows["task"] == "demo")).of("01_nusax_transfer"))
     assert claims.target_accuracy(first).number == alone.number
+
+
+def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
+    assert not claims.judge_otherwise(demo)  # its rates are others
+    slow = demo.rows["lr"] == 1e-3
+    paper = replace(demo, rows=demo.rows.assign(lr=demo.rows["lr"].where(~slow, 5e-5)))
+    judged = {j.claim: j for which, j in claims.judge_otherwise(paper) if which == "at 5e-05 alone"}
+    assert list(judged) == ["C1", "C2", "C3a", "C3b"]
+    assert "learning rate 5e-05;" in judged["C1"].data
+    alone = paper.only(paper.rows["lr"].isna() | (paper.rows["lr"] == 5e-5)).of("01_nusax_transfer")
+    assert judged["C3b"].number == claims.source_kept_better(alone).number
 
 
 def test_a_cell_belongs_to_a_scripts_grid_whoever_ran_it_first(demo):

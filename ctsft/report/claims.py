@@ -19,7 +19,15 @@ from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_o
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.render import change, interval
-from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two, precision_of
+from ctsft.report.rows import (
+    PAPERS_RATE,
+    PAPERS_SHARE,
+    Results,
+    at_one_rate,
+    at_validated_rate,
+    better_of_two,
+    precision_of,
+)
 from ctsft.report.tradeoff import difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
@@ -204,17 +212,29 @@ def judge(results: Results) -> list[Judgement]:
     ]
 
 
-def judge_other_precisions(results: Results) -> list[tuple[str, Judgement]]:
-    """The claims that rest on script 01 alone, on its rows in every other precision than those that `judge` takes."""
+def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
+    """The claims that rest on script 01 alone, on other rows of it than `judge` takes, as (which, verdict).
+
+    Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; and
+    in every other precision.
+    """
+    studies = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)]
+    others = [(f"in {precision_of(study)}", study) for study in studies[1:]]
+    for study in studies[:1]:
+        rates = study.rows["lr"]
+        if rates.nunique() > 1:
+            one = at_one_rate(study.rows).index
+            others.insert(0, ("at one rate for all targets and seeds", study.only(study.rows.index.isin(one))))
+        if rates.nunique() > 1 and (rates == PAPERS_RATE).any():
+            others.insert(0, (f"at {PAPERS_RATE:g} alone", study.only(rates.isna() | (rates == PAPERS_RATE))))
     rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
-    others = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)[1:]]
-    return [(precision_of(study), rule(study)) for study in others for rule in rules]
+    return [(which, rule(study)) for which, study in others for rule in rules]
 
 
 def claims_page(folders: Iterable[Results]) -> str:
     """`claims.md`: every claim with its verdict on every results folder."""
     folders = list(folders)
-    others = {results.preset: judge_other_precisions(results) for results in folders}
+    others = {results.preset: judge_otherwise(results) for results in folders}
     judged = {results.preset: {j.claim: j for j in (*judge(results), *judge_baselines(results))} for results in folders}
     out = [
         "# The paper's claims, judged by our rows\n",
@@ -239,8 +259,8 @@ def claims_page(folders: Iterable[Results]) -> str:
             j = judged[results.preset][claim]
             out.append(f"- `{results.preset}` ({results.model}): **{j.verdict}**. {j.number}. Data: {j.data}.")
             out += [
-                f"- `{results.preset}`, rows in {precision}: **{j.verdict}**. {j.number}. Data: {j.data}."
-                for precision, j in others[results.preset]
+                f"- `{results.preset}`, {which}: **{j.verdict}**. {j.number}. Data: {j.data}."
+                for which, j in others[results.preset]
                 if j.claim == claim
             ]
         out.append("")

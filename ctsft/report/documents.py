@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctsft.report import reproducing
-from ctsft.report.claims import CLAIMS, Judgement, judge, judge_other_precisions
+from ctsft.report.claims import CLAIMS, Judgement, judge, judge_otherwise
 from ctsft.report.rows import Results
 from ctsft.storage import write_atomic
 
@@ -21,13 +21,13 @@ def verdicts(folders: Sequence[Results]) -> str:
     """The paper's claims as Markdown: on real text with the deciding number, on the demo the verdict alone."""
     real = [results for results in folders if results.preset != "demo"]
     demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
-    said = [(results, judge(results), judge_other_precisions(results)) for results in real]
+    said = [(results, judge(results), judge_otherwise(results)) for results in real]
     lines = [("the paper claims", *(f"{results.model}, real text" for results in real), "demo"), ("---",) * 3]
     for claim, words in CLAIMS.items():
         cells = []
         for _, own, others in said:
             told = [_told(j) for j in own if j.claim == claim]
-            told += [f"in {precision}: {_told(j)}" for precision, j in others if j.claim == claim and j.number != "–"]
+            told += [f"{which}: {_told(j)}" for which, j in others if j.claim == claim and j.number != "–"]
             cells.append("<br>".join(told))
         lines.append((f"{claim}. {words}", *cells, demo[claim]))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -13,7 +13,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
-from ctsft.report.rows import PAPERS_SHARE, Results, at_papers_share
+from ctsft.report.rows import PAPERS_RATE, PAPERS_SHARE, Results, at_papers_share
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 from ctsft.tuning.arms import ARMS
 
@@ -52,7 +52,7 @@ def of_the_paper(results: Results) -> pd.DataFrame:
         return results.rows.iloc[:0]
     rows = at_papers_share(pd.concat(studies))
     precise = rows.groupby(["task", "target", "n_target"])["dtype"].transform(lambda found: found.mode().iloc[-1])
-    return rows[(rows["dtype"] == precise) & (rows["lr"].isna() | (rows["lr"] == 5e-5))]
+    return rows[(rows["dtype"] == precise) & (rows["lr"].isna() | (rows["lr"] == PAPERS_RATE))]
 
 
 WEAK = 50

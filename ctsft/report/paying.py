@@ -23,15 +23,17 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
 
     `kept` is the part of the margin that its heads keep alone, `needed` the part that is lost without them. Gains are
     averaged over the targets and n that all of these circuits were tuned on from the theta1 that was asked, every cell
-    at its validated learning rate.
+    at the one that its validation prefers of the learning rates that all circuits had.
     """
-    rows = at_validated_rate(results.rows[results.rows["theta1"].isin(found.tuned["theta1"])])
+    rows = results.rows[results.rows["theta1"].isin(found.tuned["theta1"])]
     zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "theta1"])["accuracy"]
+    asked = list(pick(found.tuned, selection="tuned").groupby(["circuit", "theta1"], sort=False))
+    settings = [_setting(results, circuit, theta1) for (circuit, theta1), _ in asked]
+    tried = [rates for same in settings if (rates := set(pick(rows, **same)["lr"]))]
+    rows = at_validated_rate(rows[rows["lr"].isin(set.intersection(*tried) if tried else set())])
     rows = rows.join(zero.rename("zero"), on=["target", "theta1"])
     cells = {}
-    for (circuit, theta1), lines in pick(found.tuned, selection="tuned").groupby(["circuit", "theta1"], sort=False):
-        about = json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
-        same = {name: about[name] for name in TUNED} | {"theta1": theta1}
+    for ((circuit, theta1), lines), same in zip(asked, settings, strict=True):
         here = pick(rows, **same).set_index(["target", "n_target"])
         ends = ends_of_theta1(found, theta1)
         if len(here) and ends is not None:
@@ -43,6 +45,12 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
         gain, kept = same["accuracy"] - same["zero"], same["source_accuracy"] - same["source_accuracy_before"]
         told.append({**about, "target gain": gain.mean(), "source change": kept.mean(), "settings": len(common)})
     return pd.DataFrame(told)
+
+
+def _setting(results: Results, circuit: str, theta1: str) -> dict[str, object]:
+    """What the cells that tuned this circuit from this theta1 have in common."""
+    about = json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
+    return {name: about[name] for name in TUNED} | {"theta1": theta1}
 
 
 def _faithful(lines: pd.DataFrame, none: float, whole: float) -> dict[str, float]:

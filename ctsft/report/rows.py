@@ -22,6 +22,7 @@ from ctsft.tuning.arms import ARMS
 SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 PAPERS_SHARE = 0.02
+PAPERS_RATE = 5e-5
 # The script of the baselines, whose arms are compared in a table of their own.
 ODYSSEY = "06_adaptation_odyssey"
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
@@ -240,6 +241,24 @@ def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataF
     """
     ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
     return ordered.groupby([*SETTING, "dtype", "draw", "seed", *apart], dropna=False, sort=False).head(1).sort_index()
+
+
+def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each arm, for each number of target rows, at the rate that validation prefers on average over targets and seeds.
+
+    Only rates that all of its targets and seeds have count. Steadier than a choice for every seed, and what somebody
+    does who sets a rate once for all languages.
+    """
+    tuned = rows[rows["lr"].notna()]
+    arms = [name for name in SETTING if name not in ("source", "target")]
+    by_rate = tuned.groupby([*arms, "lr"], dropna=False).agg(
+        valid=("valid_accuracy", "mean"), cells=("cell", "nunique")
+    )
+    by_rate = by_rate.reset_index()
+    whole = by_rate[by_rate["cells"] == by_rate.groupby(arms, dropna=False)["cells"].transform("max")]
+    best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(arms)
+    kept = tuned.merge(best[[*arms, "lr"]], on=[*arms, "lr"])["cell"]
+    return rows[rows["lr"].isna() | rows["cell"].isin(kept)]
 
 
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
-from ctsft.report.claims import CLAIMS, judge, judge_other_precisions
+from ctsft.report.claims import CLAIMS, judge, judge_otherwise
 from ctsft.report.judging import Judgement
 from ctsft.report.outcomes import odyssey_results, outcomes
 from ctsft.report.paper import published
@@ -155,10 +155,10 @@ def _listed(judged: list[Judgement], verdict: str) -> list[str]:
     ]
 
 
-def _in_other_precisions(results: Results) -> list[str]:
-    found = judge_other_precisions(results)
-    lines = [f"- {j.claim}, in {precision}: {j.verdict}. {j.number}. ({j.data}.)" for precision, j in found]
-    return ["\n## What the rows in another precision say\n", *lines] if lines else []
+def _otherwise(results: Results) -> list[str]:
+    found = judge_otherwise(results)
+    lines = [f"- {j.claim}, {which}: {j.verdict}. {j.number}. ({j.data}.)" for which, j in found]
+    return ["\n## What other rows of the same study say\n", *lines] if lines else []
 
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
@@ -176,7 +176,7 @@ def report_page(folders: Iterable[Results]) -> str:
         for verdict, heading in HEADINGS.items():
             out.append(f"\n## {heading}\n")
             out += _listed(judged, verdict) or ["- Nothing."]
-        out += _in_other_precisions(results)
+        out += _otherwise(results)
         out.append("\n## What we would tell the authors\n")
         out += _following(judged, TO_THE_AUTHORS)
         out.append("\n## What a user should do\n")
