@@ -20,7 +20,7 @@ from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.odyssey import odyssey_cells, rate_cells
-from ctsft.report.outcomes import Outcome, outcomes
+from ctsft.report.outcomes import Outcome, odyssey_results, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page
 from ctsft.report.stats import Difference
@@ -226,8 +226,12 @@ def test_the_table_has_a_line_for_every_arm_and_gaps_for_what_is_not_known(resul
     assert cells["ECE"].str.fullmatch(r"0\.\d{3}").all()
 
 
-def test_every_rate_that_was_tried_has_its_line(results):
+def test_every_rate_that_was_tried_has_its_line():
+    results = odyssey_results(Path(__file__).parents[1] / "results" / "demo")
+    results = results.only(results.rows["arm"].isin(["full", "lora", "norm_only", "ngrams"]))
     rates = rate_cells(results)
+    assert len(rates) == 3 * 3
+    assert rate_cells(results.only(results.rows["arm"] == "ngrams")).empty
     for (target, n, arm), lines in rates.groupby(["target", "n", "arm"]):
         own = pick(results.rows, target=target, n_target=n, arm=arm)
         assert sorted(map(float, lines["learning rate"])) == sorted(own["lr"].unique())

@@ -23,7 +23,7 @@ from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.compare import paired, pooled
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
-from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
+from ctsft.report.rows import Results, add_ct_sft, at_one_rate, at_validated_rate
 from ctsft.report.stats import (
     holm,
     macro_f1_difference,
@@ -281,8 +281,15 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     assert claims.target_accuracy(first).number == alone.number
 
 
+SETTING_BUT_TARGET = ["n_source", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
+
+
 def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
-    assert not claims.judge_otherwise(demo)  # its rates are others
+    told = [which for which, _ in claims.judge_otherwise(demo)]
+    assert set(told) == {"at one rate for all targets and seeds"}  # the demo has not the paper's
+    one = at_one_rate(demo.of("01_nusax_transfer").rows)
+    tuned = one[one["lr"].notna()]
+    assert (tuned.groupby(SETTING_BUT_TARGET, dropna=False)["lr"].nunique() == 1).all()
     slow = demo.rows["lr"] == 1e-3
     paper = replace(demo, rows=demo.rows.assign(lr=demo.rows["lr"].where(~slow, 5e-5)))
     judged = {j.claim: j for which, j in claims.judge_otherwise(paper) if which == "at 5e-05 alone"}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ctsft.report.compare import SOURCE, paired, right, stack
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
-from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.report.rows import Results, at_papers_share, at_validated_rate, rates_of
 from ctsft.report.stats import Difference, mean_interval, paired_difference, ratio_interval
 from ctsft.report.transfer import EXPERIMENT, KEYS, about, by_a_model, lines_of, pick
 
@@ -36,7 +36,8 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
             rows, **(line | {"arm": "full", "depth": None, "n_source": line["n_source"] or rows["n_source"].max()})
         )
         both = before_and_after(here, zero) if len(here) else None
-        against = paired(here, full, SOURCE) if len(here) and line["arm"] != "full" else None
+        fair = line["arm"] != "full" and rates_of(results.rows, here) == rates_of(results.rows, full)
+        against = paired(here, full, SOURCE) if len(here) and fair else None
         moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
         p_values.append(against and against.p)
         table.append(
@@ -165,8 +166,8 @@ def forgetting_tables(results: Results) -> list[Table]:
             f"What is kept of the source, preset {results.preset}",
             f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
             "accuracy on the source after over before. Against full: the source's accuracy after this arm minus after "
-            "tuning all weights; p is a paired permutation of rows, Holm-corrected over the table, and speaks of "
-            "these checkpoints alone. `distance moved` is "
+            "tuning all weights, where both had the same learning rates to choose from; p is a paired permutation of "
+            "rows, Holm-corrected over the table, and speaks of these checkpoints alone. `distance moved` is "
             "that of all weights, relative to their norm.",
             forgetting_cells(results),
         )

@@ -85,6 +85,15 @@ def odyssey_tables(results: Results) -> list[Table]:
     """None where script 06 has not run."""
     if odyssey_rows(results).empty:
         return []
+    rates = rate_cells(results)
+    by_rate = Table(
+        f"{results.preset}_06_by_rate",
+        f"Every learning rate that was tried, preset {results.preset}",
+        f"{described(results.rows, results.rows['source'].iloc[0])}. Accuracies are means of the seeds, those of "
+        "test rows with their 95 % intervals. What was chosen by `validation`, a small split, is a noisy choice: "
+        "here stands what another one would have given. A penalty is at the strength that validation prefers.",
+        rates,
+    )
     return [
         Table(
             f"{results.preset}_{ODYSSEY}",
@@ -102,14 +111,7 @@ def odyssey_tables(results: Results) -> list[Table]:
             "change.",
             odyssey_cells(results),
         ),
-        Table(
-            f"{results.preset}_06_by_rate",
-            f"Every learning rate that was tried, preset {results.preset}",
-            f"{described(results.rows, results.rows['source'].iloc[0])}. Accuracies are means of the seeds, those of "
-            "test rows with their 95 % intervals. What was chosen by `validation`, a small split, is a noisy choice: "
-            "here stands what another one would have given. A penalty is at the strength that validation prefers.",
-            rate_cells(results),
-        ),
+        *([] if rates.empty else [by_rate]),
     ]
 
 

@@ -243,6 +243,22 @@ def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataF
     return ordered.groupby([*SETTING, "dtype", "draw", "seed", *apart], dropna=False, sort=False).head(1).sort_index()
 
 
+def rates_of(rows: pd.DataFrame, some: pd.DataFrame) -> set[float]:
+    """The learning rates that the settings of `some` were tried at, in all of `rows`.
+
+    Two arms are fairly compared, each at its validated rate, where they had the same to choose from.
+    """
+    if some.empty:
+        return set()
+    keys = [*SETTING, "dtype"]
+    names, wanted = (
+        part[keys].astype(object).where(part[keys].notna(), "").astype(str).agg(" ".join, axis=1)
+        for part in (rows, some)
+    )
+    same = names.isin(set(wanted))
+    return set(rows.loc[same, "lr"].dropna())
+
+
 def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     """Each arm, for each number of target rows, at the rate that validation prefers on average over targets and seeds.
 

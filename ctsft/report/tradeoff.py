@@ -9,7 +9,7 @@ import pandas as pd
 
 from ctsft.report.compare import SOURCE, accuracy, paired, right, stack
 from ctsft.report.render import Table, change, fraction, interval, markdown, with_holm
-from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two
+from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two, rates_of
 from ctsft.report.stats import Interval, spearman
 from ctsft.report.transfer import about, pick
 from ctsft.tasks.demo.languages import DISTANCES
@@ -51,7 +51,11 @@ def tradeoff_cells(results: Results) -> pd.DataFrame:
         zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")
         free = pick(rows, arm="norm_only", **{k: setting[k] for k in ("n_source", "target", "n_target")})
         arms = {arm: pick(here, arm=arm) for arm in ("circuit", "near_zero", *CONTROLS)} | {"norm_only": free}
-        against = {arm: paired(arms["circuit"], arms[arm]) for arm in ("near_zero", *CONTROLS)}
+        tried = {arm: rates_of(results.rows, here) for arm, here in arms.items()}
+        against = {
+            arm: paired(arms["circuit"], arms[arm]) if tried[arm] == tried["circuit"] else None
+            for arm in ("near_zero", *CONTROLS)
+        }
         p_values.append(against["near_zero"] and against["near_zero"].p)
         pair = here[here["arm"].isin(["circuit", "near_zero"])]
         # The rule chooses between two arms; where only one was run it chooses nothing.
@@ -184,7 +188,8 @@ def tradeoff_tables(results: Results) -> list[Table]:
             f"{about(results, rows)} Differences are paired on test rows, with 95 % intervals; p is a paired "
             "permutation of rows, Holm-corrected over the table's lines, and speaks of "
             "these checkpoints alone. `difficulty` is 1 - zero-shot accuracy / "
-            "accuracy on the source. Paper's rule: the circuit where more than a third is lost (on validation), else "
+            "accuracy on the source. Arms with other learning rates to choose from are not compared. "
+            "Paper's rule: the circuit where more than a third is lost (on validation), else "
             "near-zero. `ct_sft`: the better on validation. `oracle`: the better on test, which nobody can know. "
             f"{correlation_text(results)}",
             tradeoff_cells(results),

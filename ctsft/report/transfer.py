@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
@@ -35,7 +36,7 @@ def arms_in_order(rows: pd.DataFrame) -> list[tuple[str, object]]:
 
 def by_a_model(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of arms in which a model answers: a classifier in its place had no source to keep."""
-    return rows[[arm not in ARMS or ARMS[arm].classifier is None for arm in rows["arm"]]]
+    return rows[np.array([arm not in ARMS or ARMS[arm].classifier is None for arm in rows["arm"]], dtype=bool)]
 
 
 def lines_of(rows: pd.DataFrame) -> Iterator[dict]:

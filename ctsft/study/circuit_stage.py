@@ -31,7 +31,8 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
     path = config.folder / "relevance" / _name(bench, config, config.scorer, seed)
     k = heads_per_depth(bench.anatomy.n_heads, share)
     with locked(path, waiting=f"waiting for the scores of seed {seed}, which another process makes"):
-        return bench.failures.remember(str(path), lambda: _known_or_scored(bench, config, seed, depth, k, path))
+        what = f"{path} {depth} {k}"
+        return bench.failures.remember(what, lambda: _known_or_scored(bench, config, seed, depth, k, path))
 
 
 def _name(bench: Workbench, config: StudyConfig, what: str, seed: int, **more: object) -> str:

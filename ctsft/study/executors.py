@@ -24,7 +24,7 @@ from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
-from ctsft.study.measures import read_measures
+from ctsft.study.measures import tests_of
 from ctsft.study.probes import NamedTests
 from ctsft.study.record import (
     PROBE_COLUMNS,
@@ -73,7 +73,7 @@ class Job:
                 first = {line["cell"] for line in lines if line["epoch"] == "1"}
                 done = {cell for cell in done if cell in first or not rows[cell]["lr"]}
         if config.bystanders:
-            tests = {cell: set(about["related"]) for cell, about in read_measures(config.folder).items()}
+            tests = tests_of(config.folder)
             done &= tests.keys()
             own = {cell: f"{rows[cell]['task']}/{rows[cell]['target']}" for cell in done}
             done = {cell for cell in done if {*config.bystanders} - {own[cell]} <= tests[cell]}

@@ -239,6 +239,11 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
             mine = [wanted for wanted in todo if wanted.seed == seed]
             again = asked.is_another_theta1(known, mine)
             # A curve has one theta1: what another machine has begun is not completed on ours.
+            if again and any(asked.key(wanted) not in finished for wanted in mine):
+                tqdm.write(
+                    f"seed {seed}: sets of another theta1 are in {path}, so the others are not asked of ours "
+                    f"({asked.theta1['weight_hash']}). Give another --output to ask all of them of it."
+                )
             for wanted in (*asked.tuned, *(asked.ends() if asked.tuned else ())) if again else (*mine, *asked.tuned):
                 if asked.key(wanted) not in finished:
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)

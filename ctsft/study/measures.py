@@ -5,7 +5,6 @@ One file per cell, measures/<cell>.json. "Before" is not in it: the file of zero
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from ctsft.evaluation import Predictions
-from ctsft.storage import write_json
+from ctsft.storage import Damaged, read_json, set_aside, write_json
 from ctsft.study.grid import Cell
 from ctsft.study.probes import NamedTests, share_right
 from ctsft.study.record import now
@@ -40,7 +39,18 @@ def measured(folder: Path) -> set[str]:
 
 def read_measures(folder: Path) -> dict[str, dict]:
     """All files, by cell."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "measures").glob("*.json"))}
+    return {path.stem: read_json(path) for path in sorted((folder / "measures").glob("*.json"))}
+
+
+def tests_of(folder: Path) -> dict[str, set[str]]:
+    """The related tests in each cell's file; a damaged file is set aside, and its cell has none."""
+    found = {}
+    for path in sorted((folder / "measures").glob("*.json")):
+        try:
+            found[path.stem] = set(read_json(path)["related"])
+        except Damaged as error:
+            set_aside(path, error)
+    return found
 
 
 def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: Predictions) -> None:

@@ -213,6 +213,9 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
     `hashes` are the sha256 of the files by language/split.
     """
     known = read_json(folder / DATA).get(task, {}) if (folder / DATA).is_file() else {}
+    if not known:  # rows from before there was such a file: their settings say it
+        settings = [read_json(path) for path in sorted(folder.glob("*.config.json"))]
+        known = {k: v for one in settings if one["task"] == task for k, v in one["data_sha256"].items()}
     for name, sha256 in known.items():
         if hashes.get(name, sha256) != sha256:
             raise UserError(
