@@ -248,7 +248,7 @@ def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[st
         told: list[tuple[dict, dict]] = []
         # What an earlier run says in another way than `known` is a whole run again, to be told against this one.
         for run in [*(known | run for run in known.pop("earlier", [])), known] if known else []:
-            other = {name: run.get(name) for name, value in settings.items() if run.get(name) != value}
+            other = {name: run.get(name) for name, value in settings.items() if run.get(name, value) != value}
             if other and other not in [asked for asked, _ in told]:
                 told.append((other, {name: run[name] for name in ("created", "git_commit") if name in run}))
         earlier = {"earlier": [other | when for other, when in told]} if told else {}

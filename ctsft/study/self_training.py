@@ -84,7 +84,8 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
         return 0
     tests = (config.source, *config.targets)
     keep_data(bench, {f"{config.task}/{language}": bench.split(language, "test") for language in tests})
-    write_settings(config.table.with_suffix(".config.json"), config.to_dict(), bench.provenance)
+    if left:
+        write_settings(config.table.with_suffix(".config.json"), config.to_dict(), bench.provenance)
     failed = 0
     for name, (cell, human) in tqdm(left.items(), unit="chain", disable=None):
         try:
