@@ -26,7 +26,7 @@ from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy, Slice
 from ctsft.models.load import Loaded, weight_hash
-from ctsft.study.record import now
+from ctsft.study.provenance import now
 from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens

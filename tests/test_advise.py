@@ -18,7 +18,8 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.library import drawn_rows, load_task, training_rows
 from ctsft.models.load import load_model
-from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.report.choosing import at_papers_share, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
 
 ROOT = Path(__file__).parents[1]

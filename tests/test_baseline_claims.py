@@ -12,9 +12,10 @@ import pytest
 
 from ctsft.report import baseline_claims as module
 from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
-from ctsft.report.claims import claims_page
+from ctsft.report.choosing import ODYSSEY, at_validated_rate
+from ctsft.report.claims_page import claims_page
 from ctsft.report.outcomes import odyssey_results, odyssey_rows
-from ctsft.report.rows import ODYSSEY, Results, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
 from ctsft.storage import write_json
 from ctsft.study.measures import path_of
@@ -50,11 +51,14 @@ def test_no_verdict_without_its_interval():
 
 def test_arms_with_other_rates_to_choose_from_are_not_compared(monkeypatch):
     """A grid that is half done must not give a verdict: the arm with more tries has the better chances."""
-    rows = odyssey_rows(odyssey_results(DEMO))
-    fewer = [rates[:1] if arm == "lora" else rates for arm, rates in zip(rows["arm"], rows["rates"], strict=True)]
-    monkeypatch.setattr(module, "odyssey_rows", lambda _: rows.assign(rates=fewer))
-    assert module.by_arms("B11", ASKED["B11"], DEMO).verdict == "not run"
-    assert module.by_arms("B10", ASKED["B10"], DEMO).verdict != "not run"  # n-grams use no rate
+    results = odyssey_results(DEMO)
+    lora = results.rows["arm"] == "lora"
+    one_less = lora & (results.rows["lr"] == results.rows["lr"].max()) & (results.rows["seed"] == 31)
+    a_seed_less = lora & (results.rows["seed"] == 31)
+    for left_out, refused in ((one_less, True), (a_seed_less, False)):
+        monkeypatch.setattr(module, "odyssey_results", lambda _, out=left_out: results.only(~out))
+        assert (module.by_arms("B11", ASKED["B11"], DEMO).verdict == "not run") == refused
+        assert module.by_arms("B10", ASKED["B10"], DEMO).verdict != "not run"  # n-grams use no rate
 
 
 @pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
@@ -231,6 +232,15 @@ def test_counted_operations_are_those_of_the_products(config, measured):
     linear = sum(m.weight.numel() for m in bench.model.modules() if isinstance(m, torch.nn.Linear))
     attention = 4 * 8 * 2 * (10 * 10 * 8)  # 4 layers, 8 heads of size 8, two products
     assert counted == 2 * (10 * linear + attention)
+
+
+def test_arithmetics_multiply_float32_whatever_the_study_computes_in(config):
+    """Of a model tuned in bfloat16, L-Mul would else be told from bfloat16's products, not from float32's."""
+    short, exact = (Workbench(replace(config, dtype=dtype)) for dtype in ("bfloat16", "float32"))
+    rows = exact.prompts("d00", "test").subset(range(20))
+    with short.in_float32():
+        assert np.array_equal(short.predict(rows).logits, exact.predict(rows).logits)
+    assert not np.array_equal(short.predict(rows).logits, exact.predict(rows).logits)
 
 
 def test_costs_leave_theta1_as_it_was(config, measured):

@@ -14,10 +14,11 @@ from killing import ENVIRONMENT, contents, shorter, small_study
 
 from ctsft.errors import UserError
 from ctsft.study import executors
+from ctsft.study.beside import keep_gold
 from ctsft.study.executors import job_of
 from ctsft.study.grid import cells
 from ctsft.study.probes import NamedTests
-from ctsft.study.record import keep_gold, read_rows
+from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
 

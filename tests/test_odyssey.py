@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from ctsft.report.__main__ import redraw
+from ctsft.report.by_rate import rate_cells
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.odyssey import odyssey_cells, rate_cells
+from ctsft.report.odyssey import odyssey_cells
 from ctsft.report.outcomes import Outcome, odyssey_results, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page
@@ -27,6 +28,7 @@ from ctsft.report.stats import Difference
 from ctsft.report.transfer import pick
 from ctsft.study import executors
 from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
+from ctsft.study.preferred import SAME, preferred
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
@@ -121,6 +123,35 @@ def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path
     assert len(read_rows(other.folder / "01_nusax_transfer.csv")) == 2
     monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(other) == 0
+
+
+def test_only_what_validation_prefers_is_measured(config, monkeypatch, tmp_path):
+    """A rate that has lost already costs a row, and no measures; the table chooses from both, and counts both tries."""
+    two = replace(config, output=tmp_path, arms=("zero_shot", "full"), seeds=(31,), lrs=(3e-3, 1e-9))
+    assert run_study(two) == 0
+    rows = Results.read(two.folder).rows.set_index("lr")
+    assert rows.loc[3e-3, "valid_accuracy"] > rows.loc[1e-9, "valid_accuracy"]
+    assert read_measures(two.folder).keys() == {rows.loc[3e-3, "cell"], rows.loc[np.nan, "cell"]}
+    full = next(one for one in outcomes(odyssey_results(two.folder)) if one.arm == "full")
+    assert (full.tries, full.rates, full.chosen) == (2, (1e-9, 3e-3), (3e-3,))
+    assert set(rate_cells(odyssey_results(two.folder))["learning rate"]) == {"1e-09", "0.003"}
+    monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
+    assert run_study(two) == 0
+
+
+def test_a_rate_is_preferred_as_the_tables_prefer_it():
+    same = dict.fromkeys(SAME, "x")
+    rows = {
+        "low": same | {"arm": "full", "lr": "0.001", "valid_accuracy": "0.5"},
+        "high": same | {"arm": "full", "lr": 0.01, "valid_accuracy": 0.5},
+        "best of all": same | {"arm": "full", "lr": "0.1", "valid_accuracy": "0.9"},
+        "weak": same | {"arm": "l2sp", "lr": "0.001", "valid_accuracy": "0.4"},
+        "strong": same | {"arm": "l2sp_1", "lr": "0.001", "valid_accuracy": "0.6"},
+        "other seed": same | {"seed": "y", "arm": "full", "lr": "0.01", "valid_accuracy": "0.1"},
+        "without": same | {"arm": "zero_shot", "lr": "", "valid_accuracy": "0.1"},
+    }
+    assert preferred(rows, (1e-3, 1e-2)) == {"low", "strong", "other seed", "without"}
+    assert "best of all" in preferred(rows, (1e-3, 1e-2, 1e-1))
 
 
 def test_bits_per_byte_are_the_models_own(config):

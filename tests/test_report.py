@@ -20,10 +20,11 @@ from ctsft.errors import UserError
 from ctsft.report import claims
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate
 from ctsft.report.compare import paired, pooled
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
-from ctsft.report.rows import Results, add_ct_sft, at_one_rate, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.report.stats import (
     holm,
     macro_f1_difference,

@@ -23,10 +23,11 @@ from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
 from ctsft.storage import read_sealed, write_sealed
 from ctsft.study import executors
+from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells, theta1_settings
-from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows, write_settings
+from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import pad_left

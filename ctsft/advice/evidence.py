@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from ctsft.errors import UserError
+from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_scorer
 from ctsft.report.claims import MARGIN
-from ctsft.report.rows import Results, at_papers_share, at_validated_rate, by_usual_scorer
+from ctsft.report.rows import Results
 from ctsft.storage import write_atomic
 
 SETTING = ["preset", "task", "dtype", "n_source", "target", "n_target"]

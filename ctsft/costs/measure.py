@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctsft.costs.arithmetic import eager_attention
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
-from ctsft.study.record import peak_memory_mb
+from ctsft.study.provenance import peak_memory_mb
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 

@@ -27,10 +27,12 @@ from ctsft.costs.measure import cost_of
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import scores
 from ctsft.report.costs import costs
+from ctsft.study.beside import write_settings
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
-from ctsft.study.record import append_rows, now, read_rows, write_settings
-from ctsft.study.run import keep_data, opened
+from ctsft.study.opening import keep_data, opened
+from ctsft.study.provenance import now
+from ctsft.study.record import append_rows, read_rows
 from ctsft.study.workbench import Workbench
 
 COST_COLUMNS = (
@@ -98,7 +100,8 @@ def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
         append_rows(path, [about | row | _where_from(bench)], COST_COLUMNS)
         tqdm.write(f"{keys[cell]}  {row['flops'] / 1e9:.1f} GFLOP  {row['seconds']:.1f} s  {row['peak_memory_mb']} MB")
     if config.arithmetic_rows:
-        _answer_in_arithmetics(bench, config)
+        with bench.in_float32():
+            _answer_in_arithmetics(bench, config)
     print(f"\n{table(config.folder)}\n\nrows: {path}")
     return 1 if failed else 0
 
@@ -119,7 +122,7 @@ def _combinations() -> Iterable[tuple[Arithmetic, Where]]:
 
 
 def _answer_in_arithmetics(bench: Workbench, config: CostConfig) -> None:
-    """theta1 of the first seed on source test rows, in every arithmetic and place."""
+    """theta1 of the first seed on source test rows, in every arithmetic and place; the operands are float32."""
     path = config.table(f"{config.experiment}.arithmetic")
     theta1 = bench.theta1_of(config.seeds[0])
     rows = bench.prompts(config.source, "test")

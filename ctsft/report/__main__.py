@@ -14,7 +14,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ctsft.errors import UserError
-from ctsft.report.claims import claims_page
+from ctsft.report.by_rate import rate_tables
+from ctsft.report.choosing import ODYSSEY
+from ctsft.report.claims_page import claims_page
 from ctsft.report.costs import cost_tables
 from ctsft.report.faithful_tables import faithfulness_tables
 from ctsft.report.faithfulness import Faithfulness
@@ -33,7 +35,7 @@ from ctsft.report.outcomes import odyssey_results
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
-from ctsft.report.rows import ODYSSEY, Results, precision_of
+from ctsft.report.rows import Results, precision_of
 from ctsft.report.self_training import self_training_tables
 from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
@@ -62,7 +64,8 @@ def tables_of(results: Results) -> list[Table]:
     """Every table of a results folder, each task by itself."""
     tables, main, second = [], results.studies(EXPERIMENT), results.of(ENTAILMENT)
     if main:
-        tables += [transfer_table(main[0]), *tradeoff_tables(main[0]), *forgetting_tables(main[0])]
+        tables += [transfer_table(main[0]), *rate_tables(main[0].on_the_grid_of(EXPERIMENT), "01")]
+        tables += [*tradeoff_tables(main[0]), *forgetting_tables(main[0])]
         tables += [transfer_table(other).suffixed(precision_of(other)) for other in main[1:]]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)

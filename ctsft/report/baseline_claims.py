@@ -81,8 +81,8 @@ def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
     results = odyssey_results(folder)
     rows = None if results is None else odyssey_rows(results)
     keys = ("target",) if asked.second == "zero_shot" else SAME  # which has no target rows
-    pairs = [] if rows is None else pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys)
-    pairs = [pair for pair in pairs if _equal_rates(*pair)]
+    sides = None if rows is None else (_of_arm(rows, asked.first), _of_arm(rows, asked.second))
+    pairs = [] if sides is None else pairs_of(*sides, keys, results.rows)
     value = pooled(pairs, asked.of)
     if value is None:
         return not_run(claim, f"{asked.first} and {asked.second} of script 06, at the same rates")
@@ -94,12 +94,6 @@ def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
     else:
         number = f"source afterwards, {number}"
     return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs, results.rows))
-
-
-def _equal_rates(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Whether two arms had the same rates to choose from; one that uses no rate fits every other."""
-    tried = {rates for rates in (*first["rates"], *second["rates"]) if rates}
-    return len(tried) == 1
 
 
 def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:

@@ -1,4 +1,4 @@
-"""The paper's claims C1 to C8, each with its deciding number, interval and verdict; and the page of all claims.
+"""The paper's claims C1 to C8, each with its deciding number, interval and verdict.
 
 An effect counts as none within MARGIN, about one standard error of an accuracy on 400 rows: a claim that something is
 kept, or at least matched, is supported where the whole interval lies above -MARGIN, and contradicted where it lies
@@ -9,26 +9,16 @@ been seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
-from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, Choice, at_one_rate, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.render import change, interval
-from ctsft.report.rows import (
-    PAPERS_RATE,
-    PAPERS_SHARE,
-    Results,
-    at_one_rate,
-    at_validated_rate,
-    better_of_two,
-    precision_of,
-)
-from ctsft.report.tradeoff import difficulty_predicts
+from ctsft.report.rows import Results, precision_of
+from ctsft.report.tradeoff import comparable, difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
 CLAIMS = {
@@ -43,24 +33,16 @@ CLAIMS = {
     "C8": "Directional scores rank heads better than magnitudes.",
 }
 
-BASELINES_FOLLOW = (
-    "# Claims about baselines, self-training and cheap arithmetic\n\n"
-    "Each is put so that one number decides it, with one threshold both ways (the rules are in "
-    "`ctsft/report/baseline_claims.py`). They were written after the first demo rows had been seen, B9 to B12 after "
-    "SmolLM2's rows on Javanese had been seen too (those on Buginese had not been run, so where a claim names both, "
-    "Buginese alone is the fair test of it), B13 to B15 after both.\n"
-)
-
 
 def ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
     """Circuit or near_zero at depth 2, by validation; `rows` stand at their validated learning rates."""
     return better_of_two(pick(rows, share=PAPERS_SHARE, depth=2), "valid_accuracy")
 
 
-def target_accuracy(results: Results) -> Judgement:
+def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
-    rows = at_validated_rate(results.rows)
-    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME)
+    rows = choose(results.rows)
+    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME, results.rows)
     value = pooled(pairs)
     if value is None:
         return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -68,25 +50,32 @@ def target_accuracy(results: Results) -> Judgement:
     verdict = by_interval(value, -MARGIN, -MARGIN)
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
-    number = f"ct_sft − full: {change(value)}, {in_macro_f1(pairs)}; {share:.2%} of the weights"
+    # ct_sft had two arms to choose from, each at every rate; the circuit alone has as many tries as full.
+    circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=2)
+    alone = pooled(pairs_of(circuit, pick(rows, arm="full"), SAME, results.rows))
+    number = (
+        f"ct_sft − full: {change(value)}, {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
+        f"{share:.2%} of the weights"
+    )
     return Judgement("C1", verdict, number, ground(pairs, results.rows))
 
 
-def hard_transfers(results: Results) -> Judgement:
+def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C2: difficulty correlates with the circuit's advantage over near-zero heads."""
-    value = difficulty_predicts(results)
+    value = difficulty_predicts(results, choose=choose)
     if value is None:
         return not_run("C2", "circuit and near_zero at depth 2 on at least three targets, with all seeds")
-    rows = pick(at_validated_rate(results.rows), share=PAPERS_SHARE, depth=2)
-    pairs = pairs_of(pick(rows, arm="circuit"), pick(rows, arm="near_zero"), SAME)
+    rows = pick(choose(results.rows), share=PAPERS_SHARE, depth=2)
+    rows = rows[rows["n_target"].isin(comparable(results, choose)["n_target"])]
+    pairs = pairs_of(pick(rows, arm="circuit"), pick(rows, arm="near_zero"), SAME, results.rows)
     number = f"Spearman {change(value)}; circuit − near_zero over all targets: {change(pooled(pairs))}"
     return Judgement("C2", by_interval(value, 0, 0), number, ground(pairs, results.rows))
 
 
-def source_kept(results: Results) -> Judgement:
+def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3a: under ct_sft the source loses less than MARGIN."""
-    rows = at_validated_rate(results.rows)
-    pairs = pairs_of(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",))
+    rows = choose(results.rows)
+    pairs = pairs_of(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",), results.rows)
     kept = pooled(pairs, SOURCE)
     if kept is None:
         return not_run("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
@@ -94,10 +83,10 @@ def source_kept(results: Results) -> Judgement:
     return Judgement("C3a", by_interval(kept, -MARGIN, -MARGIN), number, ground(pairs, results.rows))
 
 
-def source_kept_better(results: Results) -> Judgement:
+def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full."""
-    rows = at_validated_rate(results.rows)
-    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME)
+    rows = choose(results.rows)
+    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME, results.rows)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -128,7 +117,7 @@ def competent_start(results: Results | None) -> Judgement:
     if chosen is None or chosen["n_source"].nunique() < 2:
         return not_run("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
     few, many = chosen["n_source"].min(), chosen["n_source"].max()
-    pairs = pairs_of(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME)
+    pairs = pairs_of(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME, results.rows)
     value = pooled(pairs)
     if value is None:
         return not_run("C4", "a weak and a competent start on a common target and seed")
@@ -219,49 +208,13 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     in every other precision.
     """
     studies = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)]
-    others = [(f"in {precision_of(study)}", study) for study in studies[1:]]
+    others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
     for study in studies[:1]:
         rates = study.rows["lr"]
         if rates.nunique() > 1:
-            one = at_one_rate(study.rows).index
-            others.insert(0, ("at one rate for all targets and seeds", study.only(study.rows.index.isin(one))))
+            others.insert(0, ("at one rate for all targets and seeds", study, at_one_rate))
         if rates.nunique() > 1 and (rates == PAPERS_RATE).any():
-            others.insert(0, (f"at {PAPERS_RATE:g} alone", study.only(rates.isna() | (rates == PAPERS_RATE))))
+            alone = study.only(rates.isna() | (rates == PAPERS_RATE))
+            others.insert(0, (f"at {PAPERS_RATE:g} alone", alone, at_validated_rate))
     rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
-    return [(which, rule(study)) for which, study in others for rule in rules]
-
-
-def claims_page(folders: Iterable[Results]) -> str:
-    """`claims.md`: every claim with its verdict on every results folder."""
-    folders = list(folders)
-    others = {results.preset: judge_otherwise(results) for results in folders}
-    judged = {results.preset: {j.claim: j for j in (*judge(results), *judge_baselines(results))} for results in folders}
-    out = [
-        "# The paper's claims, judged by our rows\n",
-        "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals. Claims that "
-        f"something is *kept* or *matched* (C1, C3a, C7, B5, B7, B11, B13, B14) allow a loss of {MARGIN}, about one "
-        f"standard error of an accuracy on 400 rows: *supported* where the whole interval lies above −{MARGIN}, "
-        "*contradicted* where it lies below. Claims that something is *better* need the whole interval above 0, or "
-        "below. Everything else is *undecided*, even beside an interval without 0. C1 asks for under 1 % of the "
-        "weights too, so that a small model, whose norms and 2 % of the heads are more, leaves it undecided at best. "
-        "Accuracy decides; macro-F1 is told beside it, because an arm that gives up a rare label loses little "
-        "accuracy. The rules are in `ctsft/report/claims.py`; some were written after the demo's rows had been seen, "
-        "and this is no pre-registration. Only targets with as many seeds as any other are "
-        "pooled, which was decided after Minangkabau's one seed had been seen. `demo` is a micro model on "
-        "constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
-        "model is Qwen2.5-0.5B, which was not run here.\n",
-    ]
-    for claim, words in (CLAIMS | BASELINE_CLAIMS).items():
-        if claim == next(iter(BASELINE_CLAIMS)):
-            out.append(BASELINES_FOLLOW)
-        out.append(f"## {claim}. {words}\n")
-        for results in folders:
-            j = judged[results.preset][claim]
-            out.append(f"- `{results.preset}` ({results.model}): **{j.verdict}**. {j.number}. Data: {j.data}.")
-            out += [
-                f"- `{results.preset}`, {which}: **{j.verdict}**. {j.number}. Data: {j.data}."
-                for which, j in others[results.preset]
-                if j.claim == claim
-            ]
-        out.append("")
-    return "\n".join(out)
+    return [(which, rule(study, choose)) for which, study, choose in others for rule in rules]

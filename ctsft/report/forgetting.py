@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ctsft.report.choosing import at_papers_share, at_validated_rate, equal_rates
 from ctsft.report.compare import SOURCE, paired, right, stack
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
-from ctsft.report.rows import Results, at_papers_share, at_validated_rate, rates_of
+from ctsft.report.rows import Results
 from ctsft.report.stats import Difference, mean_interval, paired_difference, ratio_interval
 from ctsft.report.transfer import EXPERIMENT, KEYS, about, by_a_model, lines_of, pick
 
@@ -36,7 +37,7 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
             rows, **(line | {"arm": "full", "depth": None, "n_source": line["n_source"] or rows["n_source"].max()})
         )
         both = before_and_after(here, zero) if len(here) else None
-        fair = line["arm"] != "full" and rates_of(results.rows, here) == rates_of(results.rows, full)
+        fair = line["arm"] != "full" and equal_rates(here, full, results.rows)
         against = paired(here, full, SOURCE) if len(here) and fair else None
         moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
         p_values.append(against and against.p)

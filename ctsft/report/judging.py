@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from ctsft.report.choosing import equal_rates, rates_by_seed
 from ctsft.report.compare import macro_f1_gap
 from ctsft.report.render import change
 from ctsft.report.stats import Difference, Interval
@@ -36,33 +38,38 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
 
 
 def pairs_of(
-    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...]
+    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree.
 
-    A verdict is pooled over seeds that all pairs have, so a target that has fewer than others waits until it is whole.
+    Only where both had the same learning rates to choose from, in all the rows `tried`. A verdict is pooled over seeds
+    that all pairs have, so a target that has fewer than others waits until it is whole.
     """
     pairs = []
     order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
     settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
     for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
         pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
-        pairs.append((len(set(pair[0]["seed"]) & set(pair[1]["seed"])), pair))
+        if equal_rates(*pair, tried):
+            pairs.append((len(set(pair[0]["seed"]) & set(pair[1]["seed"])), pair))
     most = max((seeds for seeds, _ in pairs), default=0)
     return [pair for seeds, pair in pairs if seeds == most > 0]
 
 
-def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], rows: pd.DataFrame) -> str:
-    """What a comparison rests on, in words; `rows` are all that its rates were chosen from."""
+def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
+    """What a comparison rests on, in words; from the rows `tried` its rates were chosen."""
     settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
-    tried = [pick(rows, **{name: first[name].iloc[0] for name in SAME})["lr"].dropna() for first, _ in pairs]
-    rates = sorted(set().union(*tried))
+    rates = sorted(set().union(*(rates for pair in pairs for rows in pair for rates in _rates(rows, tried))))
     seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
     return (
-        f"{', '.join(settings)}; {'learning rate' if len(rates) == 1 else 'the validated one of the learning rates'} "
+        f"{', '.join(settings)}; {'learning rate' if len(rates) == 1 else 'one of the learning rates'} "
         f"{', '.join(f'{rate:g}' for rate in rates)}; seeds {', '.join(map(str, sorted(seeds)))}; "
         f"{len(pairs[0][0]['gold'].iloc[0])} test rows"
     )
+
+
+def _rates(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterable[set[float]]:
+    return rates_by_seed(rows, tried).values()
 
 
 def in_macro_f1(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:

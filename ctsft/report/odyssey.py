@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ctsft.report.compare import SOURCE, accuracy
+from ctsft.report.by_rate import rate_tables
+from ctsft.report.choosing import ODYSSEY
 from ctsft.report.judging import MARGIN
 from ctsft.report.outcomes import GAP_TO_TRAINING, odyssey_rows, outcomes
-from ctsft.report.render import GAP, Table, change, described, fraction, interval, markdown
-from ctsft.report.rows import ODYSSEY, Results, at_papers_share, at_validated_rate
-from ctsft.report.transfer import about, lines_of, pick
+from ctsft.report.render import GAP, Table, change, fraction, markdown
+from ctsft.report.rows import Results
+from ctsft.report.transfer import about
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
@@ -58,42 +59,10 @@ def _listed(rates: Sequence[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in rates)
 
 
-def rate_cells(results: Results) -> pd.DataFrame:
-    """One line per target, n, arm, depth and learning rate: what validation saw of it, and what it did not see."""
-    rows = at_validated_rate(at_papers_share(results.rows[results.rows["lr"].notna()]), apart=["lr"])
-    table = []
-    for line in lines_of(rows):
-        here = pick(rows, **line)
-        for rate, mine in here.groupby("lr"):
-            table.append(
-                {
-                    "target": line["target"],
-                    "n": line["n_target"],
-                    "arm": line["arm"],
-                    "depth": GAP if pd.isna(line["depth"]) else line["depth"],
-                    "learning rate": f"{rate:g}",
-                    "validation": fraction(mine["valid_accuracy"].mean()),
-                    "accuracy": interval(accuracy(mine)),
-                    "source after": interval(accuracy(mine, SOURCE)),
-                    "seeds": mine["seed"].nunique(),
-                }
-            )
-    return pd.DataFrame(table)
-
-
 def odyssey_tables(results: Results) -> list[Table]:
     """None where script 06 has not run."""
     if odyssey_rows(results).empty:
         return []
-    rates = rate_cells(results)
-    by_rate = Table(
-        f"{results.preset}_06_by_rate",
-        f"Every learning rate that was tried, preset {results.preset}",
-        f"{described(results.rows, results.rows['source'].iloc[0])}. Accuracies are means of the seeds, those of "
-        "test rows with their 95 % intervals. What was chosen by `validation`, a small split, is a noisy choice: "
-        "here stands what another one would have given. A penalty is at the strength that validation prefers.",
-        rates,
-    )
     return [
         Table(
             f"{results.preset}_{ODYSSEY}",
@@ -111,7 +80,7 @@ def odyssey_tables(results: Results) -> list[Table]:
             "change.",
             odyssey_cells(results),
         ),
-        *([] if rates.empty else [by_rate]),
+        *rate_tables(results, "06"),
     ]
 
 

@@ -10,10 +10,11 @@ import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
+from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
-from ctsft.report.rows import PAPERS_RATE, PAPERS_SHARE, Results, at_papers_share
+from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 from ctsft.tuning.arms import ARMS
 

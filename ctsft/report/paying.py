@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 
+from ctsft.report.choosing import at_validated_rate
 from ctsft.report.faithfulness import Faithfulness, ends_of_theta1
 from ctsft.report.render import change
-from ctsft.report.rows import Results, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.report.stats import Interval, spearman
 from ctsft.report.transfer import pick
 

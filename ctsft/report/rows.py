@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,19 +11,13 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
+from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_scorer, extra_rates
 from ctsft.report.related import related_lines
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
 
-# What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
-# and the variant of an arm).
-SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
-PAPERS_SHARE = 0.02
-PAPERS_RATE = 5e-5
-# The script of the baselines, whose arms are compared in a table of their own.
-ODYSSEY = "06_adaptation_odyssey"
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
@@ -90,14 +83,14 @@ class Results:
 
         Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
         script 06 are left out where `experiment` does not run them itself, and so are its rates where other scripts
-        tried fewer (see `_extra_rates`), and circuits by another scorer than most of the rows have.
+        tried fewer (see `extra_rates`), and circuits by another scorer than most of the rows have.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
             return []
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
         if experiment != ODYSSEY:
-            baselines |= _extra_rates(self.rows)
+            baselines |= extra_rates(self.rows)
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
         counts, found = own["dtype"].value_counts(), []
         for dtype in counts.index:
@@ -218,88 +211,3 @@ def counted(text: str, gold: np.ndarray, folder: Path) -> np.ndarray:
 
 def _share(answers: np.ndarray, gold: np.ndarray) -> float:
     return float((answers == gold).mean())
-
-
-def _extra_rates(rows: pd.DataFrame) -> pd.Series:
-    """Rows of script 06 at a rate that the other scripts did not try where they tuned on as many rows of the target.
-
-    Its arms share cells with theirs; with one rate more to choose from, these few would be compared with arms that
-    never had it.
-    """
-    setting = rows[["task", "source", "n_source", "target", "n_target", "dtype"]].astype(str).agg(" ".join, axis=1)
-    at_rate = setting + " " + rows["lr"].astype(str)
-    others = rows["experiment"] != ODYSSEY
-    return ~others & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
-
-
-def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
-    """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
-
-    An arm with variants is at its validated variant likewise. Nothing changes where there is one of each. One rate for
-    all weights and for one weight in a hundred is no fair comparison, so rows at several rates are always compared this
-    way. Rows that differ in a column of `apart` are kept beside each other.
-    """
-    ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
-    return ordered.groupby([*SETTING, "dtype", "draw", "seed", *apart], dropna=False, sort=False).head(1).sort_index()
-
-
-def rates_of(rows: pd.DataFrame, some: pd.DataFrame) -> set[float]:
-    """The learning rates that the settings of `some` were tried at, in all of `rows`.
-
-    Two arms are fairly compared, each at its validated rate, where they had the same to choose from.
-    """
-    if some.empty:
-        return set()
-    keys = [*SETTING, "dtype"]
-    names, wanted = (
-        part[keys].astype(object).where(part[keys].notna(), "").astype(str).agg(" ".join, axis=1)
-        for part in (rows, some)
-    )
-    same = names.isin(set(wanted))
-    return set(rows.loc[same, "lr"].dropna())
-
-
-def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each arm, for each number of target rows, at the rate that validation prefers on average over targets and seeds.
-
-    Only rates that all of its targets and seeds have count. Steadier than a choice for every seed, and what somebody
-    does who sets a rate once for all languages.
-    """
-    tuned = rows[rows["lr"].notna()]
-    arms = [name for name in SETTING if name not in ("source", "target")]
-    by_rate = tuned.groupby([*arms, "lr"], dropna=False).agg(
-        valid=("valid_accuracy", "mean"), cells=("cell", "nunique")
-    )
-    by_rate = by_rate.reset_index()
-    whole = by_rate[by_rate["cells"] == by_rate.groupby(arms, dropna=False)["cells"].transform("max")]
-    best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(arms)
-    kept = tuned.merge(best[[*arms, "lr"]], on=[*arms, "lr"])["cell"]
-    return rows[rows["lr"].isna() | rows["cell"].isin(kept)]
-
-
-def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads."""
-    return rows[rows["share"].isna() | (rows["share"] == PAPERS_SHARE)]
-
-
-def by_usual_scorer(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose circuit is by the scorer that most of their task's have, and those of arms without heads."""
-    usual = rows.groupby("task")["scorer"].transform(lambda names: next(iter(names.dropna().mode()), None))
-    return rows[rows["scorer"].isna() | (rows["scorer"] == usual)]
-
-
-def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows and, per setting, the arm `ct_sft`: circuit or near_zero, whichever the target's validation prefers.
-
-    The choice is made for each seed and depth by `valid_accuracy` (a tie goes to the circuit), never by
-    the test split. Settings that lack one of the two give no row.
-    """
-    chosen = better_of_two(rows, "valid_accuracy")
-    return pd.concat([rows, chosen.assign(arm="ct_sft")], ignore_index=True)
-
-
-def better_of_two(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Of circuit and near_zero the one with the higher `by`, per setting and seed; a tie goes to the circuit."""
-    pair = rows[rows["arm"].isin(["circuit", "near_zero"])].sort_values([by, "arm"], ascending=[False, True])
-    setting = pair.groupby([name for name in SETTING if name != "arm"] + ["seed"], sort=False, dropna=False)
-    return pair[setting["arm"].transform("nunique") == 2].groupby(setting.keys, sort=False, dropna=False).head(1)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from ctsft.report.choosing import ODYSSEY
 from ctsft.report.compare import paired
 from ctsft.report.costs import read_costs
 from ctsft.report.judging import MARGIN
 from ctsft.report.outcomes import Outcome, odyssey_results, odyssey_rows, outcomes
 from ctsft.report.render import GAP, change, fraction
-from ctsft.report.rows import ODYSSEY, Results
+from ctsft.report.rows import Results
 from ctsft.report.self_training import KEYS, fate, read_self_training, stacked
 from ctsft.report.stats import paired_difference
 from ctsft.report.transfer import about, pick

@@ -11,9 +11,9 @@ from scipy import stats
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
+from ctsft.report.choosing import PAPERS_SHARE
 from ctsft.report.faithfulness import Faithfulness, usual
 from ctsft.report.render import GAP, fraction
-from ctsft.report.rows import PAPERS_SHARE
 from ctsft.study.head_sets import DEPTH
 
 # A circuit has settled where it shares this part of its heads (Jaccard) with that of the most rows.

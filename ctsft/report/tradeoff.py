@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ctsft.report.choosing import PAPERS_SHARE, Choice, at_validated_rate, better_of_two, equal_rates
 from ctsft.report.compare import SOURCE, accuracy, paired, right, stack
 from ctsft.report.render import Table, change, fraction, interval, markdown, with_holm
-from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate, better_of_two, rates_of
+from ctsft.report.rows import Results
 from ctsft.report.stats import Interval, spearman
 from ctsft.report.transfer import about, pick
 from ctsft.tasks.demo.languages import DISTANCES
@@ -51,9 +52,8 @@ def tradeoff_cells(results: Results) -> pd.DataFrame:
         zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")
         free = pick(rows, arm="norm_only", **{k: setting[k] for k in ("n_source", "target", "n_target")})
         arms = {arm: pick(here, arm=arm) for arm in ("circuit", "near_zero", *CONTROLS)} | {"norm_only": free}
-        tried = {arm: rates_of(results.rows, here) for arm, here in arms.items()}
         against = {
-            arm: paired(arms["circuit"], arms[arm]) if tried[arm] == tried["circuit"] else None
+            arm: paired(arms["circuit"], arms[arm]) if equal_rates(arms["circuit"], arms[arm], results.rows) else None
             for arm in ("near_zero", *CONTROLS)
         }
         p_values.append(against["near_zero"] and against["near_zero"].p)
@@ -78,14 +78,21 @@ def tradeoff_cells(results: Results) -> pd.DataFrame:
     return with_holm(table, p_values, "circuit − near_zero")
 
 
-def advantages(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per target, n, depth and seed, at the paper's share of heads: difficulty, and accuracy of circuit - near-zero."""
+def advantages(results: Results, choose: Choice = at_validated_rate) -> pd.DataFrame:
+    """Per target, n, depth and seed, at the paper's share of heads: difficulty, and accuracy of circuit - near-zero.
+
+    Only where both had the same learning rates to `choose` from.
+    """
+    rows = choose(results.rows)
     zero = rows[rows["arm"] == "zero_shot"]
     lines = []
     for setting in settings(pick(rows, share=PAPERS_SHARE)).to_dict("records"):
         here = pick(rows, **setting)
         hard = difficulty(zero[(zero["target"] == setting["target"]) & (zero["n_source"] == setting["n_source"])])
-        circuit, near_zero = (right(pick(here, arm=arm)) for arm in ("circuit", "near_zero"))
+        pair = [pick(here, arm=arm) for arm in ("circuit", "near_zero")]
+        if not equal_rates(*pair, results.rows):
+            continue
+        circuit, near_zero = map(right, pair)
         for seed in sorted(circuit.keys() & near_zero.keys() & set(hard.index)):
             gain = circuit[seed].mean() - near_zero[seed].mean()
             lines.append({**setting, "seed": seed, "difficulty": hard[seed], "advantage": gain})
@@ -93,15 +100,21 @@ def advantages(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def difficulty_predicts(results: Results, dial: Mapping[str, float] | None = None) -> Interval | None:
+def comparable(results: Results, choose: Choice = at_validated_rate) -> pd.DataFrame:
+    """The `advantages` of the circuit of depth 2, at the numbers of target rows that all targets have."""
+    lines = pick(advantages(results, choose), depth=2)
+    return lines[lines.groupby("n_target")["target"].transform("nunique") == lines["target"].nunique()]
+
+
+def difficulty_predicts(
+    results: Results, dial: Mapping[str, float] | None = None, choose: Choice = at_validated_rate
+) -> Interval | None:
     """Spearman's correlation between difficulty (or the targets' `dial`) and the circuit's advantage over near-zero.
 
-    The advantage is that of the circuit of depth 2, averaged over the n that all targets have; the bootstrap draws
-    targets and seeds. None where fewer than three targets have all seeds.
+    Of the lines that are `comparable`, averaged over n; the bootstrap draws targets and seeds. None where fewer than
+    three targets have all seeds.
     """
-    lines = pick(advantages(at_validated_rate(results.rows)), depth=2)
-    everywhere = lines.groupby("n_target")["target"].transform("nunique") == lines["target"].nunique()
-    lines = lines[everywhere]
+    lines = comparable(results, choose)
     if dial is not None:
         lines = lines.assign(difficulty=lines["target"].map(dial))
     x = lines.pivot_table(index="target", columns="seed", values="difficulty").dropna()

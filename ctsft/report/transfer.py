@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from ctsft.report.choosing import add_ct_sft, at_validated_rate
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
 from ctsft.report.render import GAP, Table, described, fraction, interval, markdown
-from ctsft.report.rows import Results, add_ct_sft, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.tuning.arms import ARMS
 
 EXPERIMENT = "01_nusax_transfer"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -31,7 +32,9 @@ class Answering(StudyData):
             config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
         # Data first: a missing file must show before a large model is loaded.
         super().__init__(config)
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+        self.autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"
+        )
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
         longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
@@ -59,6 +62,15 @@ class Answering(StudyData):
         if self.classifier is not None:
             return self.classifier.answer(rows, words)
         return predict(self.model, rows, words, layout, self.config.eval_batch, self.autocast)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Answers without autocast, whatever the study computes in."""
+        autocast, self.autocast = self.autocast, torch.autocast(self.device.type, enabled=False)
+        try:
+            yield
+        finally:
+            self.autocast = autocast
 
     def accuracy(self, language: str, name: str) -> tuple[Predictions, dict[str, float]]:
         rows = self.prompts(language, name)

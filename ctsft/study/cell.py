@@ -7,8 +7,10 @@ import time
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
 from ctsft.study.measures import measure
+from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests, Watch
-from ctsft.study.record import now, peak_memory_mb
+from ctsft.study.provenance import now, peak_memory_mb
+from ctsft.study.record import read_cells
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
@@ -30,19 +32,21 @@ def run_cell(
             source, source_scores = bench.accuracy(bench.config.source, "test")
             source_digits, source_accuracy = source.digits, source_scores["accuracy"]
         eval_seconds = time.perf_counter() - started
+        about = _identity(bench, cell, theta1) | {"valid_accuracy": round(valid["accuracy"], 6)}
         if bench.config.bystanders:
-            measure(bench, tests, cell, key, predictions)
+            known = {key: about} | read_cells(bench.config.folder)
+            if key in preferred(known, bench.config.lrs):
+                measure(bench, tests, cell, key, predictions)
         if watch is not None:
             watch.at_the_end(predictions.digits, source_digits)
     gold = [bench.label_tokens[label] for label in bench.prompts(cell.target, "test").labels]
     total = sum(parameter.numel() for parameter in bench.model.parameters())
     row = {
         "cell": key,
-        **_identity(bench, cell, theta1),
+        **about,
         "accuracy": round(test["accuracy"], 6),
         "macro_f1": round(test["macro_f1"], 6),
         "full_vocab_accuracy": round(float((predictions.vocabulary == gold).mean()), 6),
-        "valid_accuracy": round(valid["accuracy"], 6),
         "source_accuracy": round(source_accuracy, 6),
         "source_accuracy_before": round(theta1["test_accuracy"], 6),
         "heads": len(heads),

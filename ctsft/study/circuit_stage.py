@@ -18,7 +18,7 @@ from ctsft.memory import with_less
 from ctsft.storage import Damaged, locked, set_aside, write_sealed
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, relevance_settings, short_hash
-from ctsft.study.record import now
+from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 

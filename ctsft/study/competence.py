@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ctsft.models.load import weight_hash
 from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
 from ctsft.study.grid import short_hash, theta1_settings
-from ctsft.study.record import now, peak_memory_mb
+from ctsft.study.provenance import now, peak_memory_mb
 from ctsft.tuning.arms import get_arm
 
 if TYPE_CHECKING:

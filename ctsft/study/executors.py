@@ -25,17 +25,10 @@ from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
 from ctsft.study.measures import tests_of
+from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests
-from ctsft.study.record import (
-    PROBE_COLUMNS,
-    PROBES,
-    append_rows,
-    git_commit,
-    now,
-    read_cells,
-    read_rows,
-    versions,
-)
+from ctsft.study.provenance import git_commit, now, versions
+from ctsft.study.record import PROBE_COLUMNS, PROBES, append_rows, read_cells, read_rows
 from ctsft.study.stopping import finishing
 from ctsft.study.workbench import Workbench
 
@@ -73,10 +66,9 @@ class Job:
                 first = {line["cell"] for line in lines if line["epoch"] == "1"}
                 done = {cell for cell in done if cell in first or not rows[cell]["lr"]}
         if config.bystanders:
-            tests = tests_of(config.folder)
-            done &= tests.keys()
-            own = {cell: f"{rows[cell]['task']}/{rows[cell]['target']}" for cell in done}
-            done = {cell for cell in done if {*config.bystanders} - {own[cell]} <= tests[cell]}
+            tests, wanted = tests_of(config.folder), preferred(rows, config.lrs)
+            asked = {cell: {*config.bystanders} - {f"{rows[cell]['task']}/{rows[cell]['target']}"} for cell in done}
+            done = {cell for cell in done if cell not in wanted or (cell in tests and asked[cell] <= tests[cell])}
         return {key: row for key, row in rows.items() if key in done}
 
     def left(self) -> list[Cell]:

@@ -22,13 +22,15 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
+from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import relevance_settings, short_hash
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
-from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, now, read_rows, write_settings
-from ctsft.study.run import keep_data, opened
+from ctsft.study.opening import keep_data, opened
+from ctsft.study.provenance import now
+from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, read_rows
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
 

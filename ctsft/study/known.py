@@ -13,7 +13,8 @@ from ctsft.discovery.faithfulness import named
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.scorers import get_scorer
-from ctsft.study.record import KNOWN_COLUMNS, append_rows, git_commit, now, read_rows
+from ctsft.study.provenance import git_commit, now
+from ctsft.study.record import KNOWN_COLUMNS, append_rows, read_rows
 from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known.induction import induction
 from ctsft.tasks.known.ioi import ioi

@@ -1,6 +1,7 @@
 """What a cell of script 06 leaves beside its row: probabilities, answers to related tests, bits per byte, an audit.
 
-One file per cell, measures/<cell>.json. "Before" is not in it: the file of zero_shot's cell has the same of theta1.
+One file per cell, measures/<cell>.json; of an arm's learning rates, the one that validation prefers (see
+preferred.py). "Before" is not in it: the file of zero_shot's cell has the same of theta1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ctsft.evaluation import Predictions
 from ctsft.storage import Damaged, read_json, set_aside, write_json
 from ctsft.study.grid import Cell
 from ctsft.study.probes import NamedTests, share_right
-from ctsft.study.record import now
+from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Example, digits
 from ctsft.tuning.arms import get_arm

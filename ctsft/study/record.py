@@ -1,24 +1,14 @@
-"""One row per cell: written last, whole, and atomically; and what every result says of where it came from."""
+"""One row per cell: written last, whole, and atomically."""
 
 from __future__ import annotations
 
 import csv
-import datetime
 import io
-import json
-import platform
-import resource
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from ctsft.errors import UserError
-from ctsft.storage import Damaged, digest, locked, read_json, set_aside, write_atomic, write_json
-from ctsft.tasks.task import Rows, digits
+from ctsft.storage import Damaged, digest, locked, set_aside, write_atomic
 
 COLUMNS = (
     "cell experiment preset model model_hash theta1 task source target n_source n_target arm depth share draw scorer "
@@ -39,8 +29,6 @@ SET_COLUMNS = (
 SETS = ".sets.csv"
 KNOWN_COLUMNS = "circuit seed scorer roc_auc heads ranks of seconds git_commit created".split()
 KNOWN = ".known.csv"
-# What rows of a user's own files were made from: sha256 by task, then by language/split.
-DATA = "data.json"
 TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOWN_COLUMNS}
 
 
@@ -168,118 +156,3 @@ def read_cells(folder: Path, first: str = "") -> dict[str, dict[str, str]]:
         for row in read_rows(path):
             found.setdefault(row["cell"], row)
     return found
-
-
-def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
-    """Write the labels of the test rows beside the results (`task/language` -> `p` and a digit per row).
-
-    With them every accuracy, interval and paired test follows from the committed files alone.
-    """
-    path = folder / "gold.json"
-    with locked(path):
-        try:
-            known = read_json(path) if path.is_file() else {}
-        except Damaged as error:
-            set_aside(path, error)
-            known = {}
-        new = {
-            name: {"labels": digits([example.label for example in rows.examples]), "sha256": rows.sha256}
-            for name, rows in tests.items()
-        }
-        for name in known.keys() & new.keys():
-            if known[name]["labels"] != new[name]["labels"]:
-                raise UserError(
-                    f"the labels of {name} are others than those that rows in {folder} were scored by, so the data are "
-                    "not the same (XNLI from the hub is split by other ids than from files). Give another --output."
-                )
-        if known != known | new:
-            write_json(path, dict(sorted((known | new).items())))
-
-
-def refuse_other_model(folder: Path, model: str, weights: str) -> None:
-    """Stop where `folder` has rows of other weights than these: a table would take them for one model's."""
-    sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
-    for row in (*read_cells(folder).values(), *sets):
-        if row["model_hash"] != weights:
-            raise UserError(
-                f"the rows in {folder} are of {row['model']} (weights {row['model_hash']}), and this run's model is "
-                f"{model} (weights {weights}). Name that model with --model, or give another --output."
-            )
-
-
-def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
-    """Stop where `folder` has rows of this task that were made from files with another content.
-
-    `hashes` are the sha256 of the files by language/split.
-    """
-    known = read_json(folder / DATA).get(task, {}) if (folder / DATA).is_file() else {}
-    if not known:  # rows from before there was such a file: their settings say it
-        settings = [read_json(path) for path in sorted(folder.glob("*.config.json"))]
-        known = {k: v for one in settings if one["task"] == task for k, v in one["data_sha256"].items()}
-    for name, sha256 in known.items():
-        if hashes.get(name, sha256) != sha256:
-            raise UserError(
-                f"the file of {task}/{name} has changed since the rows in {folder} were made (see {DATA} there). "
-                "Rows of both would be mixed: give another --output, or move the old rows away."
-            )
-
-
-def keep_hashes(folder: Path, task: str, hashes: dict[str, str]) -> None:
-    """Add these files of a task to those that rows in `folder` were made from."""
-    path = folder / DATA
-    with locked(path):
-        known = read_json(path) if path.is_file() else {}
-        if known.get(task, {}) != known.get(task, {}) | hashes:
-            write_json(path, known | {task: known.get(task, {}) | hashes})
-
-
-def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[str, object]) -> None:
-    """Write beside a table what the last run asked for (`settings`) and where it ran; `earlier` has the other runs.
-
-    Of each of these, what it asked for in another way than the last, when, and by which code.
-    """
-    with locked(path):
-        try:
-            known = read_json(path) if path.is_file() else None
-        except Damaged as error:
-            set_aside(path, error)
-            known = None
-        settings = json.loads(json.dumps(settings))
-        told: list[tuple[dict, dict]] = []
-        # What an earlier run says in another way than `known` is a whole run again, to be told against this one.
-        for run in [*(known | run for run in known.pop("earlier", [])), known] if known else []:
-            other = {name: run.get(name) for name, value in settings.items() if run.get(name, value) != value}
-            if other and other not in [asked for asked, _ in told]:
-                told.append((other, {name: run[name] for name in ("created", "git_commit") if name in run}))
-        earlier = {"earlier": [other | when for other, when in told]} if told else {}
-        write_json(path, {**settings, **about, "created": now(), **earlier})
-
-
-def git_commit() -> str:
-    """The commit of this code, with `+` when the working tree differs; `unknown` outside git."""
-    here = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "transformers", "tokenizers", "datasets", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def peak_memory_mb(device: torch.device) -> int:
-    """Highest memory so far: of the device on a GPU, of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
-
-
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

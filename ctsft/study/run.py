@@ -11,31 +11,20 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
-from ctsft.discovery.circuits import heads_per_depth
 from ctsft.errors import CellFailed, UserError
-from ctsft.models.anatomy import Anatomy
 from ctsft.models.load import device_of
 from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer
-from ctsft.storage import remove_leftovers, write_atomic
+from ctsft.study.beside import write_settings
 from ctsft.study.config import StudyConfig
 from ctsft.study.estimate import estimate
 from ctsft.study.executors import EXECUTORS, job_of
 from ctsft.study.helping import check_team, help_out
+from ctsft.study.opening import keep_data, opened
 from ctsft.study.probes import NamedTests
-from ctsft.study.record import (
-    keep_gold,
-    keep_hashes,
-    mend,
-    read_cells,
-    refuse_other_data,
-    refuse_other_model,
-    write_settings,
-)
+from ctsft.study.record import read_cells
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
-from ctsft.tasks.task import Rows
-from ctsft.tuning.arms import get_arm
 from ctsft.tuning.team import team_on
 
 
@@ -133,55 +122,6 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     for key, reason in failed.items():
         print(f"failed: {key}: {reason}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def opened(config: StudyConfig) -> Workbench:
-    """How every script begins: its results folder is ready and has rows of no other weights or data, the model loaded.
-
-    Raises UserError, before anything is trained, where the folder cannot be written or its rows are of others.
-    """
-    _prepare(config.folder)
-    bench = Workbench(config)
-    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
-    if not bench.task.published:
-        refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
-    _check_heads(config, bench.anatomy)
-    return bench
-
-
-def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:
-    """Before the first row: the labels of the tests, and of a user's own files what they held, lie beside the rows."""
-    keep_gold(bench.config.folder, tests)
-    if not bench.task.published:
-        keep_hashes(bench.config.folder, bench.config.task, bench.provenance["data_sha256"])
-
-
-def _check_heads(config: StudyConfig, anatomy: Anatomy) -> None:
-    """UserError for circuits larger than the model, and for controls that would not move as many weights."""
-    depth = max((depth for _, depth in config.arm_depths() if depth is not None), default=None)
-    if depth is None:
-        return
-    needed = (depth + 1) * heads_per_depth(anatomy.n_heads, max(config.shares))
-    if needed > anatomy.n_heads:
-        raise UserError(
-            f"--shares {max(config.shares):g} at depth {depth} asks for {needed} heads, and the model has "
-            f"{anatomy.n_heads}: take a smaller share or depth."
-        )
-    controls = [arm for arm, _ in config.arm_depths() if get_arm(arm).heads not in (None, "circuit")]
-    if config.kv_policy == "all" and controls and anatomy.kv_heads < anatomy.heads:
-        raise UserError(
-            f"--kv-policy all moves the keys and values of groups that are chosen whole, of which '{controls[0]}' may "
-            "have another number than the circuit: leave out the controls, or take --kv-policy shared."
-        )
-
-
-def _prepare(folder: Path) -> None:
-    """The folder can be written, and what a crash left behind is cleared."""
-    probe = folder / ".writable"
-    write_atomic(probe, "")
-    probe.unlink(missing_ok=True)
-    remove_leftovers(folder)
-    mend(folder)
 
 
 def _print_results(bench: Workbench, path: Path, keys: set[str], table: Callable[[Results], str]) -> None:

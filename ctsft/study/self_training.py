@@ -20,13 +20,15 @@ from tqdm import tqdm
 from ctsft.errors import CellFailed, UserError
 from ctsft.report.self_training import self_training
 from ctsft.storage import read_json, write_json
+from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.measures import probabilities
+from ctsft.study.opening import keep_data, opened
 from ctsft.study.probes import share_right
-from ctsft.study.record import append_rows, now, read_rows, write_settings
-from ctsft.study.run import keep_data, opened
+from ctsft.study.provenance import now
+from ctsft.study.record import append_rows, read_rows
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
 from ctsft.tasks.task import digits, draw, from_digits

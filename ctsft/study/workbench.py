@@ -22,7 +22,7 @@ from ctsft.study.answering import Answering
 from ctsft.study.competence import read_or_make
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell
-from ctsft.study.record import git_commit, versions
+from ctsft.study.provenance import git_commit, versions
 from ctsft.tasks.prompts import Encoded
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.gradients import Job

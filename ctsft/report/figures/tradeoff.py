@@ -5,10 +5,11 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+from ctsft.report.choosing import PAPERS_SHARE, at_validated_rate
 from ctsft.report.compare import paired
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
 from ctsft.report.render import change
-from ctsft.report.rows import PAPERS_SHARE, Results, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.report.tradeoff import difficulty, difficulty_predicts, settings, surface
 from ctsft.report.transfer import pick
 

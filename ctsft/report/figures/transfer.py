@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.figures.style import (
     COLOURS,
@@ -16,7 +17,7 @@ from ctsft.report.figures.style import (
     style,
     widen,
 )
-from ctsft.report.rows import Results, at_papers_share, at_validated_rate
+from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
 
 

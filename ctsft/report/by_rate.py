@@ -1,0 +1,79 @@
+"""What every learning rate gave: a choice on a small validation split is a noisy one, and here stands the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.choosing import at_papers_share, at_validated_rate
+from ctsft.report.compare import SOURCE, TARGET, right, stack
+from ctsft.report.render import GAP, Table, described, fraction, interval
+from ctsft.report.rows import Results
+from ctsft.report.stats import mean_interval
+from ctsft.report.transfer import lines_of, pick
+
+ALL = "all targets"
+
+
+def rate_cells(results: Results) -> pd.DataFrame:
+    """One line per target, n, arm, depth and learning rate, and for rates that every target has one over all of them.
+
+    The targets of a task are parallel: a test row is drawn in all of them at once.
+    """
+    rows = at_validated_rate(at_papers_share(results.rows[results.rows["lr"].notna()]), apart=["lr"])
+    table = []
+    for where, parts in _parts(rows):
+        seeds = sorted(set.intersection(*(set(part["seed"]) for part in parts)))
+        if not seeds:
+            continue
+        one = parts[0].iloc[0]
+        on_target, on_source = (
+            np.mean([stack(right(part, columns), seeds) for part in parts], axis=0) for columns in (TARGET, SOURCE)
+        )
+        valid = np.mean([part.loc[part["seed"].isin(seeds), "valid_accuracy"].mean() for part in parts])
+        table.append(
+            {
+                "target": where,
+                "n": one["n_target"],
+                "arm": one["arm"],
+                "depth": GAP if pd.isna(one["depth"]) else one["depth"],
+                "learning rate": f"{one['lr']:g}",
+                "validation": fraction(valid),
+                "accuracy": interval(mean_interval(on_target)),
+                "source after": interval(mean_interval(on_source)),
+                "seeds": len(seeds),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
+    """What a line is of: a target's rows at one rate, or the same of every target that has rows of this n."""
+    for line in lines_of(rows):
+        for _, here in pick(rows, **line).groupby("lr"):
+            yield line["target"], [here]
+    for keys, here in rows.groupby(["n_source", "n_target", "arm", "depth", "lr"], dropna=False, sort=False):
+        parts = [part for _, part in here.groupby("target", sort=False)]
+        same_size = len({len(part["gold"].iloc[0]) for part in parts}) == 1
+        if len(parts) == pick(rows, n_target=keys[1])["target"].nunique() > 1 and same_size:
+            yield ALL, parts
+
+
+def rate_tables(results: Results, number: str) -> list[Table]:
+    """Of the rows of a script, by its `number`; none where no arm was tried at several rates."""
+    rows = results.rows[results.rows["lr"].notna()]
+    if rows["lr"].nunique() < 2:
+        return []
+    return [
+        Table(
+            f"{results.preset}_{number}_by_rate",
+            f"Every learning rate that was tried, preset {results.preset}",
+            f"{described(rows, results.rows['source'].iloc[0])}. Accuracies are means of the seeds, those of "
+            "test rows with their 95 % intervals. What was chosen by `validation`, a small split, is a noisy choice: "
+            "here stands what another one would have given. A penalty is at the strength that validation prefers. "
+            f"`{ALL}`: the mean of those above, where each of them has that rate.",
+            rate_cells(results),
+        )
+    ]

@@ -1,0 +1,112 @@
+"""Which rows stand for an arm: at which learning rate, of which variant, share and scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+# What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
+# and the variant of an arm).
+SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
+PAPERS_SHARE = 0.02
+PAPERS_RATE = 5e-5
+# The script of the baselines, whose arms are compared in a table of their own.
+ODYSSEY = "06_adaptation_odyssey"
+# How one row is chosen of those that differ in the learning rate alone.
+Choice = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def extra_rates(rows: pd.DataFrame) -> pd.Series:
+    """Rows of script 06 at a rate that the other scripts did not try where they tuned on as many rows of the target.
+
+    Its arms share cells with theirs; with one rate more to choose from, these few would be compared with arms that
+    never had it.
+    """
+    setting = texts_of(rows, ["task", "source", "n_source", "target", "n_target", "dtype"])
+    at_rate = setting + " " + rows["lr"].astype(str)
+    others = rows["experiment"] != ODYSSEY
+    return ~others & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
+
+
+def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
+    """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
+
+    An arm with variants is at its validated variant likewise. Nothing changes where there is one of each. One rate for
+    all weights and for one weight in a hundred is no fair comparison, so rows at several rates are always compared this
+    way. Rows that differ in a column of `apart` are kept beside each other.
+    """
+    ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
+    return ordered.groupby([*SETTING, "dtype", "draw", "seed", *apart], dropna=False, sort=False).head(1).sort_index()
+
+
+def texts_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """The values of these columns as one text a row, to look rows up by; what is missing is empty."""
+    values = rows[list(names)].astype(object)
+    columns = values.where(values.notna(), "").astype(str).to_dict("list").values()
+    return pd.Series([" ".join(row) for row in zip(*columns, strict=True)], index=rows.index, dtype=object)
+
+
+def rates_by_seed(some: pd.DataFrame, tried: pd.DataFrame) -> dict[int, set[float]]:
+    """The learning rates that the settings of `some` were tried at, in all the rows `tried`; empty without a rate."""
+    keys = [*SETTING, "dtype", "seed"]
+    near = tried[tried["target"].isin(some["target"]) & tried["arm"].isin(some["arm"])]  # only to be fast
+    same = near[texts_of(near, keys).isin(set(texts_of(some, keys)))]
+    return {int(seed): set(rates) for seed, rates in same[same["lr"].notna()].groupby("seed")["lr"]}
+
+
+def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:
+    """Whether two arms had, on each seed of both, the same learning rates to choose from in the rows `tried`.
+
+    The one with more tries has the better chances, so others are not compared. An arm without a rate fits every other.
+    """
+    one, other = rates_by_seed(first, tried), rates_by_seed(second, tried)
+    return all(one[seed] == other[seed] for seed in one.keys() & other.keys())
+
+
+def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each arm, for each number of target rows, at the rate that validation prefers on average over targets and seeds.
+
+    Only rates that all of its targets, seeds and draws have count; an arm without such a rate has no rows. Steadier
+    than a choice for every seed, and what somebody does who sets a rate once for all languages.
+    """
+    tuned = rows[rows["lr"].notna()]
+    arms = [name for name in SETTING if name not in ("source", "target")]
+    tuned = tuned.assign(unit=texts_of(tuned, ["source", "target", "seed", "draw"]))
+    by_rate = tuned.groupby([*arms, "lr"], dropna=False).agg(
+        valid=("valid_accuracy", "mean"), units=("unit", "nunique")
+    )
+    units = tuned.groupby(arms, dropna=False)["unit"].nunique().rename("all").reset_index()
+    by_rate = by_rate.reset_index().merge(units, on=arms)
+    whole = by_rate[by_rate["units"] == by_rate["all"]]
+    best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(arms)
+    kept = tuned.merge(best[[*arms, "lr"]], on=[*arms, "lr"])["cell"]
+    return rows[rows["lr"].isna() | rows["cell"].isin(kept)]
+
+
+def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads."""
+    return rows[rows["share"].isna() | (rows["share"] == PAPERS_SHARE)]
+
+
+def by_usual_scorer(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose circuit is by the scorer that most of their task's have, and those of arms without heads."""
+    usual = rows.groupby("task")["scorer"].transform(lambda names: next(iter(names.dropna().mode()), None))
+    return rows[rows["scorer"].isna() | (rows["scorer"] == usual)]
+
+
+def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows and, per setting, the arm `ct_sft`: circuit or near_zero, whichever the target's validation prefers.
+
+    The choice is made for each seed and depth by `valid_accuracy` (a tie goes to the circuit), never by
+    the test split. Settings that lack one of the two give no row.
+    """
+    chosen = better_of_two(rows, "valid_accuracy")
+    return pd.concat([rows, chosen.assign(arm="ct_sft")], ignore_index=True)
+
+
+def better_of_two(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Of circuit and near_zero the one with the higher `by`, per setting and seed; a tie goes to the circuit."""
+    pair = rows[rows["arm"].isin(["circuit", "near_zero"])].sort_values([by, "arm"], ascending=[False, True])
+    setting = pair.groupby([name for name in SETTING if name != "arm"] + ["seed"], sort=False, dropna=False)
+    return pair[setting["arm"].transform("nunique") == 2].groupby(setting.keys, sort=False, dropna=False).head(1)

@@ -1,0 +1,65 @@
+"""How every script begins: a results folder that can be written and holds nothing of other weights or data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctsft.discovery.circuits import heads_per_depth
+from ctsft.errors import UserError
+from ctsft.models.anatomy import Anatomy
+from ctsft.storage import remove_leftovers, write_atomic
+from ctsft.study.beside import keep_gold, keep_hashes, refuse_other_data, refuse_other_model
+from ctsft.study.config import StudyConfig
+from ctsft.study.record import mend
+from ctsft.study.workbench import Workbench
+from ctsft.tasks.task import Rows
+from ctsft.tuning.arms import get_arm
+
+
+def opened(config: StudyConfig) -> Workbench:
+    """The workbench, its model loaded; the results folder is ready and has rows of no other weights or data.
+
+    Raises UserError, before anything is trained, where the folder cannot be written or its rows are of others.
+    """
+    _prepare(config.folder)
+    bench = Workbench(config)
+    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
+    if not bench.task.published:
+        refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
+    _check_heads(config, bench.anatomy)
+    return bench
+
+
+def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:
+    """Before the first row: the labels of the tests, and of a user's own files what they held, lie beside the rows."""
+    keep_gold(bench.config.folder, tests)
+    if not bench.task.published:
+        keep_hashes(bench.config.folder, bench.config.task, bench.provenance["data_sha256"])
+
+
+def _check_heads(config: StudyConfig, anatomy: Anatomy) -> None:
+    """UserError for circuits larger than the model, and for controls that would not move as many weights."""
+    depth = max((depth for _, depth in config.arm_depths() if depth is not None), default=None)
+    if depth is None:
+        return
+    needed = (depth + 1) * heads_per_depth(anatomy.n_heads, max(config.shares))
+    if needed > anatomy.n_heads:
+        raise UserError(
+            f"--shares {max(config.shares):g} at depth {depth} asks for {needed} heads, and the model has "
+            f"{anatomy.n_heads}: take a smaller share or depth."
+        )
+    controls = [arm for arm, _ in config.arm_depths() if get_arm(arm).heads not in (None, "circuit")]
+    if config.kv_policy == "all" and controls and anatomy.kv_heads < anatomy.heads:
+        raise UserError(
+            f"--kv-policy all moves the keys and values of groups that are chosen whole, of which '{controls[0]}' may "
+            "have another number than the circuit: leave out the controls, or take --kv-policy shared."
+        )
+
+
+def _prepare(folder: Path) -> None:
+    """The folder can be written, and what a crash left behind is cleared."""
+    probe = folder / ".writable"
+    write_atomic(probe, "")
+    probe.unlink(missing_ok=True)
+    remove_leftovers(folder)
+    mend(folder)
