@@ -20,6 +20,7 @@ from ctsft.errors import UserError
 from ctsft.report import claims
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.by_rate import rate_cells
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate
 from ctsft.report.compare import paired, pooled
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
@@ -298,6 +299,50 @@ def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
     assert "learning rate 5e-05;" in judged["C1"].data
     alone = paper.only(paper.rows["lr"].isna() | (paper.rows["lr"] == 5e-5)).of("01_nusax_transfer")
     assert judged["C3b"].number == claims.source_kept_better(alone).number
+
+
+def test_one_rate_must_have_been_tried_everywhere(demo):
+    """The best rate of an arm does not count where one of its targets lacks it on one seed."""
+    rows = demo.of("01_nusax_transfer").rows
+    full = (rows["arm"] == "full") & (rows["n_target"] == 100)
+    best = at_one_rate(rows[full])["lr"].unique().item()
+    gone = full & (rows["lr"] == best) & (rows["target"] == "d30") & (rows["seed"] == 31)
+    assert gone.sum() == 1
+    assert best not in set(at_one_rate(rows[full & ~gone])["lr"])
+    elsewhere = full & (rows["target"].eq("d30") == rows["lr"].ne(best))
+    assert at_one_rate(rows[elsewhere]).empty
+
+
+def test_claims_of_unequal_rates_are_not_run(demo):
+    """Of C1 to C3b too: an arm that was given one rate more on some seed is not compared there."""
+    main = demo.of("01_nusax_transfer")
+    rate = main.rows.loc[main.rows["arm"] == "full", "lr"].max()
+    less = main.only(~((main.rows["arm"] == "full") & (main.rows["lr"] == rate) & (main.rows["seed"] == 31)))
+    for rule in (claims.target_accuracy, claims.source_kept_better):
+        assert rule(main).verdict != "not run"
+        assert rule(less).verdict == "not run"
+    assert claims.source_kept(less).number == claims.source_kept(main).number  # zero_shot uses none
+    lower = main.only(~((main.rows["arm"] == "near_zero") & (main.rows["lr"] == rate)))
+    assert claims.hard_transfers(lower).verdict == "not run"
+    assert claims.hard_transfers(main).verdict != "not run"
+
+
+def test_rates_over_all_targets_are_the_mean_of_their_lines(demo):
+    main = demo.of("01_nusax_transfer").on_the_grid_of("01_nusax_transfer")
+    table = rate_cells(main)
+    targets = sorted(set(main.rows["target"]))
+    over = table[table["target"] == f"all {len(targets)} targets"]
+    assert {"full", "circuit", "near_zero", "norm_only"} <= set(over["arm"])
+    for line in over.to_dict("records"):
+        same = {name: line[name] for name in ("n", "arm", "depth", "learning rate")}
+        parts = pick(table, **same).loc[lambda lines: lines["target"].isin(targets)]
+        assert len(parts) == len(targets)
+        for column in ("accuracy", "source after"):
+            each = [float(text.split()[0]) for text in parts[column]]
+            assert float(line[column].split()[0]) == pytest.approx(np.mean(each), abs=1e-3)
+    gone = (main.rows["arm"] == "full") & (main.rows["target"] == "d30") & (main.rows["lr"] == main.rows["lr"].max())
+    fewer = rate_cells(main.only(~gone))
+    assert len(pick(fewer, arm="full")) == len(pick(table, arm="full")) - 2  # its line, and that over all targets
 
 
 def test_a_cell_belongs_to_a_scripts_grid_whoever_ran_it_first(demo):

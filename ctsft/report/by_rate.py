@@ -14,8 +14,6 @@ from ctsft.report.rows import Results
 from ctsft.report.stats import mean_interval
 from ctsft.report.transfer import lines_of, pick
 
-ALL = "all targets"
-
 
 def rate_cells(results: Results) -> pd.DataFrame:
     """One line per target, n, arm, depth and learning rate, and for rates that every target has one over all of them.
@@ -54,11 +52,13 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
     for line in lines_of(rows):
         for _, here in pick(rows, **line).groupby("lr"):
             yield line["target"], [here]
-    for keys, here in rows.groupby(["n_source", "n_target", "arm", "depth", "lr"], dropna=False, sort=False):
-        parts = [part for _, part in here.groupby("target", sort=False)]
-        same_size = len({len(part["gold"].iloc[0]) for part in parts}) == 1
-        if len(parts) == pick(rows, n_target=keys[1])["target"].nunique() > 1 and same_size:
-            yield ALL, parts
+    for keys, arm in rows.groupby(["n_source", "n_target", "arm", "depth"], dropna=False, sort=False):
+        targets = pick(rows, n_target=keys[1])["target"].nunique()
+        for _, here in arm.groupby("lr"):
+            parts = [part for _, part in here.groupby("target", sort=False)]
+            same_size = len({len(part["gold"].iloc[0]) for part in parts}) == 1
+            if len(parts) == targets > 1 and same_size:
+                yield f"all {targets} targets", parts
 
 
 def rate_tables(results: Results, number: str) -> list[Table]:
@@ -73,7 +73,7 @@ def rate_tables(results: Results, number: str) -> list[Table]:
             f"{described(rows, results.rows['source'].iloc[0])}. Accuracies are means of the seeds, those of "
             "test rows with their 95 % intervals. What was chosen by `validation`, a small split, is a noisy choice: "
             "here stands what another one would have given. A penalty is at the strength that validation prefers. "
-            f"`{ALL}`: the mean of those above, where each of them has that rate.",
+            "All targets: the mean of those above of that n, where each of them has the rate.",
             rate_cells(results),
         )
     ]

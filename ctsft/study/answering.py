@@ -32,9 +32,7 @@ class Answering(StudyData):
             config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
         # Data first: a missing file must show before a large model is loaded.
         super().__init__(config)
-        self.autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"
-        )
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
         longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
