@@ -20,7 +20,7 @@ from common import LABELS, RESULTS, alternating, random_heads, random_model, ran
 from ctsft.study.provenance import peak_memory_mb
 from ctsft.tasks.prompts import Layout, pad_left
 from ctsft.tuning.arms import get_arm, trainable
-from ctsft.tuning.loop import Recipe, train
+from ctsft.tuning.loop import Gradients, Recipe, train
 
 SHARES = {"circuit 2 %": 0.02, "circuit 6 %": 0.06, "circuit 20 %": 0.20}
 VARIANTS = ["Trainer, all weights", "full", "LoRA r = 8", *reversed(SHARES), "norm_only", "floor", "forward"]
@@ -71,7 +71,8 @@ def loop_steps(model, parameters, rows, options, after_step) -> list[float]:
 
     recipe = Recipe(epochs=options.steps, batch_size=len(rows), micro_batch=len(rows))
     autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.device != "cpu")
-    train(model, parameters, rows, LABELS, Layout(0), recipe, 0, autocast, clock)
+    gradients = Gradients(model, parameters, rows, LABELS, Layout(0), autocast, len(rows))
+    train(gradients, recipe, 0, clock)
     return np.diff(times).tolist()
 
 

@@ -34,7 +34,7 @@ from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, draw, pools
 from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
 from ctsft.tuning.delta import HeadDelta
-from ctsft.tuning.loop import Recipe, train
+from ctsft.tuning.loop import Gradients, Recipe, train
 from ctsft.tuning.slices import read_slices, write_slices
 
 Role = Literal["source", "target"]
@@ -186,7 +186,9 @@ def tune(
     base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
     with _put_back(model, moving):
         with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
-            train(model, parameters, encoded, tokens, loaded.layout, recipe, seed, autocast, compact.write_back)
+            size = recipe.micro_batch
+            gradients = Gradients(model, parameters, encoded, tokens, loaded.layout, autocast, size)
+            train(gradients, recipe, seed, compact.write_back)
         settings = {
             "task": form_of(task),
             "model": loaded.name,

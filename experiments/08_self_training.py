@@ -5,7 +5,8 @@
     python experiments/08_self_training.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Generation 0 is tuned on human labels; each later one starts from theta1 and learns from labels that the one before gave
-to unlabelled target rows, with the human rows in the mix and without them.
+to unlabelled target rows, with the human rows in the mix and without them. Every
+chain is at the learning rate whose generation 0 validation prefers.
 
 For your own language, copy this file and change task, source, targets and data_dir below.
 """
@@ -21,6 +22,7 @@ NUSAX = dict(
     targets=("javanese",),
     arms=("full", "circuit:2", "near_zero:2"),
     n_targets=(100,),
+    lrs=(5e-5, 2e-4, 1e-3),
 )
 
 PRESETS = {
@@ -36,7 +38,7 @@ PRESETS = {
         n_source=400,
         n_targets=(25,),  # so few that the first labels are poor, which is where generations differ
         seeds=(31, 777),
-        lrs=(3e-3,),
+        lrs=(1e-3, 3e-3, 1e-2),
         source_lr=3e-3,
         micro_batch=16,
         eval_batch=200,

@@ -27,7 +27,7 @@ from ctsft.tuning.adapters import LowRank
 from ctsft.tuning.arms import ARMS, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.extra_rows import Lexicon, Material, Replay, synonyms
 from ctsft.tuning.gradients import EWC, L2SP, Job, _pull
-from ctsft.tuning.loop import Recipe, text_loss, token_losses, train
+from ctsft.tuning.loop import Gradients, Recipe, text_loss, token_losses, train
 from ctsft.tuning.ngrams import NGrams
 from ctsft.tuning.slices import count
 
@@ -183,7 +183,8 @@ def test_adapters_train_what_they_count_in_every_family(name, arm):
     with trainable(model, parts, get_arm(arm), HEADS, "shared", seed=5) as (parameters, held):
         start = [parameter.detach().clone() for parameter in parameters]
         recipe = Recipe(lr=1e-2, epochs=2, batch_size=6)
-        train(model, parameters, random_rows(), LABEL_TOKENS, Layout(0), recipe, 3, NO_AUTOCAST, held.write_back)
+        gradients = Gradients(model, parameters, random_rows(), LABEL_TOKENS, Layout(0), NO_AUTOCAST, 4)
+        train(gradients, recipe, 3, held.write_back)
         changed = sum(int((p != then).sum()) for p, then in zip(parameters, start, strict=True))
         assert 0.9 * trained < changed <= trained
         inputs = {"input_ids": torch.tensor([[9, 10, 11, 12]])}
@@ -407,6 +408,32 @@ def test_further_pretraining_lowers_the_loss_on_target_text(bench):
     before = loss()
     with bench.tuned(cell_of("circuit_dapt"), heads_of(bench, cell_of("circuit_dapt"))):
         assert loss() < before - 0.02
+
+
+def test_a_targets_texts_are_read_once_for_all_rates(bench, monkeypatch):
+    """The second rate starts from the same weights as if the texts had been read again, and its time counts that."""
+
+    def tuned(lr: float) -> tuple[dict, float]:
+        with bench.tuned(cell_of("dapt", lr), []) as (_, seconds):
+            return bench.snapshot(), seconds
+
+    bench.read = None
+    fresh, _ = tuned(3e-3)
+    bench.read = None
+    tuned(1e-3)
+    objectives = []
+    train_arm = bench.train_arm
+    monkeypatch.setattr(
+        bench, "train_arm", lambda *a, **k: (objectives.append(k.get("objective")), train_arm(*a, **k))[1]
+    )
+    again, second = tuned(3e-3)
+    assert objectives == [None]  # the labels alone
+    assert second > bench.read[2]
+    assert all(torch.equal(fresh[name], again[name]) for name in fresh)
+    bench.theta1_of(777)
+    objectives.clear()
+    with bench.tuned(replace(cell_of("dapt"), seed=777), []):
+        assert objectives == [text_loss, None]
 
 
 # ---- n-grams ------------------------------------------------------------------------------------------------------

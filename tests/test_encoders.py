@@ -34,7 +34,7 @@ from ctsft.tasks.prompts import Layout, encode, fill, label_tokens, pad_left
 from ctsft.tasks.task import Example
 from ctsft.tasks.xnli import XNLI
 from ctsft.tuning.arms import get_arm, trainable
-from ctsft.tuning.loop import Recipe, train
+from ctsft.tuning.loop import Gradients, Recipe, train
 
 NO_AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 WORDS = ["|", ".", *LABELS, *vocabulary()]
@@ -170,7 +170,8 @@ def test_what_training_teaches_is_what_prediction_reads(name):
     loaded, rows = tiny(name), random_rows(12)
     recipe = Recipe(lr=3e-3, epochs=30, batch_size=12)
     with trainable(loaded.model, loaded.anatomy, get_arm("full"), [], "shared") as (parameters, compact):
-        train(loaded.model, parameters, rows, LABEL_TOKENS, loaded.layout, recipe, 0, NO_AUTOCAST, compact.write_back)
+        gradients = Gradients(loaded.model, parameters, rows, LABEL_TOKENS, loaded.layout, NO_AUTOCAST, 4)
+        train(gradients, recipe, 0, compact.write_back)
     answers = predict(loaded.model, rows, LABEL_TOKENS, loaded.layout, 5, NO_AUTOCAST)
     assert answers.labels.tolist() == list(rows.labels)
     assert answers.vocabulary.tolist() == [LABEL_TOKENS[label] for label in rows.labels]

@@ -30,7 +30,7 @@ from ctsft.tasks.prompts import encode, label_tokens, pad_left
 from ctsft.tuning import share
 from ctsft.tuning.arms import get_arm, moving_slices, trainable
 from ctsft.tuning.card import model_card
-from ctsft.tuning.loop import Recipe, learning_rate_factor, train
+from ctsft.tuning.loop import Gradients, Recipe, learning_rate_factor, train
 
 RECIPE = Recipe(lr=3e-3, epochs=2, micro_batch=16)
 HEADS = [Head(0, 1), Head(2, 3), Head(2, 6)]
@@ -363,7 +363,8 @@ def reference(loaded, task, recipe):
     moving = moving_slices(loaded.model, loaded.anatomy, get_arm("circuit"), HEADS, "shared")
     undo = ctsft.HeadDelta.of(loaded.model, moving, "")
     with trainable(loaded.model, loaded.anatomy, get_arm("circuit"), HEADS, "shared") as (parameters, compact):
-        train(loaded.model, parameters, rows, tokens, loaded.layout, recipe, 3, NO_AUTOCAST, compact.write_back)
+        gradients = Gradients(loaded.model, parameters, rows, tokens, loaded.layout, NO_AUTOCAST, recipe.micro_batch)
+        train(gradients, recipe, 3, compact.write_back)
     tuned = ctsft.HeadDelta.of(loaded.model, moving, "")
     ctsft.HeadDelta(weight_hash(loaded.model), undo.values).apply(loaded.model)
     return tuned

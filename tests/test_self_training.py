@@ -25,7 +25,8 @@ from ctsft.report.self_training import (
 from ctsft.study import self_training as module
 from ctsft.study.grid import cells
 from ctsft.study.record import read_rows
-from ctsft.study.self_training import COLUMNS, entropy, run_self_training, spread
+from ctsft.study.self_training import COLUMNS, run_self_training
+from ctsft.study.spread import entropy, spread
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
@@ -43,6 +44,7 @@ def config(tmp_path_factory):
         score_rows=12,
         scorer="cdt_linear",
         arms=("full", "circuit:0"),
+        lrs=(3e-3,),
         generations=2,
         unlabelled=30,
         output=tmp_path_factory.mktemp("results"),
@@ -72,7 +74,7 @@ def test_the_first_generation_does_not_depend_on_what_follows(rows):
     assert all(len(answers) == 1 for answers in by_setting.values())
 
 
-def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypatch):
+def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypatch, tmp_path):
     """Watch one chain: the labels that are trained on are those that the tuned model gave, and no human's."""
     seen, given = [], []
     bench = Workbench(config)
@@ -92,13 +94,13 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
     bench.theta1_of(31)
     monkeypatch.setattr(bench, "train_arm", train)
     monkeypatch.setattr(bench, "predict", answer)
-    one = module.cells(replace(config, seeds=(31,), arms=("full",)))[0]
-    module.generations(bench, config, one, False, "x-alone")
+    [alone, _] = module.chains_of(bench, replace(config, seeds=(31,), arms=("full",)))
+    module.generations(bench, replace(config, output=tmp_path), alone)
     assert [len(training) for training in seen] == [15, 30, 30]
     assert seen[1].labels == given[0]
     assert seen[2].labels == given[1]
     assert set(seen[1].ids) <= set(bench.pool_a)
-    assert set(seen[0].ids) <= set(bench.pools_b[one.target])
+    assert set(seen[0].ids) <= set(bench.pools_b[alone.cells[0].target])
 
 
 def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypatch, tmp_path):
@@ -125,6 +127,37 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
     same = ("chain", "generation", "n_rows", "predictions", "source_predictions", "pseudo_accuracy", "confidence")
     found = read_rows(again.table, COLUMNS)
     assert {tuple(row[name] for name in same) for row in found} == {tuple(row[name] for name in same) for row in mine}
+
+
+def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, monkeypatch):
+    """Tried in generation 0 alone, or read from the row of another script; then it stays."""
+    three = replace(config, seeds=(31,), arms=("full",), lrs=(1e-9, 3e-3, 1e-3), generations=1, output=tmp_path)
+    tuned, generation = [], module._generation
+
+    def step(bench, config, cell, human, number, labels):
+        tuned.append((cell.lr, human, number))
+        return generation(bench, config, cell, human, number, labels)
+
+    monkeypatch.setattr(module, "_generation", step)
+    assert run_self_training(three) == 0
+    found = read_rows(three.table, COLUMNS)
+    [best] = {float(row["lr"]) for row in found}
+    assert best > 1e-9
+    assert {row["rates"] for row in found} == {"1e-09 0.001 0.003"}
+    first = [(rate, False, 0) for rate in (1e-9, 1e-3, 3e-3)]
+    assert tuned == [*first, (best, False, 1), (best, True, 1)]
+    assert "lr1e-09+0.001+0.003-s31" in found[0]["chain"]
+    [cell] = set(self_training_cells(three.folder)["rates"])
+    assert cell == f"1e-09, 0.001, 0.003 → {best:g}"
+
+    bench = Workbench(three)
+    [alone, _] = module.chains_of(bench, three)
+    worst = {key: {"valid_accuracy": 1.0 - number} for number, key in enumerate(alone.keys)}
+    monkeypatch.setattr(module, "read_cells", lambda folder: worst)
+    tuned.clear()
+    cell, _ = module._preferred(bench, replace(three, output=tmp_path / "other"), alone)
+    assert cell.lr == 1e-9
+    assert tuned == [(1e-9, False, 0)]
 
 
 def test_rows_that_a_human_labelled_are_not_among_the_unlabelled(config, tmp_path):

@@ -17,7 +17,7 @@ from ctsft.models.load import weight_hash
 from ctsft.tasks.prompts import by_length, pad_left
 from ctsft.tuning.arms import ARMS, get_arm, moving_slices, trainable
 from ctsft.tuning.delta import HeadDelta
-from ctsft.tuning.loop import Recipe, learning_rate_factor, train
+from ctsft.tuning.loop import Gradients, Recipe, learning_rate_factor, train
 from ctsft.tuning.slices import compact, count, read_slices, write_slices
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2)]
@@ -28,10 +28,9 @@ BF16 = torch.autocast("cpu", torch.bfloat16)
 
 def tune(loaded, arm, heads=HEADS, policy="shared", autocast=NO_AUTOCAST, recipe=RECIPE):
     with trainable(loaded.model, loaded.anatomy, get_arm(arm), heads, policy) as (parameters, compact_slices):
-        write_back = compact_slices.write_back
-        return train(
-            loaded.model, parameters, random_rows(), LABEL_TOKENS, loaded.layout, recipe, 3, autocast, write_back
-        )
+        size = recipe.micro_batch
+        gradients = Gradients(loaded.model, parameters, random_rows(), LABEL_TOKENS, loaded.layout, autocast, size)
+        return train(gradients, recipe, 3, compact_slices.write_back)
 
 
 def state(model):

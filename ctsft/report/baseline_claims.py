@@ -98,7 +98,7 @@ def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
 
 def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
     rows = read_self_training(folder)
-    alone = pick(rows, human=False, **dict(rows[["target", "n_target", "lr"]].iloc[0])) if len(rows) else rows
+    alone = pick(rows, human=False, **dict(rows[["target", "n_target", "rates"]].iloc[0])) if len(rows) else rows
     sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)] if len(rows) else [rows] * 2
     if any(side.empty for side in sides):
         return not_run(claim, f"{asked.first} and {asked.second} of script 08")

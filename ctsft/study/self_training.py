@@ -3,8 +3,9 @@
 Generation 0 is tuned on the n human-labelled target rows. Generation g starts from theta1 again, and is tuned on
 unlabelled target rows with the labels of generation g - 1's model: with the human rows in the mix, or without them.
 
-Every generation leaves a file in cache/generations, so a stopped run goes on behind its last one. The two chains of a
-cell have generation 0 in common: it is tuned once.
+Of several learning rates a chain takes the one whose generation 0 the target's validation split prefers, and stays with
+it. Every generation leaves a file in cache/generations, so a stopped run goes on behind its last one. The two chains of
+a cell have generation 0 in common: it is tuned once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
@@ -24,18 +25,18 @@ from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell, cell_fingerprint, cells
-from ctsft.study.measures import probabilities
 from ctsft.study.opening import keep_data, opened
 from ctsft.study.probes import share_right
 from ctsft.study.provenance import now
-from ctsft.study.record import append_rows, read_rows
+from ctsft.study.record import append_rows, read_cells, read_rows
+from ctsft.study.spread import spread
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
 from ctsft.tasks.task import digits, draw, from_digits
 from ctsft.tuning.arms import get_arm
 
 COLUMNS = (
-    "chain experiment preset model theta1 task source target n_target arm depth lr seed human generation n_rows "
+    "chain experiment preset model theta1 task source target n_target arm depth rates lr seed human generation n_rows "
     "predictions source_predictions pseudo_accuracy label_entropy confidence diversity trainable device git_commit "
     "created"
 ).split()
@@ -43,7 +44,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class SelfTrainingConfig(OneProcess):
-    """A chain of generations for every arm, target, n, rate and seed, with and without the human rows."""
+    """A chain of generations for every arm, target, n and seed, with and without the human rows."""
 
     generations: int = 5
     """How many generations learn from the one before them."""
@@ -69,18 +70,8 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
     bench = opened(config)
     config = bench.config
     known = {row["chain"] for row in read_rows(config.table, COLUMNS)}
-    # Chains of other numbers are other chains, so both are in the name.
-    size = f"g{config.generations}-u{config.unlabelled}"
-    chains = {
-        f"{cell.key(cell_fingerprint(config, cell, bench.loaded.weights))}-{size}-{'human' if human else 'alone'}": (
-            cell,
-            human,
-        )
-        for human in (False, True)
-        for cell in cells(config)
-        if get_arm(cell.arm).uses_rate
-    }
-    left = {name: chain for name, chain in chains.items() if name not in known}
+    chains = chains_of(bench, config)
+    left = [chain for chain in chains if chain.name not in known]
     print(f"{len(chains)} chains, {len(left)} to run on {bench.device} in {config.dtype}")
     if config.dry_run:
         return 0
@@ -89,31 +80,97 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
     if left:
         write_settings(config.table.with_suffix(".config.json"), config.to_dict(), bench.provenance)
     failed = 0
-    for name, (cell, human) in tqdm(left.items(), unit="chain", disable=None):
+    for chain in tqdm(left, unit="chain", disable=None):
         try:
-            lines = generations(bench, config, cell, human, name)
+            lines = generations(bench, config, chain)
         except CellFailed as error:
             failed += 1
-            print(f"failed: {name}: {error}", file=sys.stderr)
+            print(f"failed: {chain.name}: {error}", file=sys.stderr)
             continue
         append_rows(config.table, lines, COLUMNS)
-        tqdm.write(f"{name}  label entropy {lines[0]['label_entropy']} -> {lines[-1]['label_entropy']}")
+        tqdm.write(f"{chain.name}  label entropy {lines[0]['label_entropy']} -> {lines[-1]['label_entropy']}")
     print(f"\n{table(config.folder)}\n\nrows: {config.table}")
     return 1 if failed else 0
 
 
-def generations(bench: Workbench, config: SelfTrainingConfig, cell: Cell, human: bool, name: str) -> list[dict]:
+@dataclass(frozen=True)
+class Chain:
+    """Generations of one arm: `cells` differ in the learning rate alone, with `keys` by which other scripts know them.
+
+    `human`: whether the rows that a human labelled stay in the mix. `size` says how many generations and rows.
+    """
+
+    cells: tuple[Cell, ...]
+    keys: tuple[str, ...]
+    size: str
+    human: bool
+
+    @property
+    def rates(self) -> str:
+        return " ".join(f"{cell.lr:g}" for cell in self.cells)
+
+    @property
+    def name(self) -> str:
+        """Chains of other rates, or numbers, are other chains, so all are in the name."""
+        one = f"lr{self.cells[0].lr:g}"
+        every = self.keys[0].replace(one, f"lr{self.rates.replace(' ', '+')}")
+        return f"{every}-{self.size}-{'human' if self.human else 'alone'}"
+
+
+def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
+    """All of them, those without human rows first."""
+    alike: dict[Cell, list[Cell]] = {}
+    for cell in cells(config):
+        if get_arm(cell.arm).uses_rate:
+            alike.setdefault(replace(cell, lr=0.0), []).append(cell)
+    size = f"g{config.generations}-u{config.unlabelled}"
+    return [
+        Chain(
+            tuple(group),
+            tuple(cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in group),
+            size,
+            human,
+        )
+        for human in (False, True)
+        for group in (sorted(group, key=lambda cell: cell.lr) for group in alike.values())
+    ]
+
+
+def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> list[dict]:
     """One chain, a line per generation; those that are known from before are not tuned again."""
-    lines: list[dict] = []
-    labels: tuple[int, ...] = ()
+    cell, start = _preferred(bench, config, chain)
+    known, lines = start, []
     for number in range(config.generations + 1):
-        path = config.folder / "cache" / "generations" / f"{name if number else name.rpartition('-')[0]}-{number}.json"
-        if not path.is_file():
-            write_json(path, _generation(bench, config, cell, human, number, labels))
-        known = read_json(path)
-        lines.append(known["line"] | {"chain": name, "human": human})
-        labels = tuple(from_digits(known["labels"]).tolist())
+        if number:
+            labels = tuple(from_digits(known["labels"]).tolist())
+            make = partial(_generation, bench, config, cell, chain.human, number, labels)
+            known = _kept(config, f"{chain.name}-{number}", make)
+        lines.append(known["line"] | {"chain": chain.name, "rates": chain.rates, "human": chain.human})
     return lines
+
+
+def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tuple[Cell, dict]:
+    """The cell at the rate that validation prefers (a tie goes to the lower), and its generation 0."""
+    rows = read_cells(config.folder)
+
+    def first(cell: Cell, key: str) -> dict:
+        return _kept(config, f"{key}-{chain.size}-0", partial(_generation, bench, config, cell, False, 0, ()))
+
+    def valid(cell: Cell, key: str) -> float:
+        """What another script's row says of the same cell, else what its generation 0 does."""
+        return float(rows[key]["valid_accuracy"] if key in rows else first(cell, key)["valid_accuracy"])
+
+    pairs = list(zip(chain.cells, chain.keys, strict=True))
+    cell, key = max(pairs, key=lambda pair: valid(*pair)) if len(pairs) > 1 else pairs[0]
+    return cell, first(cell, key)
+
+
+def _kept(config: SelfTrainingConfig, name: str, make: Callable[[], dict]) -> dict:
+    """What an earlier run has left of this generation, else what `make` gives."""
+    path = config.folder / "cache" / "generations" / f"{name}.json"
+    if not path.is_file():
+        write_json(path, make())
+    return read_json(path)
 
 
 def _generation(
@@ -129,6 +186,7 @@ def _generation(
     with bench.tuned(cell, heads_of(bench, cell), rows=rows) as (trained, _):
         target, _ = bench.accuracy(cell.target, "test")
         source, _ = bench.accuracy(config.source, "test")
+        _, valid = bench.accuracy(cell.target, "valid")
         given = bench.predict(unlabelled).digits
     line = {
         "experiment": config.experiment,
@@ -154,7 +212,7 @@ def _generation(
         "git_commit": bench.provenance["git_commit"],
         "created": now(),
     }
-    return {"line": line, "labels": given}
+    return {"line": line, "labels": given, "valid_accuracy": valid["accuracy"]}
 
 
 def unlabelled_ids(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> list[str]:
@@ -172,24 +230,3 @@ def unlabelled_ids(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> 
 def together(first: Encoded, second: Encoded) -> Encoded:
     """The rows of both."""
     return Encoded(first.prompts + second.prompts, first.labels + second.labels, first.ids + second.ids)
-
-
-def spread(logits: np.ndarray) -> dict[str, float]:
-    """How varied the answers with logits [N, C] are, in bits but for `confidence`, the mean of the largest probability.
-
-    `label_entropy`: of the shares of the labels given; zero where every row gets the same one. `diversity`: the mutual
-    information of row and answer, H(mean p) - mean H(p); zero where every row gets the same probabilities.
-    """
-    chances = probabilities(logits)
-    shares = np.bincount(chances.argmax(-1), minlength=chances.shape[1]) / len(chances)
-    values = {
-        "label_entropy": entropy(shares),
-        "confidence": chances.max(-1).mean(),
-        "diversity": entropy(chances.mean(0)) - entropy(chances).mean(),
-    }
-    return {name: round(float(value), 6) for name, value in values.items()}
-
-
-def entropy(p: np.ndarray) -> np.ndarray:
-    """In bits, over the last dimension; 0 log 0 is 0."""
-    return -(p * np.log2(np.where(p > 0, p, 1))).sum(-1) + 0.0

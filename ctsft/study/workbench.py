@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctsft.errors import Failures
 from ctsft.heads import Head
@@ -24,7 +24,7 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell
 from ctsft.study.provenance import git_commit, versions
 from ctsft.tasks.prompts import Encoded
-from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable, trained_weights
+from ctsft.tuning.arms import Arm, FurtherPretraining, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.gradients import Job
 from ctsft.tuning.loop import Gradients, Objective, Recipe, help_train, label_loss, text_loss, train
 from ctsft.tuning.slices import read_slices, write_slices
@@ -52,6 +52,8 @@ class Workbench(Answering):
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
         self.failures = Failures()
+        # What reading a target's texts led to: of which (target, seed, how), the weights, and in how many seconds.
+        self.read: tuple[tuple[str, int, FurtherPretraining], dict[str, Tensor], float] | None = None
         self.base = self.snapshot()
 
     # ---- weights ----------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ class Workbench(Answering):
                 self.classifier = arm.classifier.fit(rows, valid, self.text_of)
                 trained = self.classifier.weights
             if arm.first is not None:
-                self._read_target_text(arm, cell)
+                started -= self._read_target_text(arm, cell)
             if arm.uses_rate:
                 rows = rows or self.training_rows(arm, cell)
                 self.train_arm(arm, heads, rows, self.recipe(cell.lr), cell.seed, after_epoch)
@@ -105,11 +107,23 @@ class Workbench(Answering):
             else:
                 write_slices(self.model, before)
 
-    def _read_target_text(self, arm: Arm, cell: Cell) -> None:
-        """Language modelling on the target's training texts, without their labels."""
+    def _read_target_text(self, arm: Arm, cell: Cell) -> float:
+        """Language modelling on the target's training texts, without their labels.
+
+        It is the same for every rate of the cell, so what it led to is kept until another target or seed is read.
+        Returns the seconds that are saved thereby, for an arm's time is that of all that it does.
+        """
+        wanted = (cell.target, cell.seed, arm.first)
+        if self.read is not None and self.read[0] == wanted:
+            self.restore(self.read[1])
+            return self.read[2]
+        self.read = None  # two would be one copy of the weights more
+        started = time.perf_counter()
         texts = self.texts(self.split(cell.target, "train").examples)
         recipe = replace(self.recipe(self.config.source_lr), epochs=arm.first.epochs)
         self.train_arm(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
+        self.read = (wanted, self.snapshot(), time.perf_counter() - started)
+        return 0.0
 
     def recipe(self, lr: float) -> Recipe:
         return Recipe(lr, self.config.epochs, self.config.batch_size, micro_batch=self.config.micro_batch)
@@ -124,7 +138,7 @@ class Workbench(Answering):
         after_epoch: Callable[[int], None] | None = None,
         objective: Objective = label_loss,
     ) -> None:
-        policy, layout = self.config.kv_policy, self.loaded.layout
+        policy = self.config.kv_policy
         training = Training(arm, heads, rows, recipe.micro_batch, order_seed, objective)
         weights = list(self.model.parameters())  # before the arm adds any
         with (
@@ -132,23 +146,10 @@ class Workbench(Answering):
             trainable(self.model, self.anatomy, arm, heads, policy, order_seed) as (parameters, held),
             self.team.leading(training, weights),
         ):
+            gradients = self._gradients(parameters, training)
 
             def run(adjust: Callable[[], float] | None = None, look: Callable[[int], None] | None = None) -> None:
-                train(
-                    self.model,
-                    parameters,
-                    rows,
-                    self.label_tokens,
-                    layout,
-                    recipe,
-                    order_seed,
-                    self.autocast,
-                    after_step=held.write_back,
-                    after_epoch=look,
-                    objective=objective,
-                    adjust=adjust,
-                    team=self.team,
-                )
+                train(gradients, recipe, order_seed, held.write_back, look, adjust)
 
             def look(epoch: int) -> None:
                 with held.shown():
@@ -158,32 +159,34 @@ class Workbench(Answering):
             if arm.gradient_rule is not None:
                 source = self.encode(self.source_rows.by_id(self.competence_ids(order_seed)))
                 trained = trained_weights(self.model, self.anatomy, arm, heads, policy)
-                words, autocast = self.label_tokens, self.autocast
-                job = Job(self.model, parameters, source, words, layout, autocast, trained, run)
+                words, layout = self.label_tokens, self.loaded.layout
+                job = Job(self.model, parameters, source, words, layout, self.autocast, trained, run)
                 adjust = arm.gradient_rule.begin(job)
             run(adjust, after_epoch and look)
 
     def take_part(self, training: Training) -> None:
         """In the other processes of a team: do their share of what the first process trains in `train_arm`."""
         self.team.spread(self.model.parameters())
-        policy, layout = self.config.kv_policy, self.loaded.layout
+        policy = self.config.kv_policy
         with (
             self._checkpointing(),
             trainable(self.model, self.anatomy, training.arm, training.heads, policy, training.seed) as parts,
         ):
             parameters, held = parts
-            gradients = Gradients(
-                self.model,
-                parameters,
-                training.rows,
-                self.label_tokens,
-                layout,
-                self.autocast,
-                training.objective,
-                training.micro_batch,
-                self.team,
-            )
-            help_train(gradients, held.write_back, training.seed)
+            help_train(self._gradients(parameters, training), held.write_back, training.seed)
+
+    def _gradients(self, parameters: list[nn.Parameter], training: Training) -> Gradients:
+        return Gradients(
+            self.model,
+            parameters,
+            training.rows,
+            self.label_tokens,
+            self.loaded.layout,
+            self.autocast,
+            training.micro_batch,
+            training.objective,
+            self.team,
+        )
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:

@@ -73,44 +73,36 @@ def token_losses(
 
 
 def train(
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
-    rows: Encoded,
-    label_tokens: Sequence[int],
-    layout: Layout,
+    gradients: Gradients,
     recipe: Recipe,
     order_seed: int,
-    autocast: torch.autocast,
     after_step: Callable[[], None],
     after_epoch: Callable[[int], None] | None = None,
-    objective: Objective = label_loss,
     adjust: Callable[[], float] | None = None,
-    team: Team = ALONE,
 ) -> list[float]:
-    """Minimise the objective: by default the cross-entropy of the label token at the label position.
+    """Minimise the objective of `gradients` over its parameters, on its rows in an order of `order_seed`.
 
     `adjust` is called when the gradients are whole and not clipped yet: it may change them, and returns what it adds to
-    the loss. `after_epoch` is called with 1, 2, ... and the model in evaluation mode. The first process of a `team`
+    the loss. `after_epoch` is called with 1, 2, ... and the model in evaluation mode. The first process of a team
     calls this; the others call `help_train`. Returns the loss of every step. Raises CellFailed when a loss is not
     finite.
     """
+    model, parameters, n_rows = gradients.model, gradients.parameters, len(gradients.rows)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     torch.manual_seed(order_seed)  # dropout, in the models that have it
     generator = torch.Generator().manual_seed(order_seed)
-    steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
-    total = recipe.epochs * steps_per_epoch
+    total = recipe.epochs * math.ceil(n_rows / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, recipe.warmup)
     )
     losses: list[float] = []
-    gradients = Gradients(model, parameters, rows, label_tokens, layout, autocast, objective, recipe.micro_batch, team)
     model.train()
     try:
         for epoch in range(1, recipe.epochs + 1):
-            order = torch.randperm(len(rows), generator=generator).tolist()
-            for start in range(0, len(rows), recipe.batch_size):
+            order = torch.randperm(n_rows, generator=generator).tolist()
+            for start in range(0, n_rows, recipe.batch_size):
                 batch = order[start : start + recipe.batch_size]
-                team.announce(batch, parameters)
+                gradients.team.announce(batch, parameters)
                 loss = gradients.of(batch)
                 if adjust is not None:
                     loss += adjust()
@@ -132,7 +124,10 @@ def train(
 
 @dataclass
 class Gradients:
-    """The gradient of a batch, taken on `micro_batch` rows at a time (fewer where memory runs out)."""
+    """The gradient of a batch, taken on `micro_batch` rows at a time (fewer where memory runs out).
+
+    `objective`: by default the cross-entropy of the label token at the label position.
+    """
 
     model: nn.Module
     parameters: Sequence[nn.Parameter]
@@ -140,8 +135,8 @@ class Gradients:
     label_tokens: Sequence[int]
     layout: Layout
     autocast: torch.autocast
-    objective: Objective
     micro_batch: int
+    objective: Objective = label_loss
     team: Team = ALONE
 
     def of(self, batch: Sequence[int]) -> float:
