@@ -14,7 +14,7 @@ from ctsft.report import baseline_claims as module
 from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
 from ctsft.report.choosing import ODYSSEY, at_validated_rate
 from ctsft.report.claims_page import claims_page
-from ctsft.report.outcomes import odyssey_results, odyssey_rows
+from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
 from ctsft.storage import write_json

@@ -170,7 +170,7 @@ def config(tmp_path_factory):
         mean_rows=24,
         score_rows=12,
         scorer="cdt_linear",
-        arms=("full", "circuit:0", "norm_only", "lt_sft:0", "ngrams"),
+        arms=("full", "circuit:0", "norm_only", "lt_sft:0", "dapt", "ngrams"),
         arithmetic_rows=40,
         output=tmp_path_factory.mktemp("results"),
     )
@@ -184,12 +184,13 @@ def measured(config):
 
 def test_every_arm_has_its_costs(config, measured):
     rows = {row["arm"]: row for row in read_rows(measured / "costs" / "07_cost_and_energy.csv", COST_COLUMNS)}
-    assert list(rows) == ["full", "circuit", "norm_only", "lt_sft", "ngrams"]
+    assert list(rows) == ["full", "circuit", "norm_only", "lt_sft", "dapt", "ngrams"]
     flops = {arm: int(row["flops"]) for arm, row in rows.items()}
     assert flops["ngrams"] == 0
     assert flops["norm_only"] < flops["circuit"] < flops["full"]
     # It tunes twice; frozen embeddings save their own gradient, and that of what the first layer reads.
     assert 1.95 * flops["full"] < flops["lt_sft"] < 2 * flops["full"]
+    assert flops["dapt"] > 5 * flops["full"]  # it reads 500 texts before its 20 rows, each time that it is counted
     assert int(rows["lt_sft"]["stored_bytes"]) == 2 * int(rows["circuit"]["stored_bytes"])
     assert int(rows["full"]["stored_bytes"]) == 4 * int(rows["full"]["trainable"])
     assert all(
@@ -241,6 +242,18 @@ def test_arithmetics_multiply_float32_whatever_the_study_computes_in(config):
     with short.in_float32():
         assert np.array_equal(short.predict(rows).logits, exact.predict(rows).logits)
     assert not np.array_equal(short.predict(rows).logits, exact.predict(rows).logits)
+
+
+def test_theta1_is_made_in_the_studys_precision_before_arithmetics_are_asked(config, tmp_path, monkeypatch):
+    """Nothing left to tune, and no theta1 here: it must not be trained as its name does not say."""
+    seen = []
+    make = Workbench.train_arm
+    monkeypatch.setattr(
+        Workbench, "train_arm", lambda bench, *a, **k: (seen.append(bench.autocast), make(bench, *a, **k))[1]
+    )
+    only = replace(config, dtype="bfloat16", arms=("zero_shot",), arithmetic_rows=4, output=tmp_path)
+    assert run_costs(only) == 0
+    assert [autocast._enabled for autocast in seen] == [True]
 
 
 def test_costs_leave_theta1_as_it_was(config, measured):
@@ -301,7 +314,7 @@ def test_tables_say_what_is_measured_and_what_is_published(measured):
     tables = {table.name: table for table in cost_tables(measured)}
     assert set(tables) == {"demo_07_cost_and_energy", "demo_07_arithmetic"}
     assert "**not measured**" in tables["demo_07_arithmetic"].caption
-    assert list(cost_cells(measured)["arm"]) == ["full", "circuit", "norm_only", "lt_sft", "ngrams"]
+    assert list(cost_cells(measured)["arm"]) == ["full", "circuit", "norm_only", "lt_sft", "dapt", "ngrams"]
     cells = arithmetic_cells(measured)
     assert cells["against float32"].iloc[0] == "+0.000 [+0.00, +0.00]"
     assert cost_tables(measured / "nowhere") == []
@@ -317,7 +330,7 @@ def test_bad_settings_end_with_one_sentence(capsys):
 def test_figures_have_a_line_for_every_arm_and_arithmetic(measured):
     figure, other = costs_figure(measured), arithmetic_figure(measured)
     assert len(figure.axes) == 4
-    assert len(figure.axes[0].get_yticklabels()) == 5
+    assert len(figure.axes[0].get_yticklabels()) == 6
     assert [label.get_text() for label in other.axes[0].get_yticklabels()] == [a.name for a in ARITHMETICS[1:]]
     assert costs_figure(measured / "nowhere") is None
     assert arithmetic_figure(measured / "nowhere") is None

@@ -18,10 +18,12 @@ import torch
 from ctsft.report.__main__ import redraw
 from ctsft.report.by_rate import rate_cells
 from ctsft.report.calibration import brier, expected_calibration_error
+from ctsft.report.choosing import at_validated_rate
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
+from ctsft.report.measured import _asked, odyssey_results
 from ctsft.report.odyssey import odyssey_cells
-from ctsft.report.outcomes import Outcome, odyssey_results, outcomes
+from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page
 from ctsft.report.stats import Difference
@@ -29,7 +31,7 @@ from ctsft.report.transfer import pick
 from ctsft.study import executors
 from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
 from ctsft.study.preferred import SAME, preferred
-from ctsft.study.record import read_rows
+from ctsft.study.record import read_cells, read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.registry import TASKS
@@ -139,6 +141,33 @@ def test_only_what_validation_prefers_is_measured(config, monkeypatch, tmp_path)
     assert run_study(two) == 0
 
 
+def test_what_lost_after_it_was_measured_is_not_shown(config, tmp_path):
+    """The losing rate ran first, so it has measures; table and related tests are those of the winner all the same."""
+    two = replace(config, output=tmp_path, arms=("zero_shot", "full"), seeds=(31,), lrs=(1e-9, 3e-3))
+    assert run_study(two) == 0
+    found = odyssey_results(two.folder)
+    assert set(read_measures(two.folder)) == set(found.rows["cell"])
+    [full] = [one for one in outcomes(found) if one.arm == "full"]
+    assert (full.tries, full.chosen) == (2, (3e-3,))
+    lines = last_lines(Results.read(two.folder))
+    assert set(lines["lr"]) == {3e-3}
+
+
+def test_rates_of_other_scripts_count_where_script_06_tried_them_too():
+    """Two targets; script 01 ran `full` first, on one target at the rates of 06, on the other at a further one."""
+    one = dict(task="t", source="s", n_source=9, n_target=5, depth=None, share=None, scorer=None, kv_policy=None)
+    one |= dict(dtype="float32", draw=0, seed=31, experiment="06_adaptation_odyssey")
+    other = one | {"experiment": "01_nusax_transfer"}
+    rows = [other | dict(target="a", arm="full", lr=rate, cell=f"a full {rate}") for rate in (1e-3, 1e-2, 1e-1)]
+    rows += [one | dict(target="a", arm="lora", lr=rate, cell=f"a lora {rate}") for rate in (1e-3, 1e-2, 1e-1)]
+    rows += [one | dict(target="b", arm="full", lr=rate, cell=f"b full {rate}") for rate in (1e-3, 1e-2)]
+    rows += [other | dict(target="b", arm="full", lr=1e-1, cell="b full 0.1")]
+    rows += [other | dict(target="a", arm="bitfit", lr=1e-3, cell="a bitfit")]
+    table = pd.DataFrame(rows)
+    asked = _asked(table, {"a full 0.001", "a lora 0.01", "b full 0.01"})
+    assert set(table.loc[~asked, "cell"]) == {"b full 0.1", "a bitfit"}
+
+
 def test_a_rate_is_preferred_as_the_tables_prefer_it():
     same = dict.fromkeys(SAME, "x")
     rows = {
@@ -152,6 +181,16 @@ def test_a_rate_is_preferred_as_the_tables_prefer_it():
     }
     assert preferred(rows, (1e-3, 1e-2)) == {"low", "strong", "other seed", "without"}
     assert "best of all" in preferred(rows, (1e-3, 1e-2, 1e-1))
+
+
+@pytest.mark.parametrize("folder", ["demo", "small"])
+def test_committed_rows_are_preferred_as_the_tables_prefer_them(folder):
+    """One rule in two places: while rows are made, and when tables are."""
+    path = Path(__file__).parents[1] / "results" / folder
+    by_task = Results.read(path).rows.groupby("task")
+    chosen = {cell for _, rows in by_task for cell in at_validated_rate(rows)["cell"]}
+    rows = read_cells(path)
+    assert chosen == preferred(rows, {float(row["lr"]) for row in rows.values() if row["lr"]})
 
 
 def test_bits_per_byte_are_the_models_own(config):

@@ -324,6 +324,7 @@ def test_claims_of_unequal_rates_are_not_run(demo):
     assert claims.source_kept(less).number == claims.source_kept(main).number  # zero_shot uses none
     lower = main.only(~((main.rows["arm"] == "near_zero") & (main.rows["lr"] == rate)))
     assert claims.hard_transfers(lower).verdict == "not run"
+    assert claims.source_kept(lower).verdict == "not run"  # the rates would choose between the two arms as well
     assert claims.hard_transfers(main).verdict != "not run"
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from own_data import label_words, write_topics
 
-from ctsft.errors import UserError
+from ctsft.errors import CellFailed, UserError
 from ctsft.report.figures.self_training import self_training_figure
 from ctsft.report.self_training import (
     fate,
@@ -152,6 +152,16 @@ def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, 
 
     bench = Workbench(three)
     [alone, _] = module.chains_of(bench, three)
+    explodes = three.lrs[0]
+
+    def fails(bench, config, cell, human, number, labels):
+        if cell.lr == explodes:
+            raise CellFailed("the loss became nan")
+        return step(bench, config, cell, human, number, labels)
+
+    monkeypatch.setattr(module, "_generation", fails)
+    assert module._preferred(bench, replace(three, output=tmp_path / "without"), alone)[0].lr == best
+    monkeypatch.setattr(module, "_generation", step)
     worst = {key: {"valid_accuracy": 1.0 - number} for number, key in enumerate(alone.keys)}
     monkeypatch.setattr(module, "read_cells", lambda folder: worst)
     tuned.clear()

@@ -96,8 +96,10 @@ def cost_of(bench: Workbench, cell: Cell, watts: float) -> dict[str, object]:
     measured = []
 
     def tune() -> None:
+        bench.forget_reading()  # an arm costs what it costs alone
         with bench.tuned(cell, heads) as trained_and_seconds:
             measured.append(trained_and_seconds)
+        bench.forget_reading()
 
     start_memory(bench.device)
     energy = energy_of(tune, watts, bench.device)

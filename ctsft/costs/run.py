@@ -100,6 +100,7 @@ def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
         append_rows(path, [about | row | _where_from(bench)], COST_COLUMNS)
         tqdm.write(f"{keys[cell]}  {row['flops'] / 1e9:.1f} GFLOP  {row['seconds']:.1f} s  {row['peak_memory_mb']} MB")
     if config.arithmetic_rows:
+        bench.theta1_of(config.seeds[0])  # in the study's own precision, should it have to be made
         with bench.in_float32():
             _answer_in_arithmetics(bench, config)
     print(f"\n{table(config.folder)}\n\nrows: {path}")

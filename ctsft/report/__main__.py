@@ -30,8 +30,8 @@ from ctsft.report.figures.style import save
 from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
 from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
 from ctsft.report.forgetting import forgetting_tables
+from ctsft.report.measured import odyssey_results
 from ctsft.report.odyssey import odyssey_tables
-from ctsft.report.outcomes import odyssey_results
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
@@ -66,7 +66,9 @@ def tables_of(results: Results) -> list[Table]:
     if main:
         tables += [transfer_table(main[0]), *rate_tables(main[0].on_the_grid_of(EXPERIMENT), "01")]
         tables += [*tradeoff_tables(main[0]), *forgetting_tables(main[0])]
-        tables += [transfer_table(other).suffixed(precision_of(other)) for other in main[1:]]
+        for other in main[1:]:
+            again = [transfer_table(other), *rate_tables(other.on_the_grid_of(EXPERIMENT), "01")]
+            tables += [table.suffixed(precision_of(other)) for table in again]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results)

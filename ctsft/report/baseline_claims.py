@@ -15,7 +15,7 @@ import pandas as pd
 from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
-from ctsft.report.outcomes import odyssey_results, odyssey_rows
+from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.render import change
 from ctsft.report.rows import Results
 from ctsft.report.self_training import fate, read_self_training, stacked

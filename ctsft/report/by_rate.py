@@ -10,7 +10,7 @@ import pandas as pd
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.render import GAP, Table, described, fraction, interval
-from ctsft.report.rows import Results
+from ctsft.report.rows import Results, precision_of
 from ctsft.report.stats import mean_interval
 from ctsft.report.transfer import lines_of, pick
 
@@ -23,17 +23,16 @@ def rate_cells(results: Results) -> pd.DataFrame:
     rows = at_validated_rate(at_papers_share(results.rows[results.rows["lr"].notna()]), apart=["lr"])
     table = []
     for where, parts in _parts(rows):
-        seeds = sorted(set.intersection(*(set(part["seed"]) for part in parts)))
-        if not seeds:
-            continue
+        seeds = sorted(set(parts[0]["seed"]))
         one = parts[0].iloc[0]
         on_target, on_source = (
             np.mean([stack(right(part, columns), seeds) for part in parts], axis=0) for columns in (TARGET, SOURCE)
         )
-        valid = np.mean([part.loc[part["seed"].isin(seeds), "valid_accuracy"].mean() for part in parts])
+        valid = np.mean([part["valid_accuracy"].mean() for part in parts])
         table.append(
             {
                 "target": where,
+                "source rows": one["n_source"],
                 "n": one["n_target"],
                 "arm": one["arm"],
                 "depth": GAP if pd.isna(one["depth"]) else one["depth"],
@@ -53,11 +52,13 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
         for _, here in pick(rows, **line).groupby("lr"):
             yield line["target"], [here]
     for keys, arm in rows.groupby(["n_source", "n_target", "arm", "depth"], dropna=False, sort=False):
-        targets = pick(rows, n_target=keys[1])["target"].nunique()
+        every = pick(rows, n_target=keys[1])
+        targets, seeds = every["target"].nunique(), set(every["seed"])
         for _, here in arm.groupby("lr"):
             parts = [part for _, part in here.groupby("target", sort=False)]
-            same_size = len({len(part["gold"].iloc[0]) for part in parts}) == 1
-            if len(parts) == targets > 1 and same_size:
+            whole = len(parts) == targets > 1 and all(set(part["seed"]) == seeds for part in parts)
+            parallel = len({part["gold"].iloc[0].tobytes() for part in parts}) == 1
+            if whole and parallel:
                 yield f"all {targets} targets", parts
 
 
@@ -70,10 +71,11 @@ def rate_tables(results: Results, number: str) -> list[Table]:
         Table(
             f"{results.preset}_{number}_by_rate",
             f"Every learning rate that was tried, preset {results.preset}",
-            f"{described(rows, results.rows['source'].iloc[0])}. Accuracies are means of the seeds, those of "
-            "test rows with their 95 % intervals. What was chosen by `validation`, a small split, is a noisy choice: "
-            "here stands what another one would have given. A penalty is at the strength that validation prefers. "
-            "All targets: the mean of those above of that n, where each of them has the rate.",
+            f"{described(rows, results.rows['source'].iloc[0])}. Computed in {precision_of(results)}. "
+            "Accuracies are means of the seeds, those of test rows with their 95 % intervals. What was chosen by "
+            "`validation`, a small split, is a noisy choice: here stands what another one would have given. A "
+            "penalty is at the strength that validation prefers. "
+            "All targets: the mean of those above of that n, where each of them has the rate on every seed.",
             rate_cells(results),
         )
     ]

@@ -11,11 +11,20 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, Choice, at_one_rate, at_validated_rate, better_of_two
+from ctsft.report.choosing import (
+    PAPERS_RATE,
+    PAPERS_SHARE,
+    Choice,
+    at_one_rate,
+    at_validated_rate,
+    better_of_two,
+    equal_rates,
+)
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
+from ctsft.report.measured import with_related
 from ctsft.report.render import change, interval
 from ctsft.report.rows import Results, precision_of
 from ctsft.report.tradeoff import comparable, difficulty_predicts
@@ -33,16 +42,25 @@ CLAIMS = {
     "C8": "Directional scores rank heads better than magnitudes.",
 }
 
+# The arms that ct_sft is one of.
+BOTH = ("circuit", "near_zero")
 
-def ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
-    """Circuit or near_zero at depth 2, by validation; `rows` stand at their validated learning rates."""
-    return better_of_two(pick(rows, share=PAPERS_SHARE, depth=2), "valid_accuracy")
+
+def ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+    """Circuit or near_zero at depth 2, by validation, of `rows` that stand at one learning rate each.
+
+    Only where both had the same rates to choose from in the rows `tried`: else those rates would choose the arm too.
+    """
+    rows = pick(rows, share=PAPERS_SHARE, depth=2)
+    settings = rows.groupby(["n_source", *SAME], sort=False)
+    fair = [here for _, here in settings if equal_rates(*(pick(here, arm=arm) for arm in BOTH), tried)]
+    return better_of_two(pd.concat(fair) if fair else rows.iloc[:0], "valid_accuracy")
 
 
 def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME, results.rows)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows)
     value = pooled(pairs)
     if value is None:
         return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -52,7 +70,7 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
         verdict = "undecided"
     # ct_sft had two arms to choose from, each at every rate; the circuit alone has as many tries as full.
     circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=2)
-    alone = pooled(pairs_of(circuit, pick(rows, arm="full"), SAME, results.rows))
+    alone = pooled([(pick(circuit, **second.iloc[0][[*SAME]]), second) for _, second in pairs])
     number = (
         f"ct_sft − full: {change(value)}, {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
         f"{share:.2%} of the weights"
@@ -75,7 +93,7 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
 def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3a: under ct_sft the source loses less than MARGIN."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows), pick(rows, arm="zero_shot"), ("target",), results.rows)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="zero_shot"), ("target",), results.rows)
     kept = pooled(pairs, SOURCE)
     if kept is None:
         return not_run("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
@@ -86,7 +104,7 @@ def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgeme
 def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows), pick(rows, arm="full"), SAME, results.rows)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -96,13 +114,16 @@ def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> 
 
 def related_kept(results: Results) -> Judgement:
     """C7: related tests lose less than MARGIN under the circuit."""
-    lines = last_lines(results) if len(results.probes) else results.probes
+    found = with_related(results)
+    lines = last_lines(found or results)
     lines = lines[lines["role"] == "related"]
     circuit, full = (pick(lines, arm="circuit", depth=2), pick(lines, arm="full"))
     kept = related_change(circuit) if len(circuit) else None
     if kept is None:
         return not_run("C7", "probes of script 04, or measures of 06, for the circuit at depth 2")
-    gap = related_change(circuit, full) if len(full) else None
+    rows = found.rows
+    fair = equal_rates(*(rows[rows["cell"].isin(side["cell"])] for side in (circuit, full)), rows)
+    gap = related_change(circuit, full) if len(full) and fair else None
     number = f"related tests after − before: {change(kept)}; circuit − full: {change(gap)}"
     tests = ", ".join(sorted(set(circuit["test"])))
     targets = ", ".join(dict.fromkeys(circuit["target"]))
@@ -113,7 +134,7 @@ def related_kept(results: Results) -> Judgement:
 
 def competent_start(results: Results | None) -> Judgement:
     """C4: ct_sft from the fewest source rows minus ct_sft from the most, on the target; supported below zero."""
-    chosen = ct_sft(at_validated_rate(results.rows)) if results else None
+    chosen = ct_sft(at_validated_rate(results.rows), results.rows) if results else None
     if chosen is None or chosen["n_source"].nunique() < 2:
         return not_run("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
     few, many = chosen["n_source"].min(), chosen["n_source"].max()

@@ -7,6 +7,7 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate, equal_rates
 from ctsft.report.compare import SOURCE, paired, right, stack
+from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
 from ctsft.report.stats import Difference, mean_interval, paired_difference, ratio_interval
@@ -65,13 +66,17 @@ def _own(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tuned_with_probes(results: Results) -> pd.DataFrame:
-    """The rows of script 04 at their validated learning rates, but for zero-shot's, which change nothing."""
+    """The rows that have probes, at their validated learning rates, but for zero-shot's, which change nothing."""
     probed = results.rows["cell"].isin(results.probes["cell"]) & (results.rows["arm"] != "zero_shot")
     return at_validated_rate(results.rows[probed])
 
 
 def last_lines(results: Results) -> pd.DataFrame:
-    """The probe lines after the last epoch, every arm at its validated learning rate and the paper's share of heads."""
+    """The probe lines after the last epoch, every arm at its validated learning rate and the paper's share of heads.
+
+    Where script 04 has not run, what script 06 measured of related tests.
+    """
+    results = with_related(results) or results
     rows = at_papers_share(_tuned_with_probes(results))
     lines = results.probes[results.probes["cell"].isin(rows["cell"])]
     return lines[lines["epoch"] == lines.groupby("cell")["epoch"].transform("max")]
@@ -101,7 +106,7 @@ def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Di
 
 
 def related_cells(results: Results) -> pd.DataFrame:
-    """Related tests by arm: accuracy before and after, and the change, over all targets."""
+    """Related tests by arm: accuracy before and after, and the change, over all targets; see `with_related`."""
     lines = last_lines(results)
     table = []
     for (n, arm, depth, test), here in lines[lines["role"] == "related"].groupby(
@@ -160,7 +165,7 @@ def plane(results: Results) -> pd.DataFrame:
 
 def forgetting_tables(results: Results) -> list[Table]:
     shown = _own(results, results.rows)
-    asked = results.rows[results.rows["cell"].isin(results.probes["cell"])]
+    related = with_related(results)
     tables = [
         Table(
             f"{results.preset}_04_forgetting",
@@ -173,14 +178,15 @@ def forgetting_tables(results: Results) -> list[Table]:
             forgetting_cells(results),
         )
     ]
-    if len(results.probes):
+    if related is not None and len(related.probes):
+        asked = related.rows[related.rows["cell"].isin(related.probes["cell"])]
         tables.append(
             Table(
                 f"{results.preset}_04_related_tasks",
                 f"Related tests before and after, preset {results.preset}",
-                f"{about(results, asked)} Averaged over the targets that were tuned on; `before` is theta1. "
+                f"{about(related, asked)} Averaged over the targets that were tuned on; `before` is theta1. "
                 "Intervals are 95 %, paired on test rows.",
-                related_cells(results),
+                related_cells(related),
             )
         )
     return tables

@@ -10,7 +10,8 @@ import pandas as pd
 from ctsft.report.by_rate import rate_tables
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.judging import MARGIN
-from ctsft.report.outcomes import GAP_TO_TRAINING, odyssey_rows, outcomes
+from ctsft.report.measured import odyssey_rows
+from ctsft.report.outcomes import GAP_TO_TRAINING, outcomes
 from ctsft.report.render import GAP, Table, change, fraction, markdown
 from ctsft.report.rows import Results
 from ctsft.report.transfer import about

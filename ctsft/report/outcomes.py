@@ -10,23 +10,21 @@ Flags, each by one rule on the rows of a target, n, arm and depth, every arm at 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ctsft.report.calibration import brier, expected_calibration_error
-from ctsft.report.choosing import ODYSSEY as EXPERIMENT
-from ctsft.report.choosing import SETTING, at_papers_share, at_validated_rate, texts_of
 from ctsft.report.compare import paired
 from ctsft.report.forgetting import before_and_after, related_change
 from ctsft.report.judging import MARGIN
+from ctsft.report.measured import odyssey_rows
 from ctsft.report.rows import Results, measured_lines
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import arms_in_order, pick
-from ctsft.study.measures import from_per_mille, measured, read_measures
+from ctsft.study.measures import from_per_mille
 from ctsft.tuning.arms import ARMS
 
 GAP_TO_TRAINING = 0.15
@@ -76,35 +74,6 @@ class Outcome:
         if fits and self.brier >= self.brier_floor:
             found.append("overfitted")
         return found
-
-
-def odyssey_results(folder: Path) -> Results | None:
-    """What script 06 ran; of cells that another script ran too, its own rows, which fit its measurements."""
-    results = Results.read(folder, EXPERIMENT)
-    return results.only(_asked(results.rows, measured(folder))).of(EXPERIMENT)
-
-
-def odyssey_rows(results: Results) -> pd.DataFrame:
-    """The rows that script 06 measured, every arm at its validated rate, with what lies in their files."""
-    known = read_measures(results.folder)
-    rows = results.rows[_asked(results.rows, known.keys())]
-    setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
-    tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
-    rows = rows.assign(tries=setting["cell"].transform("count"), rates=pd.Series(tried))
-    rows = at_papers_share(at_validated_rate(rows))
-    rows = rows[rows["cell"].isin(known.keys())]  # of a run that was stopped, the rate that is preferred now may wait
-    return rows.assign(measures=[known[cell] for cell in rows["cell"]])
-
-
-def _asked(rows: pd.DataFrame, cells: Collection[str]) -> pd.Series:
-    """The cells that script 06 measured, and those of the same arms at the rates that validation did not prefer.
-
-    Not those at further rates that another script tried.
-    """
-    here = rows["cell"].isin(cells)
-    setting = texts_of(rows, [*SETTING, "dtype", "draw", "seed"])
-    own = rows["lr"].isin(rows.loc[here, "lr"].dropna()) | (rows["experiment"] == EXPERIMENT)
-    return here | (setting.isin(setting[here]) & rows["lr"].notna() & own)
 
 
 def outcomes(results: Results) -> list[Outcome]:

@@ -152,18 +152,15 @@ def _maps(folder: Path) -> list[Relevance]:
 
 
 def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
-    """The lines of all probe files, joined with what their cells were; without any, what script 06 measured."""
+    """The lines of all of script 04's files, joined with what their cells were."""
     lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
-    return _joined(lines, folder, gold, rows) if lines else _measured(folder, gold, rows)
+    return _joined(lines, folder, gold, rows)
 
 
 def measured_lines(results: Results) -> pd.DataFrame:
     """What script 06 measured of the related tests, as probe lines, whether or not script 04 has run."""
-    return _measured(results.folder, labels_by_test(results.folder), results.rows)
-
-
-def _measured(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
-    return _joined(related_lines(folder, rows), folder, gold, rows)
+    folder, rows = results.folder, results.rows
+    return _joined(related_lines(folder, rows), folder, labels_by_test(folder), rows)
 
 
 def _joined(

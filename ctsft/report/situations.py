@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.choosing import ODYSSEY
+from ctsft.report.choosing import ODYSSEY, equal_rates
 from ctsft.report.compare import paired
 from ctsft.report.costs import read_costs
 from ctsft.report.judging import MARGIN
-from ctsft.report.outcomes import Outcome, odyssey_results, odyssey_rows, outcomes
+from ctsft.report.measured import odyssey_results, odyssey_rows
+from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.render import GAP, change, fraction
 from ctsft.report.rows import Results
 from ctsft.report.self_training import KEYS, fate, read_self_training, stacked
@@ -38,15 +39,18 @@ def best(found: Sequence[Outcome]) -> Outcome | None:
     return max(found, key=lambda one: one.valid_accuracy, default=None)
 
 
-def advice(here: Sequence[Outcome], zero: Outcome, rows: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
+def advice(
+    here: Sequence[Outcome], zero: Outcome, rows: pd.DataFrame, tried: pd.DataFrame, costs: pd.DataFrame
+) -> list[str]:
     """A line per situation, for the outcomes `here` of one target and n, and `zero` without adapting.
 
-    `rows`: theirs, to compare with `full`.
+    `rows`: theirs, to compare with `full` where the rows `tried` give both the same learning rates to choose from.
     """
 
     def against_full(one: Outcome) -> str:
         own, full = pick(rows, arm=one.arm, depth=one.depth), pick(rows, arm="full")
-        value = paired(own, full) if len(full) and one.arm != "full" else None
+        fair = len(full) and one.arm != "full" and equal_rates(own, full, tried)
+        value = paired(own, full) if fair else None
         return "" if value is None else f"; against `full` {change(value)}"
 
     def told(one: Outcome | None) -> str:
@@ -171,10 +175,10 @@ def _adapting(folder: Path) -> list[str]:
     if results is None or (rows := odyssey_rows(results)).empty:
         return ["Not run (script 06).\n"]
     out, found = [f"{about(results, rows)}\n"], outcomes(results)
-    tuned = [one for one in found if one.target_change is not None]
+    tuned, costs = [one for one in found if one.target_change is not None], read_costs(folder)
     for target, n_target in dict.fromkeys((one.target, one.n_target) for one in tuned):
         zero = next(one for one in found if one.target == target and one.arm == "zero_shot")
         here = [one for one in tuned if (one.target, one.n_target) == (target, n_target)]
         out.append(f"### {target}, {n_target} rows (zero-shot {fraction(zero.accuracy)})\n")
-        out += [*advice(here, zero, pick(rows, target=target, n_target=n_target), read_costs(folder)), ""]
+        out += [*advice(here, zero, pick(rows, target=target, n_target=n_target), results.rows, costs), ""]
     return out

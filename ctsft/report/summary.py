@@ -12,7 +12,8 @@ from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.choosing import at_papers_share
 from ctsft.report.claims import CLAIMS, judge, judge_otherwise
 from ctsft.report.judging import Judgement
-from ctsft.report.outcomes import odyssey_results, outcomes
+from ctsft.report.measured import odyssey_results
+from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT

@@ -115,8 +115,9 @@ class StudyConfig:
     shard: str | None = None
     """i/k: run only the i-th of k parts of the cells, for array jobs; all parts share one results folder."""
     bystanders: tuple[str, ...] = ()
-    """Related tests, as in --probes. With any, every cell leaves measures/<cell>.json beside its row: its answers to
-    them, probabilities, bits per byte of held-out text, and an audit with names and groups."""
+    """Related tests, as in --probes. With any, every cell at the rate that validation prefers leaves
+    measures/<cell>.json beside its row: its answers to them, probabilities, bits per byte of held-out text, and an
+    audit with names and groups."""
     dry_run: bool = False
     """Print the cells, how many are done, and an estimate of time, disk and the best number of workers; run nothing."""
 

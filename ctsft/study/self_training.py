@@ -154,11 +154,14 @@ def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tu
     rows = read_cells(config.folder)
 
     def first(cell: Cell, key: str) -> dict:
-        return _kept(config, f"{key}-{chain.size}-0", partial(_generation, bench, config, cell, False, 0, ()))
+        return _kept(config, f"{key}-{chain.size}-first", partial(_generation, bench, config, cell, False, 0, ()))
 
     def valid(cell: Cell, key: str) -> float:
         """What another script's row says of the same cell, else what its generation 0 does."""
-        return float(rows[key]["valid_accuracy"] if key in rows else first(cell, key)["valid_accuracy"])
+        try:
+            return float(rows[key]["valid_accuracy"] if key in rows else first(cell, key)["valid_accuracy"])
+        except CellFailed:
+            return -1.0  # a rate at which the loss explodes; where all do, the first says so below
 
     pairs = list(zip(chain.cells, chain.keys, strict=True))
     cell, key = max(pairs, key=lambda pair: valid(*pair)) if len(pairs) > 1 else pairs[0]
@@ -212,7 +215,7 @@ def _generation(
         "git_commit": bench.provenance["git_commit"],
         "created": now(),
     }
-    return {"line": line, "labels": given, "valid_accuracy": valid["accuracy"]}
+    return {"line": line, "labels": given, "valid_accuracy": round(valid["accuracy"], 6)}
 
 
 def unlabelled_ids(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> list[str]:

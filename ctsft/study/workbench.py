@@ -52,8 +52,8 @@ class Workbench(Answering):
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
         self.failures = Failures()
-        # What reading a target's texts led to: of which (target, seed, how), the weights, and in how many seconds.
-        self.read: tuple[tuple[str, int, FurtherPretraining], dict[str, Tensor], float] | None = None
+        # What reading a target's texts led to: of which (target, seed, start, how), the weights, in how many seconds.
+        self.read: tuple[tuple[str, int, str, FurtherPretraining], dict[str, Tensor], float] | None = None
         self.base = self.snapshot()
 
     # ---- weights ----------------------------------------------------------------------------------------------
@@ -110,20 +110,24 @@ class Workbench(Answering):
     def _read_target_text(self, arm: Arm, cell: Cell) -> float:
         """Language modelling on the target's training texts, without their labels.
 
-        It is the same for every rate of the cell, so what it led to is kept until another target or seed is read.
+        It is the same for every rate and n, so what it led to is kept until another target or seed is read.
         Returns the seconds that are saved thereby, for an arm's time is that of all that it does.
         """
-        wanted = (cell.target, cell.seed, arm.first)
+        wanted = (cell.target, cell.seed, arm.start, arm.first)
         if self.read is not None and self.read[0] == wanted:
             self.restore(self.read[1])
             return self.read[2]
-        self.read = None  # two would be one copy of the weights more
+        self.forget_reading()
         started = time.perf_counter()
         texts = self.texts(self.split(cell.target, "train").examples)
         recipe = replace(self.recipe(self.config.source_lr), epochs=arm.first.epochs)
         self.train_arm(get_arm("full"), [], texts, recipe, cell.seed, objective=text_loss)
         self.read = (wanted, self.snapshot(), time.perf_counter() - started)
         return 0.0
+
+    def forget_reading(self) -> None:
+        """Free the weights that are kept, a whole copy; the next cell that wants them reads again."""
+        self.read = None
 
     def recipe(self, lr: float) -> Recipe:
         return Recipe(lr, self.config.epochs, self.config.batch_size, micro_batch=self.config.micro_batch)
@@ -221,6 +225,7 @@ class Workbench(Answering):
         """
         if self.theta1_seed != seed:
             self.theta1_seed = None
+            self.forget_reading()
             about = self.failures.remember(f"theta1 of seed {seed}", lambda: read_or_make(self, seed))
             self.theta1, self.theta1_seed, self.theta1_scores = self.snapshot(), seed, about
         return self.theta1_scores

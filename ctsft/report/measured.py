@@ -1,0 +1,60 @@
+"""What script 06 measured, beside the rows that it chose from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from ctsft.report.choosing import ODYSSEY, SETTING, at_papers_share, at_validated_rate, texts_of
+from ctsft.report.rows import Results, measured_lines
+from ctsft.study.measures import measured, read_measures
+
+
+def odyssey_results(folder: Path) -> Results | None:
+    """What script 06 ran; of cells that another script ran too, its own rows, which fit its measurements."""
+    results = Results.read(folder, ODYSSEY)
+    return results.only(_asked(results.rows, measured(folder))).of(ODYSSEY)
+
+
+def odyssey_rows(results: Results) -> pd.DataFrame:
+    """The rows that script 06 measured, every arm at its validated rate, with what lies in their files.
+
+    `tries` and `rates`: of how many cells, at which rates, each was chosen.
+    """
+    known = read_measures(results.folder)
+    rows = results.rows[_asked(results.rows, known.keys())]
+    setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
+    tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
+    rows = rows.assign(tries=setting["cell"].transform("count"), rates=pd.Series(tried, dtype=object))
+    rows = at_papers_share(at_validated_rate(rows))
+    rows = rows[rows["cell"].isin(known.keys())]  # of a run that was stopped, the rate that is preferred now may wait
+    return rows.assign(measures=[known[cell] for cell in rows["cell"]])
+
+
+def _asked(rows: pd.DataFrame, cells: Collection[str]) -> pd.Series:
+    """The cells that script 06 measured, and those of the same arms at other rates of its, which validation refused.
+
+    Whichever script ran them first; but not those at rates that script 06 never tried on that target.
+    """
+    here = rows["cell"].isin(cells)
+    setting = texts_of(rows, [*SETTING, "dtype", "draw", "seed"])
+    at_rate = texts_of(rows, ["task", "source", "target", "n_target", "dtype", "lr"])
+    tried = at_rate[here | (rows["experiment"] == ODYSSEY)]
+    return here | (setting.isin(setting[here]) & rows["lr"].notna() & at_rate.isin(tried))
+
+
+def with_related(results: Results) -> Results | None:
+    """Results whose probes answer related tests: the same where script 04 has run, else what script 06 measured.
+
+    None where neither has.
+    """
+    if len(results.probes):
+        return results
+    found = odyssey_results(results.folder)
+    if found is None:
+        return None
+    lines = measured_lines(found)
+    return replace(found, probes=lines[lines["cell"].isin(odyssey_rows(found)["cell"])])
