@@ -99,7 +99,14 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
 
 
 @pytest.mark.parametrize(
-    ("circuit", "full", "verdict"), [(0.7, 0.5, "supported"), (0.5, 0.7, "contradicted"), (0.7, 0.7, "undecided")]
+    ("circuit", "full", "verdict"),
+    [
+        (0.7, 0.5, "supported"),
+        (0.3, 0.5, "contradicted"),
+        (0.5, 0.5, "undecided"),
+        (0.9, 0.7, "undecided"),  # nothing has decayed
+        (0.5, 0.7, "undecided"),
+    ],
 )
 def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict, monkeypatch):
     chains = [
@@ -107,7 +114,7 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
         for generation, right in enumerate((0.7, last))
     ]
-    about = dict(target="d70", n_target=25, lr=1e-3, human=False, seed=31, gold_entropy=1.5)
+    about = dict(target="d70", n_target=25, rates="0.001", lr=1e-3, human=False, seed=31, gold_entropy=1.5)
     rows = pd.DataFrame(chains).assign(**about, gold=[np.ones(400, int)] * 4)
     monkeypatch.setattr(module, "read_self_training", lambda folder: rows)
     assert module.by_generations("B6", ASKED["B6"], DEMO).verdict == verdict

@@ -23,7 +23,7 @@ from ctsft import evaluation
 from ctsft.discovery import gradient
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import with_less
-from ctsft.study import record
+from ctsft.study import provenance
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.stopping import Stopped, finishing, stoppable
@@ -86,7 +86,7 @@ def test_a_full_disk_ends_the_run_with_one_sentence_and_it_goes_on_when_there_is
 
 
 def test_a_read_only_folder_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctsft.study.run.Workbench", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("ctsft.study.opening.Workbench", lambda config: pytest.fail("the model was loaded"))
     disk = tmp_path / "disk"
     with small_disk(disk, 1000):
         remount(disk, "ro")
@@ -278,7 +278,7 @@ def test_a_clock_that_jumps_changes_nothing_but_dates(three_cells, tmp_path, mon
             day = next(days)
             return super().now(tz) + datetime.timedelta(days=day if day % 2 else -day)
 
-    monkeypatch.setattr(record, "datetime", SimpleNamespace(datetime=Jumping, UTC=datetime.UTC))
+    monkeypatch.setattr(provenance, "datetime", SimpleNamespace(datetime=Jumping, UTC=datetime.UTC))
     monkeypatch.setattr(time, "time", lambda: float(next(days)))
     assert run_study(three(tmp_path)) == 0
     assert contents(tmp_path) == contents(three_cells)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,9 +21,11 @@ from ctsft.errors import UserError
 from ctsft.report import claims
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
-from ctsft.report.by_rate import rate_cells
+from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate
 from ctsft.report.compare import paired, pooled
+from ctsft.report.figures.by_rate import by_rate_figure
+from ctsft.report.judging import MARGIN
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
@@ -344,6 +347,31 @@ def test_rates_over_all_targets_are_the_mean_of_their_lines(demo):
     gone = (main.rows["arm"] == "full") & (main.rows["target"] == "d30") & (main.rows["lr"] == main.rows["lr"].max())
     fewer = rate_cells(main.only(~gone))
     assert len(pick(fewer, arm="full")) == len(pick(table, arm="full")) - 2  # its line, and that over all targets
+
+
+def test_paths_go_from_the_lowest_rate_to_the_highest(demo):
+    main = demo.of("01_nusax_transfer")
+    figure = by_rate_figure(main)
+    [axis] = figure.axes
+    full = next(line for line in axis.lines if line.get_label() == "all weights")
+    table = pick(rate_cells(main.on_the_grid_of("01_nusax_transfer")), arm="full")
+    over = table[table["target"].str.startswith("all ")]
+    assert list(over["learning rate"]) == ["0.001", "0.003", "0.01"]
+    for line, column in zip(full.get_data(), ("source after", "accuracy"), strict=True):
+        assert list(line) == pytest.approx([float(text.split()[0]) for text in over[column]], abs=6e-4)
+    one_rate = main.only(main.rows["lr"].isna() | (main.rows["lr"] == 1e-3))
+    assert by_rate_figure(one_rate) is None
+    plt.close(figure)
+
+
+def test_what_keeps_the_source_is_compared_at_the_rate_that_learns_most(demo):
+    points = rate_points(demo.of("01_nusax_transfer").on_the_grid_of("01_nusax_transfer"))
+    full = pick(over_all(points), arm="full")
+    lost = dict(zip(full["lr"], full["before"] - full["source_right"].map(np.mean), strict=True))
+    kept = {rate for rate, loss in lost.items() if loss <= MARGIN}
+    best = max(kept, key=lambda rate: pick(full, lr=rate)["right"].iloc[0].mean())
+    assert f"− full at {best:g}, on the target" in kept_text(points)
+    assert kept_text(points.assign(before=2.0)) == ""  # nothing keeps it
 
 
 def test_a_cell_belongs_to_a_scripts_grid_whoever_ran_it_first(demo):

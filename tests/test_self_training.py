@@ -78,7 +78,6 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
     """Watch one chain: the labels that are trained on are those that the tuned model gave, and no human's."""
     seen, given = [], []
     bench = Workbench(config)
-    monkeypatch.setattr(module, "Workbench", lambda _: bench)
     tune, predict = bench.train_arm, bench.predict
 
     def train(arm, heads, training, *rest, **more):

@@ -20,6 +20,7 @@ from ctsft.report.claims_page import claims_page
 from ctsft.report.costs import cost_tables
 from ctsft.report.faithful_tables import faithfulness_tables
 from ctsft.report.faithfulness import Faithfulness
+from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.figures.circuits import layers_figure, overlap_figure, relevance_figure
 from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.report.figures.faithfulness import curves_figure, paying_figure, stability_figure
@@ -46,6 +47,7 @@ from ctsft.storage import write_atomic
 FIGURES = {
     "01_nusax_transfer": transfer_figure,
     "01_by_target_rows": by_rows_figure,
+    "01_by_rate": by_rate_figure,
     "03_difficulty": difficulty_figure,
     "03_surface": surface_figure,
     "04_forgetting_plane": plane_figure,

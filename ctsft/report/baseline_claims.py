@@ -49,7 +49,10 @@ class Arithmetics:
 
 @dataclass(frozen=True)
 class Generations:
-    """What the last generation has lost since generation 0 without human rows, `first` minus `second`, script 08."""
+    """What the last generation has lost since generation 0 without human rows, `first` minus `second`, script 08.
+
+    Undecided where `second` has not decayed: that rule was added when no chain of the demo's had.
+    """
 
     words: str
     first: str
@@ -108,7 +111,9 @@ def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
     data = f"{one['target']}, {one['n_target']} human rows at first, none later; seeds {seeds}; {len(one['gold'])} rows"
-    return Judgement(claim, _verdict(value, asked.threshold), number, data)
+    verdict = _verdict(value, asked.threshold)
+    # Where the other arm does not decay there is no decay to slow down, whatever else the generations gain.
+    return Judgement(claim, "undecided" if fate(sides[1]) == "held" else verdict, number, data)
 
 
 def by_arithmetics(claim: str, asked: Arithmetics, folder: Path) -> Judgement:

@@ -9,41 +9,39 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, right, stack
-from ctsft.report.render import GAP, Table, described, fraction, interval
+from ctsft.report.judging import MARGIN
+from ctsft.report.render import GAP, Table, change, described, fraction, interval
 from ctsft.report.rows import Results, precision_of
-from ctsft.report.stats import mean_interval
+from ctsft.report.stats import mean_interval, paired_difference
 from ctsft.report.transfer import lines_of, pick
 
 
-def rate_cells(results: Results) -> pd.DataFrame:
+def rate_points(results: Results) -> pd.DataFrame:
     """One line per target, n, arm, depth and learning rate, and for rates that every target has one over all of them.
 
-    The targets of a task are parallel: a test row is drawn in all of them at once.
+    `right` and `source_right` [seeds, N] are the answers, averaged over targets; `targets` is how many those are. The
+    targets of a task are parallel: a test row is drawn in all of them at once. `before`: accuracy on the source, of
+    theta1.
     """
     rows = at_validated_rate(at_papers_share(results.rows[results.rows["lr"].notna()]), apart=["lr"])
-    table = []
+    points = []
     for where, parts in _parts(rows):
-        seeds = sorted(set(parts[0]["seed"]))
         one = parts[0].iloc[0]
         on_target, on_source = (
-            np.mean([stack(right(part, columns), seeds) for part in parts], axis=0) for columns in (TARGET, SOURCE)
+            np.mean([stack(right(part, columns)) for part in parts], axis=0) for columns in (TARGET, SOURCE)
         )
-        valid = np.mean([part["valid_accuracy"].mean() for part in parts])
-        table.append(
+        points.append(
             {
+                **{name: one[name] for name in ("n_source", "n_target", "arm", "depth", "lr")},
                 "target": where,
-                "source rows": one["n_source"],
-                "n": one["n_target"],
-                "arm": one["arm"],
-                "depth": GAP if pd.isna(one["depth"]) else one["depth"],
-                "learning rate": f"{one['lr']:g}",
-                "validation": fraction(valid),
-                "accuracy": interval(mean_interval(on_target)),
-                "source after": interval(mean_interval(on_source)),
-                "seeds": len(seeds),
+                "targets": len(parts),
+                "valid": np.mean([part["valid_accuracy"].mean() for part in parts]),
+                "before": np.mean([part["source_accuracy_before"].mean() for part in parts]),
+                "right": on_target,
+                "source_right": on_source,
             }
         )
-    return pd.DataFrame(table)
+    return pd.DataFrame(points)
 
 
 def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
@@ -62,6 +60,53 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
                 yield f"all {targets} targets", parts
 
 
+def over_all(points: pd.DataFrame) -> pd.DataFrame:
+    """Of `rate_points` those over most targets, for every n."""
+    if points.empty:
+        return points
+    return points[points["targets"] == points.groupby("n_target")["targets"].transform("max")]
+
+
+def rate_cells(results: Results) -> pd.DataFrame:
+    """`rate_points` as text."""
+    return pd.DataFrame(
+        {
+            "target": one["target"],
+            "source rows": one["n_source"],
+            "n": one["n_target"],
+            "arm": one["arm"],
+            "depth": GAP if pd.isna(one["depth"]) else one["depth"],
+            "learning rate": f"{one['lr']:g}",
+            "validation": fraction(one["valid"]),
+            "accuracy": interval(mean_interval(one["right"])),
+            "source after": interval(mean_interval(one["source_right"])),
+            "seeds": len(one["right"]),
+        }
+        for one in rate_points(results).to_dict("records")
+    )
+
+
+def kept_text(points: pd.DataFrame) -> str:
+    """Of the rates that cost the source at most MARGIN, what the circuit of depth 2 learns more than all weights."""
+    told = []
+    for n_target, here in over_all(points).groupby("n_target"):
+        kept = here[[one["before"] - one["source_right"].mean() <= MARGIN for one in here.to_dict("records")]]
+        sides = [pick(kept, arm="circuit", depth=2), pick(kept, arm="full")]
+        if any(side.empty for side in sides):
+            continue
+        circuit, full = (max(side.to_dict("records"), key=lambda one: one["right"].mean()) for side in sides)
+        if circuit["right"].shape == full["right"].shape:
+            value = change(paired_difference(circuit["right"], full["right"]))
+            rates = f"circuit at {circuit['lr']:g} − full at {full['lr']:g}"
+            told.append(f"{circuit['target']}, n = {n_target}: {rates}, on the target {value}")
+    if not told:
+        return ""
+    return (
+        f" Each at the rate that learns most of those that cost the source at most {MARGIN} on average (picked on test "
+        f"rows, and asked after they had been seen): {'; '.join(told)}."
+    )
+
+
 def rate_tables(results: Results, number: str) -> list[Table]:
     """Of the rows of a script, by its `number`; none where no arm was tried at several rates."""
     rows = results.rows[results.rows["lr"].notna()]
@@ -71,11 +116,11 @@ def rate_tables(results: Results, number: str) -> list[Table]:
         Table(
             f"{results.preset}_{number}_by_rate",
             f"Every learning rate that was tried, preset {results.preset}",
-            f"{described(rows, results.rows['source'].iloc[0])}. Computed in {precision_of(results)}. "
-            "Accuracies are means of the seeds, those of test rows with their 95 % intervals. What was chosen by "
-            "`validation`, a small split, is a noisy choice: here stands what another one would have given. A "
-            "penalty is at the strength that validation prefers. "
-            "All targets: the mean of those above of that n, where each of them has the rate on every seed.",
+            f"{described(rows, results.rows['source'].iloc[0])}. Computed in {precision_of(results)}. Accuracies are "
+            "means of the seeds, those of test rows with their 95 % intervals. What was chosen by `validation`, a "
+            "small split, is a noisy choice: here stands what another one would have given. A penalty is at the "
+            "strength that validation prefers. All targets: the mean of those above of that n, where each of them has "
+            f"the rate on every seed.{kept_text(rate_points(results))}",
             rate_cells(results),
         )
     ]
