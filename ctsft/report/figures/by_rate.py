@@ -17,7 +17,7 @@ APART = 0.03
 
 
 def by_rate_figure(results: Results) -> plt.Figure | None:
-    """Of script 01, a panel for every n: accuracy on the target over that on the source afterwards, a path for each arm.
+    """Of script 01, a panel for every n: accuracy on the target over that on the source afterwards, a path an arm.
 
     Over all targets, from the lowest rate (the largest marker) to the highest. An arm of several depths is at its
     deepest. None where no arm was tried at LEAST_RATES.
