@@ -589,10 +589,8 @@ def test_verdicts_follow_the_rows(folder):
 
 
 def test_every_figure_is_drawn_from_the_demo(demo):
-    import matplotlib.pyplot as plt
-
     figures = figures_of(demo)
-    assert len(figures) == 18
+    assert len(figures) == 19
     for name, figure in figures.items():
         figure.canvas.draw()
         inside = figure.get_tightbbox().transformed(figure.dpi_scale_trans).padded(-2)
@@ -620,7 +618,7 @@ def test_the_page_opens_in_a_browser_with_all_pictures_and_no_error(tmp_path):
     try:
         window.get(page.as_uri())
         widths = window.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
-        assert len(widths) == 18
+        assert len(widths) == 19
         assert min(widths) > 100
         assert window.get_log("browser") == []
         assert "contradicted" in window.find_element("tag name", "body").text

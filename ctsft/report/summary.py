@@ -34,6 +34,8 @@ TO_THE_AUTHORS = {
     "chosen on validation for every arm, and intervals, would settle it.",
     ("C2", "contradicted"): "Easy and hard targets do not part circuit from near-zero heads here; a paired test over "
     "targets would show whether they do in your rows.",
+    ("C3b", "undecided"): "Your largest effect, what is kept of the source, hangs on the learning rate: please print "
+    "every arm at several (ours are in `*_01_by_rate.md`), because one rate compares arms at different places.",
     ("C3b", "contradicted"): "Your largest effect, what is kept of the source, needs a full tuning that forgets. Ours "
     "hardly does; the optimizer's settings for that arm would help to find out why.",
     (
@@ -64,6 +66,8 @@ TO_A_USER = {
         "supported",
     ): "If the source must stay, tune heads and norms: it is kept better than by all weights, and "
     "the delta is a few megabytes.",
+    ("C3b", "undecided"): "If the source must stay, try lower rates before fewer weights, and look at both ends: heads "
+    "and norms are not shown to keep more of it than all weights at a rate that suits them.",
     ("C3b", "contradicted"): "Do not expect heads to keep the source better than all weights.",
     ("C6", "contradicted"): "Do not read the circuit as the mechanism: it is a choice of what to tune.",
     ("C6", "supported"): "The circuit may be read as (part of) the mechanism.",
@@ -132,21 +136,22 @@ def weakest(results: Results) -> Iterator[str]:
 
 
 def _rates(results: Results) -> Iterator[str]:
-    """Arms of script 06 that were given fewer rates than others, and those that may want a higher one."""
+    """Arms of script 06 that were given fewer rates than others, and those that may want a higher or lower one."""
     travelled = odyssey_results(results.folder)
     tuned = [one for one in outcomes(travelled) if one.rates] if travelled else []
     for target, n in dict.fromkeys((one.target, one.n_target) for one in tuned):
         here = [one for one in tuned if (one.target, one.n_target) == (target, n)]
         most = max((one.rates for one in here), key=len)
         fewer = [one.arm for one in here if len(one.rates) < len(most)]
-        edge = [one.arm for one in here if len(one.rates) > 1 and set(one.chosen) == {max(one.rates)}]
         if fewer:
             yield f"{target}, {n} rows, script 06: fewer rates than others have had: {', '.join(dict.fromkeys(fewer))}."
-        if edge:
-            yield (
-                f"{target}, {n} rows, script 06: at the highest rate that was tried, on every seed, and so perhaps not "
-                f"at their best: {', '.join(dict.fromkeys(edge))}."
-            )
+        for word, end in (("highest", max), ("lowest", min)):
+            edge = [one.arm for one in here if len(one.rates) > 1 and set(one.chosen) == {end(one.rates)}]
+            if edge:
+                yield (
+                    f"{target}, {n} rows, script 06: at the {word} rate that was tried, on every seed, and so perhaps "
+                    f"not at their best: {', '.join(dict.fromkeys(edge))}."
+                )
 
 
 def _listed(judged: list[Judgement], verdict: str) -> list[str]:
