@@ -23,10 +23,11 @@ def extra_rates(rows: pd.DataFrame) -> pd.Series:
     Its arms share cells with theirs; with one rate more to choose from, these few would be compared with arms that
     never had it.
     """
-    setting = texts_of(rows, ["task", "source", "n_source", "target", "n_target", "dtype"])
+    setting = texts_of(rows, ["task", "source", "target", "n_target", "dtype"])
     at_rate = setting + " " + rows["lr"].astype(str)
-    others = rows["experiment"] != ODYSSEY
-    return ~others & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
+    own, tuned = rows["experiment"] == ODYSSEY, rows["lr"].notna()
+    others = ~own & tuned
+    return own & tuned & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
 
 
 def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
