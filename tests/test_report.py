@@ -22,7 +22,7 @@ from ctsft.report import claims
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
-from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate
+from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, extra_rates
 from ctsft.report.compare import paired, pooled
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN
@@ -302,6 +302,18 @@ def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
     assert "learning rate 5e-05;" in judged["C1"].data
     alone = paper.only(paper.rows["lr"].isna() | (paper.rows["lr"] == 5e-5)).of("01_nusax_transfer")
     assert judged["C3b"].number == claims.source_kept_better(alone).number
+
+
+def test_rates_that_only_script_06_tried_are_further_ones():
+    """`direct` starts from no source rows, but is asked on the same target rows; n-grams have no rate at all."""
+    one = dict(task="t", source="s", target="a", n_target=100, dtype="float32", n_source=400)
+    own, other = (one | {"experiment": name} for name in ("06_adaptation_odyssey", "01_nusax_transfer"))
+    rows = [other | dict(arm="full", lr=rate) for rate in (1e-3, 1e-2)]
+    rows += [own | dict(arm="direct", n_source=0, lr=rate) for rate in (1e-3, 1e-2, 1e-1)]
+    rows += [own | dict(arm="ngrams", lr=None), other | dict(target="b", arm="ngrams", lr=None)]
+    rows += [own | dict(target="b", arm="full", lr=1e-1)]  # nothing else was tuned there
+    table = pd.DataFrame(rows)
+    assert list(table.index[extra_rates(table)]) == [4]
 
 
 def test_one_rate_must_have_been_tried_everywhere(demo):
