@@ -1,4 +1,4 @@
-"""Claims B1 to B15: what baselines keep and cost, what self-training does, what cheap arithmetic does.
+"""Claims B1 to B18: what baselines keep and cost, what self-training does, what cheap arithmetic does.
 
 Each has one number and one threshold: supported where its whole interval lies above, contradicted where it lies below,
 else undecided; *not run* where its rows are missing.
@@ -76,6 +76,11 @@ ASKED = {
     "B13": Arms("At validated rates the circuit learns as much as all weights.", "circuit", "full", TARGET, -MARGIN),
     "B14": Arms("At validated rates the circuit keeps the source.", "circuit", "zero_shot", SOURCE, -MARGIN),
     "B15": Arms("Replaying source rows learns more than the circuit.", "replay", "circuit", TARGET, 0.0),
+    "B16": Arms(
+        "A pull towards theta1 keeps the source better than plain tuning (L2-SP).", "l2sp", "full", SOURCE, 0.0
+    ),
+    "B17": Arms("A pull towards theta1 learns more than the circuit (L2-SP).", "l2sp", "circuit", TARGET, 0.0),
+    "B18": Arms("Replay helps the circuit keep the source.", "circuit_replay", "circuit", SOURCE, 0.0),
 }
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 

@@ -14,7 +14,8 @@ BASELINES_FOLLOW = (
     "Each is put so that one number decides it, with one threshold both ways (the rules are in "
     "`ctsft/report/baseline_claims.py`). They were written after the first demo rows had been seen, B9 to B12 after "
     "SmolLM2's rows on Javanese had been seen too (those on Buginese had not been run, so where a claim names both, "
-    "Buginese alone is the fair test of it), B13 to B15 after both.\n"
+    "Buginese alone is the fair test of it), B13 to B15 after both, B16 to B18 after the rows of L2-SP and of the "
+    "circuit with replay had been seen.\n"
 )
 
 
