@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -327,11 +328,16 @@ def test_bad_settings_end_with_one_sentence(capsys):
     assert capsys.readouterr().err == "error: --watts must be above zero, and --arithmetic-rows must not be negative.\n"
 
 
-def test_figures_have_a_line_for_every_arm_and_arithmetic(measured):
+def test_figures_have_a_line_for_every_arm_and_arithmetic(measured, tmp_path):
     figure, other = costs_figure(measured), arithmetic_figure(measured)
     assert len(figure.axes) == 4
     assert len(figure.axes[0].get_yticklabels()) == 6
     assert [label.get_text() for label in other.axes[0].get_yticklabels()] == [a.name for a in ARITHMETICS[1:]]
     assert costs_figure(measured / "nowhere") is None
+    half = shutil.copytree(measured, tmp_path / "half")  # stopped before the last arithmetic was everywhere
+    table = half / "costs" / "07_cost_and_energy.arithmetic.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    (table.with_name(table.name + ".sha256")).unlink()
+    assert len(arithmetic_figure(half).axes[0].get_yticklabels()) == len(ARITHMETICS) - 1
     assert arithmetic_figure(measured / "nowhere") is None
     plt.close("all")

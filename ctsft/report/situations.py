@@ -178,7 +178,11 @@ def _adapting(folder: Path) -> list[str]:
     tuned, costs = [one for one in found if one.target_change is not None], read_costs(folder)
     for target, n_target in dict.fromkeys((one.target, one.n_target) for one in tuned):
         zero = next(one for one in found if one.target == target and one.arm == "zero_shot")
-        here = [one for one in tuned if (one.target, one.n_target) == (target, n_target)]
+        every = [one for one in tuned if (one.target, one.n_target) == (target, n_target)]
+        here = [one for one in every if one.seeds == max(one.seeds for one in every)]
         out.append(f"### {target}, {n_target} rows (zero-shot {fraction(zero.accuracy)})\n")
+        if len(here) < len(every):
+            names = ", ".join(f"`{one.arm}`" for one in every if one not in here)
+            out.append(f"Not picked from, because they have fewer seeds as yet: {names}.\n")
         out += [*advice(here, zero, pick(rows, target=target, n_target=n_target), results.rows, costs), ""]
     return out

@@ -61,7 +61,10 @@ def arithmetic_figure(folder: Path) -> plt.Figure | None:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True, layout="constrained")
         for shift, (place, colour, marker) in enumerate(zip(places, PALETTE, "osD", strict=False)):
             for number, name in enumerate(names):
-                [row] = pick(rows, arithmetic=name, where=place).to_dict("records")
+                found = pick(rows, arithmetic=name, where=place)
+                if found.empty:  # a run that was stopped
+                    continue
+                row = found.iloc[0]
                 value = mean_interval((row["answers"] == row["gold"])[None].astype(float))
                 height = number + 0.2 * (shift - 1)
                 label = place if number == 0 else None
