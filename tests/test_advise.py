@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctsft.advice.evidence import SETTING, evidence, shipped
+from ctsft.advice.evidence import ARM, SETTING, _rates, evidence, shipped
 from ctsft.advice.probe import Probe, concentration, ngrams
 from ctsft.advice.recommend import advise, nearest, trial
 from ctsft.cli import main
@@ -173,3 +173,15 @@ def test_ngrams_are_those_of_the_arm_and_a_warning_only_where_they_are_ahead():
     assert "0.600 [0.600, 0.600]; what is tuned should beat that" in advise(ahead, table(), 0.02)
     assert "without a model: 0.400 [0.400, 0.400]\n" in advise(behind, table(), 0.02)
     assert "n-grams" not in advise(probe_of(), table(), 0.02)
+
+
+def test_seeds_that_choose_apart_name_the_rate_that_suits_them_together():
+    """One seed prefers the lowest rate and the other the highest; the one between serves both, a fourth only one."""
+    valid = {31: {5e-6: 0.60, 2e-4: 0.58, 1e-3: 0.40, 1e-2: 0.9}, 777: {5e-6: 0.40, 2e-4: 0.58, 1e-3: 0.60}}
+    rows = [
+        dict(zip(ARM, ["small", "nusax", "bfloat16", 400, "t", 25, "circuit", 2], strict=True))
+        | dict(seed=seed, lr=lr, valid_accuracy=accuracy)
+        for seed, rates in valid.items()
+        for lr, accuracy in rates.items()
+    ]
+    assert list(_rates(pd.DataFrame(rows))["lr"]) == [2e-4]

@@ -20,6 +20,7 @@ from ctsft.report.rows import Results
 from ctsft.storage import write_atomic
 
 SETTING = ["preset", "task", "dtype", "n_source", "target", "n_target"]
+ARM = [*SETTING, "arm", "depth"]
 START = ["task", "dtype", "n_source", "target", "seed"]
 COMPETENT = 2 * MARGIN  # how far a start must be above the majority class to be one
 DIGITS = 6
@@ -35,12 +36,14 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
     """One line per setting, arm and depth of the rows in `folders`, means over seeds, every arm at its validated rate.
 
     `transfer` is zero-shot accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost`
-    what it takes from the source, both in accuracy; `cells` is the number of rows. Settings whose start is no better
-    than the majority class are left out, because there is no transfer to advise on.
+    what it takes from the source, both in accuracy; `cells` is the number of rows. `lr` is the rate that validation
+    prefers over all seeds together (a tie goes to the lower), of those that all of them have. Settings whose start is
+    no better than the majority class are left out, because there is no transfer to advise on.
     """
     parts = []
     for folder in folders:
-        rows = by_usual_scorer(at_papers_share(at_validated_rate(Results.read(folder).rows)))
+        every = by_usual_scorer(at_papers_share(Results.read(folder).rows))
+        rows = at_validated_rate(every)
         start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
         rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)
         rows["transfer"] = rows["zero_shot"] / rows["source_accuracy_before"]
@@ -48,21 +51,31 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
         rows["cost"] = rows["source_accuracy_before"] - rows["source_accuracy"]
         majority = rows["source_gold"].map(lambda gold: np.bincount(gold).max() / len(gold))
         rows["above"] = rows["source_accuracy_before"] - majority
+        rows = rows.drop(columns="lr").merge(_rates(every), on=ARM, how="left")
         parts.append(rows[rows.groupby(SETTING)["above"].transform("mean") > COMPETENT])
     if not parts:
         raise UserError("advice needs result rows: give --results folders, such as results/demo, or leave it out.")
     table = (
         pd.concat(parts)
-        .groupby([*SETTING, "arm", "depth"], dropna=False, as_index=False)
+        .groupby(ARM, dropna=False, as_index=False)
         .agg(
             transfer=("transfer", "mean"),
             gain=("gain", "mean"),
             cost=("cost", "mean"),
             cells=("cell", "size"),
-            lr=("lr", lambda rates: rates.mode().iloc[0]),
+            lr=("lr", "first"),
         )
     )
     return table.round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
+
+
+def _rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every setting, arm and depth the one rate for all seeds; two seeds that choose apart would name none."""
+    tried = rows[rows["lr"].notna()].groupby([*ARM, "lr"], dropna=False, as_index=False)
+    found = tried.agg(valid=("valid_accuracy", "mean"), seeds=("seed", "nunique"))
+    whole = found[found["seeds"] == found.groupby(ARM, dropna=False)["seeds"].transform("max")]
+    best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(ARM)
+    return best[[*ARM, "lr"]]
 
 
 if __name__ == "__main__":
