@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ctsft.calibration import calibration_error, confidence
 from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import Loaded
+from ctsft.models.precision import autocast
 from ctsft.report.stats import Interval, mean_interval
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
 from ctsft.tasks.task import MAX_TOKENS, Example, Task
@@ -32,7 +32,7 @@ def answer(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int)
     """The model's answers as it is now, in float32, whatever it was tuned in."""
     device = next(loaded.model.parameters()).device
     encoded = encode_rows(loaded, task, rows, max_tokens)
-    exact = torch.autocast(device.type, torch.bfloat16, enabled=False)
+    exact = autocast("float32", device)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
     return predict(loaded.model, encoded, tokens, loaded.layout, EVAL_BATCH, exact)
 

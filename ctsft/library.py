@@ -6,6 +6,7 @@ what it returns. `load_model` is in ctsft/models/load.py, `evaluate` in ctsft/an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -26,6 +27,7 @@ from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy, Slice
 from ctsft.models.load import Loaded, weight_hash
+from ctsft.models.precision import Asked, autocast, precision_of, warning_of
 from ctsft.study.provenance import now
 from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
@@ -167,7 +169,7 @@ def tune(
     kv_policy: KVPolicy = "shared",
     seed: int = SEED,
     max_tokens: int = MAX_TOKENS,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: Asked = "auto",
 ) -> HeadDelta:
     """Tune on `rows` labelled rows of `language` (all, without a number) and return what changed.
 
@@ -181,13 +183,14 @@ def tune(
     drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)
     encoded = encode_rows(loaded, task, drawn, max_tokens)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
-    low = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda")
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
+    precision = precision_of(dtype, device)
+    if warning := warning_of(precision, device):
+        warnings.warn(warning, stacklevel=2)
     base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
     with _put_back(model, moving):
         with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
             size = recipe.micro_batch
-            gradients = Gradients(model, parameters, encoded, tokens, loaded.layout, autocast, size)
+            gradients = Gradients(model, parameters, encoded, tokens, loaded.layout, autocast(precision, device), size)
             train(gradients, recipe, seed, compact.write_back)
         settings = {
             "task": form_of(task),
@@ -201,7 +204,7 @@ def tune(
             "row_ids": [example.id for example in drawn],
             "recipe": asdict(recipe),
             "seed": seed,
-            "dtype": "bfloat16" if low else "float32",
+            "dtype": precision,
             "max_tokens": max_tokens,
         }
         found = _validated(loaded, task, language, max_tokens)

@@ -114,7 +114,9 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
         for generation, right in enumerate((0.7, last))
     ]
-    about = dict(target="d70", n_target=25, rates="0.001", lr=1e-3, human=False, seed=31, gold_entropy=1.5)
+    about = dict(
+        dtype="float32", target="d70", n_target=25, rates="0.001", lr=1e-3, human=False, seed=31, gold_entropy=1.5
+    )
     rows = pd.DataFrame(chains).assign(**about, gold=[np.ones(400, int)] * 4)
     monkeypatch.setattr(module, "read_self_training", lambda folder: rows)
     assert module.by_generations("B6", ASKED["B6"], DEMO).verdict == verdict

@@ -106,7 +106,9 @@ def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
 
 def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
     rows = read_self_training(folder)
-    alone = pick(rows, human=False, **dict(rows[["target", "n_target", "rates"]].iloc[0])) if len(rows) else rows
+    alone = (
+        pick(rows, human=False, **dict(rows[["dtype", "target", "n_target", "rates"]].iloc[0])) if len(rows) else rows
+    )
     sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)] if len(rows) else [rows] * 2
     if any(side.empty for side in sides):
         return not_run(claim, f"{asked.first} and {asked.second} of script 08")
@@ -115,7 +117,10 @@ def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
     number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {ends}"
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
-    data = f"{one['target']}, {one['n_target']} human rows at first, none later; seeds {seeds}; {len(one['gold'])} rows"
+    data = (
+        f"{one['target']}, {one['n_target']} human rows at first, none later; seeds {seeds}; {len(one['gold'])} rows; "
+        f"in {one['dtype']}"
+    )
     verdict = _verdict(value, asked.threshold)
     # Where the other arm does not decay there is no decay to slow down, whatever else the generations gain.
     return Judgement(claim, "undecided" if fate(sides[1]) == "held" else verdict, number, data)

@@ -19,7 +19,7 @@ from ctsft.report.transfer import pick
 from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "08_self_training"
-KEYS = ["target", "n_target", "rates", "arm", "depth", "human"]
+KEYS = ["dtype", "target", "n_target", "rates", "arm", "depth", "human"]
 
 
 def read_self_training(folder: Path) -> pd.DataFrame:
@@ -90,6 +90,7 @@ def self_training_cells(folder: Path) -> pd.DataFrame:
                     "diversity": f"{here['diversity'].mean():.3f}",
                     "chain": end,
                     "rates": f"{setting['rates'].replace(' ', ', ')} → {_rising(here['lr'])}",
+                    "precision": setting["dtype"],
                     "seeds": here["seed"].nunique(),
                 }
             )

@@ -145,7 +145,8 @@ def own_labels(folder: Path) -> list[str]:
         last, first = (pick(chain, generation=end(chain["generation"])) for end in (max, min))
         kept = "human rows kept in the mix" if setting["human"] else "human rows only at first"
         lines.append(
-            f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} rows, {kept}: "
+            f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} rows, {kept} "
+            f"({setting['dtype']}): "
             f"{fate(chain)}; generation {last['generation'].iloc[0]} against 0: "
             f"{change(paired_difference(stacked(last), stacked(first)))}."
         )

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
-
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import device_of, load_model
+from ctsft.models.precision import autocast, precision_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.data import StudyData
 from ctsft.study.determinism import set_determinism
@@ -28,11 +27,10 @@ class Answering(StudyData):
     def __init__(self, config: StudyConfig):
         set_determinism(config.deterministic)
         self.device = device_of(config.device)
-        if config.dtype == "auto":
-            config = replace(config, dtype="bfloat16" if self.device.type == "cuda" else "float32")
+        config = replace(config, dtype=precision_of(config.dtype, self.device))
         # Data first: a missing file must show before a large model is loaded.
         super().__init__(config)
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+        self.autocast = autocast(config.dtype, self.device)
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
         longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
@@ -64,11 +62,11 @@ class Answering(StudyData):
     @contextmanager
     def in_float32(self) -> Iterator[None]:
         """Answers without autocast, whatever the study computes in."""
-        autocast, self.autocast = self.autocast, torch.autocast(self.device.type, enabled=False)
+        before, self.autocast = self.autocast, autocast("float32", self.device)
         try:
             yield
         finally:
-            self.autocast = autocast
+            self.autocast = before
 
     def accuracy(self, language: str, name: str) -> tuple[Predictions, dict[str, float]]:
         rows = self.prompts(language, name)

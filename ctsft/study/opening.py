@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ctsft.discovery.circuits import heads_per_depth
 from ctsft.errors import UserError
 from ctsft.models.anatomy import Anatomy
+from ctsft.models.precision import warning_of
 from ctsft.storage import remove_leftovers, write_atomic
 from ctsft.study.beside import keep_gold, keep_hashes, refuse_other_data, refuse_other_model
 from ctsft.study.config import StudyConfig
@@ -19,6 +21,8 @@ from ctsft.tuning.arms import get_arm
 def opened(config: StudyConfig) -> Workbench:
     """The workbench, its model loaded; the results folder is ready and has rows of no other weights or data.
 
+    A precision in which this machine is slow is told on stderr.
+
     Raises UserError, before anything is trained, where the folder cannot be written or its rows are of others.
     """
     _prepare(config.folder)
@@ -27,6 +31,8 @@ def opened(config: StudyConfig) -> Workbench:
     if not bench.task.published:
         refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
     _check_heads(config, bench.anatomy)
+    if warning := warning_of(bench.config.dtype, bench.device):
+        print(f"note: {warning}", file=sys.stderr)
     return bench
 
 

@@ -37,8 +37,8 @@ from ctsft.tuning.arms import get_arm
 
 COLUMNS = (
     "chain experiment preset model theta1 task source target n_target arm depth rates lr seed human generation n_rows "
-    "predictions source_predictions pseudo_accuracy label_entropy confidence diversity trainable device git_commit "
-    "created"
+    "predictions source_predictions pseudo_accuracy label_entropy confidence diversity trainable dtype device "
+    "git_commit created"
 ).split()
 
 
@@ -211,6 +211,7 @@ def _generation(
         "pseudo_accuracy": share_right(digits(labels), digits(unlabelled.labels)) if number else None,
         **spread(target.logits),
         "trainable": trained,
+        "dtype": bench.config.dtype,
         "device": str(bench.device),
         "git_commit": bench.provenance["git_commit"],
         "created": now(),

@@ -16,18 +16,20 @@ def self_training_figure(folder: Path) -> plt.Figure | None:
     rows = read_self_training(folder)
     if rows.empty:
         return None
-    rows = rows[(rows["target"] == rows["target"].iloc[0]) & (rows["n_target"] == rows["n_target"].max())]
+    rows = pick(rows, **{name: rows[name].iloc[0] for name in ("dtype", "target")})
+    rows = pick(rows, n_target=rows["n_target"].max())
     rows = rows.assign(accuracy=[right.mean() for right in rows["right"]])
     panels = ("accuracy", "label_entropy", "confidence", "diversity")
     with style():
         figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.2), sharex=True, layout="constrained")
         for axis, column in zip(axes.flat, panels, strict=True):
             for arm, depth in arms_in_order(rows):
-                for human, line in ((True, "-"), (False, "--")):
-                    mine = pick(rows, arm=arm, depth=depth, human=human).groupby("generation")[column].mean()
+                chains = pick(rows, arm=arm, depth=depth)
+                for human in sorted(set(chains["human"]), reverse=True):
+                    mine = pick(chains, human=human).groupby("generation")[column].mean()
                     label = f"{arm_label(arm, depth)}, human rows {'kept' if human else 'first only'}"
-                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1, linestyle=line)
-                    axis.plot(mine.index, mine, label=label, **look)
+                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1)
+                    axis.plot(mine.index, mine, label=label, linestyle="-" if human else "--", **look)
             axis.set_ylabel(column.replace("_", " "))
         widen(axes[0][0], "y")
         for axis in axes[-1]:
