@@ -57,20 +57,21 @@ def test_arms_with_other_rates_to_choose_from_are_not_compared(monkeypatch):
     a_seed_less = lora & (results.rows["seed"] == 31)
     for left_out, refused in ((one_less, True), (a_seed_less, False)):
         monkeypatch.setattr(module, "odyssey_results", lambda _, out=left_out: results.only(~out))
-        assert (module.by_arms("B11", ASKED["B11"], DEMO).verdict == "not run") == refused
-        assert module.by_arms("B10", ASKED["B10"], DEMO).verdict != "not run"  # n-grams use no rate
+        verdicts = {judgement.claim: judgement.verdict for judgement in judge_baselines(results)}
+        assert (verdicts["B11"] == "not run") == refused
+        assert verdicts["B10"] != "not run"  # n-grams use no rate
 
 
 @pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])
-def test_arms_are_judged_by_their_answers(claim, monkeypatch):
+def test_arms_are_judged_by_their_answers(claim):
     """The arm that answers everything right wins against one that answers nothing right."""
-    asked, rows = ASKED[claim], odyssey_rows(odyssey_results(DEMO))
+    asked, results = ASKED[claim], odyssey_results(DEMO)
+    rows = odyssey_rows(results)
     answers, gold = asked.of
     verdicts = []
     for winner in (asked.first, asked.second):
         right = [g if arm == winner else (g + 1) % 3 for arm, g in zip(rows["arm"], rows[gold], strict=True)]
-        monkeypatch.setattr(module, "odyssey_rows", lambda _, right=right: rows.assign(**{answers: right}))
-        verdicts.append(module.by_arms(claim, asked, DEMO).verdict)
+        verdicts.append(module.by_arms(claim, asked, rows.assign(**{answers: right}), results.rows).verdict)
     assert verdicts == ["supported", "contradicted"]
 
 
@@ -89,11 +90,10 @@ def share(of: float, n: int = 400) -> np.ndarray:
         (0.7, 0.8, -0.025, "contradicted"),
     ],
 )
-def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verdict, monkeypatch):
+def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verdict):
     columns = dict(where="everywhere", gold=[np.ones(400, int)] * 2, real_error=0.05, n_rows=400, language="d00")
     rows = pd.DataFrame({"arithmetic": ["one", "other"], "answers": [share(first), share(second)]}).assign(**columns)
-    monkeypatch.setattr(module, "read_arithmetic", lambda folder: rows)
-    judged = module.by_arithmetics("B", Arithmetics("", "one", "other", threshold), DEMO)
+    judged = module.by_arithmetics("B", Arithmetics("", "one", "other", threshold), rows)
     assert judged.verdict == verdict
     assert "5.0% against 5.0%" in judged.number
 
@@ -108,7 +108,7 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
         (0.5, 0.7, "undecided"),
     ],
 )
-def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict, monkeypatch):
+def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict):
     chains = [
         dict(arm=arm, depth=depth, generation=generation, right=share(right).astype(bool), label_entropy=1.5)
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
@@ -118,8 +118,7 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
         dtype="float32", target="d70", n_target=25, rates="0.001", lr=1e-3, human=False, seed=31, gold_entropy=1.5
     )
     rows = pd.DataFrame(chains).assign(**about, gold=[np.ones(400, int)] * 4)
-    monkeypatch.setattr(module, "read_self_training", lambda folder: rows)
-    assert module.by_generations("B6", ASKED["B6"], DEMO).verdict == verdict
+    assert module.by_generations("B6", ASKED["B6"], rows).verdict == verdict
 
 
 def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path):
@@ -150,9 +149,10 @@ def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, t
 
 def test_thresholds_are_the_same_both_ways():
     """Swapping the arms of a claim with threshold 0 swaps its verdict."""
-    asked = ASKED["B4"]
+    asked, results = ASKED["B4"], odyssey_results(DEMO)
+    rows = odyssey_rows(results)
     verdicts = {
-        module.by_arms("B4", one, DEMO).verdict
+        module.by_arms("B4", one, rows, results.rows).verdict
         for one in (asked, replace(asked, first=asked.second, second=asked.first))
     }
     assert verdicts in ({"supported", "contradicted"}, {"undecided"})

@@ -7,7 +7,7 @@ else undecided; *not run* where its rows are missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -85,12 +85,10 @@ ASKED = {
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 
 
-def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
-    results = odyssey_results(folder)
-    rows = None if results is None else odyssey_rows(results)
+def by_arms(claim: str, asked: Arms, rows: pd.DataFrame, tried: pd.DataFrame) -> Judgement:
+    """`rows`: what script 06 measured (`odyssey_rows`); `tried`: those and the rows that validation refused."""
     keys = ("target",) if asked.second == "zero_shot" else SAME  # which has no target rows
-    sides = None if rows is None else (_of_arm(rows, asked.first), _of_arm(rows, asked.second))
-    pairs = [] if sides is None else pairs_of(*sides, keys, results.rows)
+    pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, tried)
     value = pooled(pairs, asked.of)
     if value is None:
         return not_run(claim, f"{asked.first} and {asked.second} of script 06, at the same rates")
@@ -101,11 +99,11 @@ def by_arms(claim: str, asked: Arms, folder: Path) -> Judgement:
         number = f"target, {number}{alone}; {in_macro_f1(pairs)}"
     else:
         number = f"source afterwards, {number}"
-    return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs, results.rows))
+    return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs, tried))
 
 
-def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
-    rows = read_self_training(folder)
+def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:
+    """`rows`: those of `read_self_training`."""
     alone = (
         pick(rows, human=False, **dict(rows[["dtype", "target", "n_target", "rates"]].iloc[0])) if len(rows) else rows
     )
@@ -126,8 +124,8 @@ def by_generations(claim: str, asked: Generations, folder: Path) -> Judgement:
     return Judgement(claim, "undecided" if fate(sides[1]) == "held" else verdict, number, data)
 
 
-def by_arithmetics(claim: str, asked: Arithmetics, folder: Path) -> Judgement:
-    rows = read_arithmetic(folder)
+def by_arithmetics(claim: str, asked: Arithmetics, rows: pd.DataFrame) -> Judgement:
+    """`rows`: those of `read_arithmetic`."""
     names = (asked.first, asked.second)
     sides = [pick(rows, arithmetic=name, where="everywhere") for name in names] if len(rows) else [rows] * 2
     if any(side.empty for side in sides):
@@ -158,5 +156,12 @@ def _verdict(value: Difference, threshold: float) -> str:
 
 def judge_baselines(results: Results) -> list[Judgement]:
     """All of these claims on one results folder."""
-    judges = {Arms: by_arms, Generations: by_generations, Arithmetics: by_arithmetics}
-    return [judges[type(asked)](claim, asked, results.folder) for claim, asked in ASKED.items()]
+    folder, travelled = results.folder, odyssey_results(results.folder)
+    judges = {
+        Generations: partial(by_generations, rows=read_self_training(folder)),
+        Arithmetics: partial(by_arithmetics, rows=read_arithmetic(folder)),
+        Arms: lambda claim, _: not_run(claim, "script 06"),
+    }
+    if travelled is not None:
+        judges[Arms] = partial(by_arms, rows=odyssey_rows(travelled), tried=travelled.rows)
+    return [judges[type(asked)](claim, asked) for claim, asked in ASKED.items()]

@@ -69,6 +69,10 @@ def over_all(points: pd.DataFrame) -> pd.DataFrame:
 
 def rate_cells(results: Results) -> pd.DataFrame:
     """`rate_points` as text."""
+    return _as_text(rate_points(results))
+
+
+def _as_text(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "target": one["target"],
@@ -82,7 +86,7 @@ def rate_cells(results: Results) -> pd.DataFrame:
             "source after": interval(mean_interval(one["source_right"])),
             "seeds": len(one["right"]),
         }
-        for one in rate_points(results).to_dict("records")
+        for one in points.to_dict("records")
     )
 
 
@@ -112,6 +116,7 @@ def rate_tables(results: Results, number: str) -> list[Table]:
     rows = results.rows[results.rows["lr"].notna()]
     if rows["lr"].nunique() < 2:
         return []
+    points = rate_points(results)
     return [
         Table(
             f"{results.preset}_{number}_by_rate",
@@ -120,7 +125,7 @@ def rate_tables(results: Results, number: str) -> list[Table]:
             "means of the seeds, those of test rows with their 95 % intervals. What was chosen by `validation`, a "
             "small split, is a noisy choice: here stands what another one would have given. A penalty is at the "
             "strength that validation prefers. All targets: the mean of those above of that n, where each of them has "
-            f"the rate on every seed.{kept_text(rate_points(results))}",
-            rate_cells(results),
+            f"the rate on every seed.{kept_text(points)}",
+            _as_text(points),
         )
     ]
