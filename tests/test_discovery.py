@@ -19,6 +19,7 @@ from ctsft.discovery.scorers import SCORERS, get_scorer
 from ctsft.discovery.totals import record
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
+from ctsft.storage import read_sealed, write_sealed
 from ctsft.tasks.prompts import Encoded, pad_left
 
 PLANTED = Head(1, 2)
@@ -166,6 +167,17 @@ def test_relevance_survives_the_disk(tmp_path):
     np.testing.assert_allclose(again.logits, relevance.logits, atol=1e-8)
     np.testing.assert_array_equal(again.columns[Head(1, 2)], relevance.columns[Head(1, 2)])
     assert again.about == {"scorer": "cdt"}
+    assert again.ties == "logits"
+    Relevance(-relevance.logits).save(tmp_path / "map.v2")  # another map, not the same file
+    np.testing.assert_array_equal(Relevance.load(tmp_path / "map.v1").logits, again.logits)
+
+
+def test_scores_that_do_not_say_how_ties_are_decided_are_of_the_first_rule(tmp_path):
+    relevance = Relevance(np.zeros((2, 2)))
+    relevance.save(tmp_path / "map")
+    about = read_sealed(tmp_path / "map.json")
+    write_sealed(tmp_path / "map.json", {name: value for name, value in about.items() if name != "ties"})
+    assert Relevance.load(tmp_path / "map").ties == "index"
 
 
 def test_near_zero_and_bottom_rank_as_they_say():

@@ -155,7 +155,9 @@ def test_what_lost_after_it_was_measured_is_not_shown(config, tmp_path):
 
 def test_rates_of_other_scripts_count_where_script_06_tried_them_too():
     """Two targets; script 01 ran `full` first, on one target at the rates of 06, on the other at a further one."""
-    one = dict(task="t", source="s", n_source=9, n_target=5, depth=None, share=None, scorer=None, kv_policy=None)
+    one = dict(
+        task="t", source="s", n_source=9, n_target=5, depth=None, share=None, scorer=None, ties=None, kv_policy=None
+    )
     one |= dict(dtype="float32", draw=0, seed=31, experiment="06_adaptation_odyssey")
     other = one | {"experiment": "01_nusax_transfer"}
     rows = [other | dict(target="a", arm="full", lr=rate, cell=f"a full {rate}") for rate in (1e-3, 1e-2, 1e-1)]

@@ -286,7 +286,7 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     assert claims.target_accuracy(first).number == alone.number
 
 
-SETTING_BUT_TARGET = ["n_source", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
+SETTING_BUT_TARGET = ["n_source", "n_target", "arm", "depth", "share", "scorer", "ties", "kv_policy"]
 
 
 def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):

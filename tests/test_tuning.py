@@ -182,6 +182,20 @@ def test_circuit_depths_are_disjoint_and_nested():
     assert frontiers[0] == best
 
 
+def test_heads_that_feed_no_head_of_the_last_depth_are_told_apart_by_their_own_relevance():
+    """Nothing comes before the first layer: all other heads have 0 to it, and index would take the model's first."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 5))
+    logits[0, 3] = 9
+    nothing = {Head(i, j): np.zeros((4, 5)) for i in range(4) for j in range(5)}
+    best = [head for part in circuit(Relevance(logits, nothing), 2, 0.05) for head in part]
+    assert best == sorted(nothing, key=lambda head: -logits[head])[:3]
+    first = [head for part in circuit(Relevance(logits, nothing, ties="index"), 2, 0.05) for head in part]
+    assert first == [Head(0, 3), Head(0, 0), Head(0, 1)]
+    feeds = {**nothing, Head(0, 3): np.where(np.arange(20).reshape(4, 5) == 7, 1e-9, 0.0)}
+    assert circuit(Relevance(logits, feeds), 1, 0.05)[1] == [Head(1, 2)]  # what feeds it at all comes first
+
+
 def test_micro_batches_do_not_change_the_gradient():
     one, other = tiny("llama-2kv"), tiny("llama-2kv")
     tune(one, "circuit", recipe=Recipe(lr=1e-3, batch_size=6, micro_batch=1))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ctsft.errors import UserError
-from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_scorer
+from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
 from ctsft.report.claims import MARGIN
 from ctsft.report.rows import Results
 from ctsft.storage import write_atomic
@@ -42,7 +42,7 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
     """
     parts = []
     for folder in folders:
-        every = by_usual_scorer(at_papers_share(Results.read(folder).rows))
+        every = by_usual_circuits(at_papers_share(Results.read(folder).rows))
         rows = at_validated_rate(every)
         start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
         rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)

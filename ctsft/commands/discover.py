@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ctsft
 from ctsft.commands.options import OnModel, OnTask, in_colour, tell_checks
+from ctsft.discovery.relevance import files_of
 from ctsft.tasks.task import SEED
 
 
@@ -55,4 +56,4 @@ class Discover:
         print(terminal(relevance, self.depth, self.share, in_colour()))
         if not relevance.about["only_correct_rows"]:
             print("note: the model never gives some label, so rows that it gets wrong were scored too")
-        print(f"scores: {self.output.with_suffix('.json')}")
+        print(f"scores: {files_of(self.output)[0]}")

@@ -15,20 +15,25 @@ def heads_per_depth(n_heads: int, share: float) -> int:
     return max(1, int(share * n_heads))
 
 
-def ranked(scores: np.ndarray) -> list[Head]:
-    """Heads by falling score [layers, heads]; ties go to the earlier head, so a ranking never depends on chance."""
-    order = np.argsort(-scores.ravel(), kind="stable")
+def ranked(scores: np.ndarray, then: np.ndarray | None = None) -> list[Head]:
+    """Heads by falling score [layers, heads]; of equal ones by falling `then`, at last the earlier: never by chance."""
+    order = np.lexsort([-one.ravel() for one in (then, scores) if one is not None])
     return [Head(int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in order]
 
 
 def next_frontier(relevance: Relevance, frontiers: Sequence[Sequence[Head]], k: int) -> list[Head]:
-    """The K heads of the next depth: by R to the logits first, then by R averaged over the heads of the last depth."""
+    """The K heads of the next depth: by R to the logits first, then by R averaged over the heads of the last depth.
+
+    Heads that come before none of those have 0 there, all of them where the last depth lies in the first layer: among
+    equals R to the logits decides (`Relevance.ties`).
+    """
     taken = {head for frontier in frontiers for head in frontier}
     if not frontiers:
-        scores = relevance.logits
+        order = ranked(relevance.logits)
     else:
         scores = np.mean([relevance.columns[target] for target in frontiers[-1]], axis=0)
-    return [head for head in ranked(scores) if head not in taken][:k]
+        order = ranked(scores, relevance.logits if relevance.ties == "logits" else None)
+    return [head for head in order if head not in taken][:k]
 
 
 def circuit(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ctsft.discovery.circuits import next_frontier
 from ctsft.discovery.problem import Problem
-from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.relevance import Relevance, Ties
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head
@@ -51,13 +52,15 @@ def scoring_rows(
     return ScoringRows(mean, scored or draw_balanced(rest, score_rows // n_labels, n_labels, seed), bool(scored))
 
 
-def score_to_depth(scorer: str, problem: Problem, relevance: Relevance | None, depth: int, k: int) -> Relevance:
+def score_to_depth(
+    scorer: str, problem: Problem, relevance: Relevance | None, depth: int, k: int, ties: Ties = "logits"
+) -> Relevance:
     """Scores to the logits and to every head that a circuit of `depth`, with `k` heads a depth, starts from."""
     score = get_scorer(scorer)
-    relevance = score(problem, relevance, [])
+    relevance = replace(score(problem, relevance, []), ties=ties)
     frontiers: list[list[Head]] = []
     for _ in range(depth + 1):
         frontiers.append(next_frontier(relevance, frontiers, k))
         if len(frontiers) <= depth:
-            relevance = score(problem, relevance, frontiers[-1])
+            relevance = replace(score(problem, relevance, frontiers[-1]), ties=ties)
     return relevance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -12,31 +13,42 @@ from safetensors.numpy import load, save
 from ctsft.heads import Head
 from ctsft.storage import Damaged, digest, read_sealed, write_atomic, write_sealed
 
+Ties = Literal["logits", "index"]
+
+
+def files_of(path: Path) -> tuple[Path, Path]:
+    """Of the scores at `path`, a name without ending: the file of what they are, and that of the columns."""
+    return path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.safetensors")
+
 
 @dataclass
 class Relevance:
     """Signed scores, averaged over the scored rows.
 
     logits [layers, heads]: R(s) of every head s to the answer. columns[t] [layers, heads]: R(s, t) of every head s to
-    an inner head t, zero where s does not come before t. `about` records scorer, rules, rows and model.
+    an inner head t, zero where s does not come before t. `about` records scorer, rules, rows and model. `ties`: what
+    decides between heads of equal R to inner ones, R to the logits or the earlier place (as in files that do not say).
     """
 
     logits: np.ndarray
     columns: dict[Head, np.ndarray] = field(default_factory=dict)
     about: dict = field(default_factory=dict)
+    ties: Ties = "logits"
 
     def save(self, path: Path) -> None:
         """`path`.json holds the scores to the logits and what they came from; .safetensors beside it, the columns."""
         columns = {str(target): np.ascontiguousarray(column) for target, column in sorted(self.columns.items())}
         content = save(columns)
-        write_atomic(path.with_suffix(".safetensors"), content)
+        about_path, columns_path = files_of(path)
+        write_atomic(columns_path, content)
         scores = [[round(float(value), 9) for value in row] for row in self.logits]
-        write_sealed(path.with_suffix(".json"), {**self.about, "columns_sha256": digest(content), "logits": scores})
+        about = {**self.about, "ties": self.ties, "columns_sha256": digest(content), "logits": scores}
+        write_sealed(about_path, about)
 
     @classmethod
     def load(cls, path: Path) -> Relevance:
         """What `save` wrote, verified; Damaged names the file that is not it."""
-        about_path, columns_path = path.with_suffix(".json"), path.with_suffix(".safetensors")
+        about_path, columns_path = files_of(path)
         about = read_sealed(about_path)
         content = columns_path.read_bytes()
         if about.pop("columns_sha256", digest(content)) != digest(content):
@@ -51,4 +63,4 @@ class Relevance:
         finite = all(np.isfinite(scores).all() for scores in (logits, *columns.values()))
         if logits.ndim != 2 or len(shapes) > 1 or not (inside and finite):
             raise Damaged(f"{path}: the scores are not one finite number for every head.")
-        return cls(logits, columns, about)
+        return cls(logits, columns, about, about.pop("ties", "index"))

@@ -8,7 +8,7 @@ import pandas as pd
 
 # What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
 # and the variant of an arm).
-SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "kv_policy"]
+SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "ties", "kv_policy"]
 PAPERS_SHARE = 0.02
 PAPERS_RATE = 5e-5
 # The script of the baselines, whose arms are compared in a table of their own.
@@ -90,10 +90,28 @@ def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["share"].isna() | (rows["share"] == PAPERS_SHARE)]
 
 
-def by_usual_scorer(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose circuit is by the scorer that most of their task's have, and those of arms without heads."""
-    usual = rows.groupby("task")["scorer"].transform(lambda names: next(iter(names.dropna().mode()), None))
-    return rows[rows["scorer"].isna() | (rows["scorer"] == usual)]
+def told_by(scorer: str, ties: str) -> str:
+    """How heads were chosen, in words: the scorer, and what decides between equals where it is the first rule."""
+    return f"{scorer} (ties by index)" if ties == "index" else scorer
+
+
+def circuits_by(rows: pd.DataFrame) -> pd.Series:
+    """How the heads of each row were chosen, in words; missing where an arm has none."""
+    told = [told_by(*pair) for pair in zip(rows["scorer"], rows["ties"], strict=True)]
+    return pd.Series(told, index=rows.index, dtype=object)
+
+
+def circuits_told(rows: pd.DataFrame) -> str:
+    """The same for a caption; empty where no row has heads."""
+    found = sorted(set(circuits_by(rows).dropna()))
+    return f"; heads by {', '.join(found)}" if found else ""
+
+
+def by_usual_circuits(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose heads were chosen as most of their task's were, and those of arms without heads."""
+    chosen = circuits_by(rows)
+    usual = chosen.groupby(rows["task"]).transform(lambda names: next(iter(names.dropna().mode()), None))
+    return rows[chosen.isna() | (chosen == usual)]
 
 
 def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:

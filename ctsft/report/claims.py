@@ -181,7 +181,7 @@ def faithful(found: Faithfulness | None) -> Judgement:
         f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten; "
         f"of all others without them: {interval(faithfulness_of(found, out))}"
     )
-    return Judgement("C6", verdict, number, _asked(found, found.main))
+    return Judgement("C6", verdict, number, _asked(found, found.circuits))
 
 
 def directional(found: Faithfulness | None) -> Judgement:

@@ -94,16 +94,16 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
         Table(
             f"{preset}_05_faithfulness",
             f"Circuits against chance, preset {preset}",
-            f"{about} Scorer `{found.main}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads by "
-            "the score to the logits. Random sets have as many heads in every layer; `random beaten` counts "
+            f"{about} Scorer `{found.circuits}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads "
+            "by the score to the logits. Random sets have as many heads in every layer; `random beaten` counts "
             f"those of a lower margin than ours. {paying_text(found, results)}",
             chance_cells(found),
         ),
         Table(
             f"{preset}_05_stability",
             f"How stable circuits are, preset {preset}",
-            f"Preset `{preset}`, scorer `{found.main}` unless named. Jaccard overlap of the circuit (depths 0 to 2) "
-            "and of the tenth of the heads with the highest scores, and Spearman's correlation of all scores; means "
+            f"Preset `{preset}`, scorer `{found.circuits}` unless named. Jaccard overlap of the circuit (depths 0 to "
+            "2) and of the tenth of the heads with the highest scores, and Spearman's correlation of all scores; means "
             f"over pairs of maps. {settled_text(found)} Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
             stability_cells(found),
         ),

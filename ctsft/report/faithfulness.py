@@ -14,6 +14,7 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
+from ctsft.report.choosing import told_by
 from ctsft.report.rows import counted, labels_by_test
 from ctsft.report.stats import Interval, combined
 from ctsft.report.transfer import pick
@@ -79,6 +80,11 @@ class Faithfulness:
     def main(self) -> str:
         """The scorer that was compared with controls."""
         return str(pick(self.sets, selection="circuit")["scorer"].iloc[0])
+
+    @property
+    def circuits(self) -> str:
+        """How the circuits that were compared with controls were chosen, in words."""
+        return told_by(self.main, "index" if any(m.ties == "index" for m in self.maps_of(self.main).values()) else "")
 
     def maps_of(self, scorer: str) -> dict[int, Relevance]:
         """By seed, the scores that the curve of `scorer` was drawn from, not those of the stability study."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.choosing import equal_rates, rates_by_seed
+from ctsft.report.choosing import circuits_told, equal_rates, rates_by_seed
 from ctsft.report.compare import macro_f1_gap
 from ctsft.report.render import change
 from ctsft.report.stats import Difference, Interval
@@ -61,10 +61,11 @@ def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) 
     settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
     rates = sorted(set().union(*(rates for pair in pairs for rows in pair for rates in _rates(rows, tried))))
     seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
+    heads = circuits_told(pd.concat([rows for pair in pairs for rows in pair]))
     return (
         f"{', '.join(settings)}; {'learning rate' if len(rates) == 1 else 'one of the learning rates'} "
         f"{', '.join(f'{rate:g}' for rate in rates)}; seeds {', '.join(map(str, sorted(seeds)))}; "
-        f"{len(pairs[0][0]['gold'].iloc[0])} test rows"
+        f"{len(pairs[0][0]['gold'].iloc[0])} test rows{heads}"
     )
 
 

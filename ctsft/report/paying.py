@@ -14,7 +14,7 @@ from ctsft.report.rows import Results
 from ctsft.report.stats import Interval, spearman
 from ctsft.report.transfer import pick
 
-TUNED = ["arm", "depth", "draw", "share", "scorer", "seed"]
+TUNED = ["arm", "depth", "draw", "share", "scorer", "ties", "seed"]
 # Two ways to be faithful, by column of `paying`.
 MEASURES = {"kept": "what a circuit's heads keep alone", "needed": "what is lost without them"}
 
@@ -50,7 +50,7 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
 
 def _setting(results: Results, circuit: str, theta1: str) -> dict[str, object]:
     """What the cells that tuned this circuit from this theta1 have in common."""
-    about = json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
+    about = {"ties": "index"} | json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
     return {name: about[name] for name in TUNED} | {"theta1": theta1}
 
 

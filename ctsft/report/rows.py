@@ -11,7 +11,7 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
-from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_scorer, extra_rates
+from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
 from ctsft.report.related import related_lines
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
@@ -83,7 +83,7 @@ class Results:
 
         Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
         script 06 are left out where `experiment` does not run them itself, and so are its rates where other scripts
-        tried fewer (see `extra_rates`), and circuits by another scorer than most of the rows have.
+        tried fewer (see `extra_rates`), and circuits that were chosen in another way than most of the rows' were.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
@@ -95,8 +95,8 @@ class Results:
         counts, found = own["dtype"].value_counts(), []
         for dtype in counts.index:
             precise = belongs & (self.rows["dtype"] == dtype)
-            kept = by_usual_scorer(self.rows[precise])
-            foreign = self.rows[precise].drop(kept.index)["scorer"].value_counts()
+            kept = by_usual_circuits(self.rows[precise])
+            foreign = circuits_by(self.rows[precise].drop(kept.index)).value_counts()
             aside = [(f"in {name}", count) for name, count in counts.items() if name != dtype]
             aside += [(f"by {name}", count) for name, count in foreign.items()]
             found.append(replace(self.only(self.rows.index.isin(kept.index)), set_aside=tuple(aside)))
@@ -108,7 +108,7 @@ class Results:
         Scripts share cells, so some of them may have been written by another one, which ran them first.
         """
         own = self.rows[self.rows["experiment"] == experiment]
-        arms = ["arm", "depth", "share", "scorer", "kv_policy"]
+        arms = ["arm", "depth", "share", "scorer", "ties", "kv_policy"]
         known = set(own[arms].astype(str).itertuples(index=False, name=None))
         keep = pd.Series([arm in known for arm in self.rows[arms].astype(str).itertuples(index=False, name=None)])
         keep.index = self.rows.index

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
-from ctsft.report.choosing import at_papers_share
+from ctsft.report.choosing import PAPERS_SHARE, at_papers_share
 from ctsft.report.claims import CLAIMS, judge, judge_otherwise
 from ctsft.report.judging import Judgement
 from ctsft.report.measured import odyssey_results
@@ -104,6 +107,7 @@ def weakest(results: Results) -> Iterator[str]:
         yield "Script 01 has not run."
         return
     rows = main.rows
+    yield from _by_index(main)
     seeds = sorted(rows["seed"].unique())
     papers = len(published("table8_top_head_depth0")["seed"].unique())
     if len(seeds) < papers:
@@ -133,6 +137,24 @@ def weakest(results: Results) -> Iterator[str]:
         yield "The rows of a seed come from more than one machine: their theta1 differ in the last bits."
     yield from _rates(results)
     yield "The rules of some verdicts were written after rows had been seen (see claims.md)."
+
+
+def _by_index(main: Results) -> Iterator[str]:
+    """How many circuits of depth 2 are no more than the model's first heads, where ties were decided by index."""
+    maps = [m for m in main.maps if m.ties == "index"]
+    if not maps:
+        return
+    first = 0
+    for m in maps:
+        k = heads_per_depth(m.logits.size, PAPERS_SHARE)
+        heads = {head for part in known_frontiers(m, 2, k) for head in part}
+        first += heads == set(ranked(np.zeros(m.logits.shape))[: 3 * k])
+    yield (
+        "Heads that feed none of the last depth's have equal scores, all of them where it lies in the first layer, and "
+        f"these rows took the earlier head then: {first} of {len(maps)} circuits of depth 2 are the model's first "
+        "heads, whatever the scores to the logits say. Rows of the rule that is used now (the score to the logits "
+        "decides) are fewer or missing."
+    )
 
 
 def _rates(results: Results) -> Iterator[str]:

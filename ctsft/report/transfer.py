@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import add_ct_sft, at_validated_rate
+from ctsft.report.choosing import add_ct_sft, at_validated_rate, circuits_told
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
 from ctsft.report.render import GAP, Table, described, fraction, interval, markdown
 from ctsft.report.rows import Results
@@ -102,7 +102,8 @@ def about(results: Results, rows: pd.DataFrame) -> str:
     n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
     source = f"{rows['source'].iloc[0]} ({n_source or 'no'} rows)"
     aside = "".join(f"; {count} rows {what} are not shown" for what, count in results.set_aside)
-    return f"{described(rows, source)}{chosen}. Computed in {rows['dtype'].iloc[0]}{aside}."
+    heads = circuits_told(rows)
+    return f"{described(rows, source)}{chosen}{heads}. Computed in {rows['dtype'].iloc[0]}{aside}."
 
 
 def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:

@@ -81,6 +81,7 @@ def _identity(bench: Workbench, cell: Cell, theta1: dict) -> dict[str, object]:
         "share": cell.share if arm.needs_heads else None,
         "draw": cell.draw,
         "scorer": config.scorer if arm.needs_heads else None,
+        "ties": config.ties if arm.needs_heads else None,
         "kv_policy": config.kv_policy if arm.needs_heads else None,
         "lr": cell.lr if arm.uses_rate else None,
         "seed": cell.seed,

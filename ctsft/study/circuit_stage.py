@@ -11,7 +11,7 @@ from ctsft.discovery.circuits import heads_per_depth, known_frontiers, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
-from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.relevance import Relevance, files_of
 from ctsft.discovery.scorers import get_scorer
 from ctsft.heads import Head
 from ctsft.memory import with_less
@@ -54,7 +54,7 @@ def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: in
     problem, about = problem_of(bench, config, seed)
     tqdm.write(f"scores of seed {seed}: {config.scorer} on {len(problem.rows)} rows of {config.source}")
     started = time.perf_counter()
-    relevance = score_to_depth(config.scorer, problem, relevance, depth, k)
+    relevance = score_to_depth(config.scorer, problem, relevance, depth, k, config.ties)
     seconds = time.perf_counter() - started
     relevance.about |= settings | about | {"seconds": round(seconds, 1), "created": now(), **bench.provenance}
     relevance.save(path)
@@ -63,7 +63,7 @@ def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: in
 
 def _stored(path: Path, theta1_hash: str) -> Relevance | None:
     """The scores in the results folder, where they are whole and were made on these weights of theta1."""
-    files = [path.with_suffix(".json"), path.with_suffix(".safetensors")]
+    files = files_of(path)
     if not all(file.is_file() for file in files):
         return None
     try:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 from tyro.conf import Suppress
 
+from ctsft.discovery.relevance import Ties
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
@@ -75,6 +76,9 @@ class StudyConfig:
     scorer: str = "cdt_linear"
     """How heads are scored: cdt_linear (one backward pass; what script 05 chose), cdt (the paper's), magnitude,
     attribution or ablation; with options, as in cdt+pattern+pooled."""
+    ties: Ties = "logits"
+    """What decides between heads of equal relevance to inner ones (all that come before none of them): their relevance
+    to the logits; or index, the earlier place, as in the rows of `small` that say so."""
     shares: tuple[float, ...] = (0.02,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48

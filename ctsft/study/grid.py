@@ -70,6 +70,7 @@ def relevance_settings(config: StudyConfig, weights: str) -> dict:
         "mean_rows": config.mean_rows,
         "score_rows": config.score_rows,
         **({"pool": config.pool} if config.pool == "shared" else {}),
+        **({"ties": config.ties} if config.ties == "logits" else {}),
     }
 
 

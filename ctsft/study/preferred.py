@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from ctsft.tuning.arms import ARMS
 
 # What rows have in common that differ in the learning rate, or the variant of an arm, alone.
-SAME = "theta1 task source n_source target n_target depth share draw scorer kv_policy seed dtype".split()
+SAME = "theta1 task source n_source target n_target depth share draw scorer ties kv_policy seed dtype".split()
 
 
 def preferred(rows: Mapping[str, Mapping[str, object]], rates: Collection[float]) -> set[str]:

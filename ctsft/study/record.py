@@ -12,7 +12,7 @@ from ctsft.storage import Damaged, digest, locked, set_aside, write_atomic
 
 COLUMNS = (
     "cell experiment preset model model_hash theta1 task source target n_source n_target arm depth share draw scorer "
-    "kv_policy lr seed draw_seed order_seed accuracy macro_f1 full_vocab_accuracy valid_accuracy source_accuracy "
+    "ties kv_policy lr seed draw_seed order_seed accuracy macro_f1 full_vocab_accuracy valid_accuracy source_accuracy "
     "source_accuracy_before heads trainable trainable_share predictions source_predictions dtype device train_seconds "
     "eval_seconds peak_memory_mb git_commit created"
 ).split()
