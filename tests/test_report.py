@@ -17,8 +17,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
-from ctsft.report import claims
+from ctsft.heads import Head
+from ctsft.report import claims, summary
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
@@ -265,6 +267,31 @@ def test_rows_of_another_precision_or_scorer_are_set_aside_and_told(demo):
     assert set(found.rows["dtype"]) == {"float32"}
     assert set(found.rows["scorer"].dropna()) == {"cdt"}
     assert "3 rows in bfloat16 are not shown; 2 rows by ablation are not shown" in transfer_table(found).caption
+
+
+def test_circuits_filled_by_index_are_never_shown_beside_others(demo):
+    rows = demo.rows.assign(ties=demo.rows["ties"].where(demo.rows["ties"].isna(), "logits"))
+    own = rows.index[(rows["experiment"] == "01_nusax_transfer") & (rows["arm"] == "circuit")]
+    rows.loc[own[:2], "ties"] = "index"
+    found = replace(demo, rows=rows).of("01_nusax_transfer")
+    assert found.set_aside == (("by cdt (ties by index)", 2),)
+    assert set(found.rows["ties"].dropna()) == {"logits"}
+    assert "ties by index" not in claims.target_accuracy(found).data
+    rows["ties"] = rows["ties"].where(rows["ties"].isna(), "index")
+    older = replace(demo, rows=rows).of("01_nusax_transfer")
+    assert claims.target_accuracy(older).data.endswith("heads by cdt (ties by index)")
+    assert "heads by cdt (ties by index)" in transfer_table(older).caption
+
+
+def test_circuits_that_are_the_models_first_heads_are_counted_and_told(demo):
+    main = demo.of("01_nusax_transfer")
+    columns = {Head(0, i): np.zeros((4, 8)) for i in range(8)}
+    best = np.zeros((4, 8))
+    best[0, 0], best[3, 7] = 2, 1  # the best is the first head, the second best is not the second
+    maps = [Relevance(best, columns, ties=ties) for ties in ("index", "logits")]
+    assert list(summary.by_index(replace(main, maps=maps[1:]))) == []
+    [told] = summary.by_index(replace(main, maps=maps))
+    assert "1 of 1 circuits of depth 2 are the model's first heads" in told
 
 
 def test_rows_in_two_precisions_are_two_studies(demo):

@@ -107,7 +107,7 @@ def weakest(results: Results) -> Iterator[str]:
         yield "Script 01 has not run."
         return
     rows = main.rows
-    yield from _by_index(main)
+    yield from by_index(main)
     seeds = sorted(rows["seed"].unique())
     papers = len(published("table8_top_head_depth0")["seed"].unique())
     if len(seeds) < papers:
@@ -139,7 +139,7 @@ def weakest(results: Results) -> Iterator[str]:
     yield "The rules of some verdicts were written after rows had been seen (see claims.md)."
 
 
-def _by_index(main: Results) -> Iterator[str]:
+def by_index(main: Results) -> Iterator[str]:
     """How many circuits of depth 2 are no more than the model's first heads, where ties were decided by index."""
     maps = [m for m in main.maps if m.ties == "index"]
     if not maps:
