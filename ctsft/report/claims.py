@@ -86,7 +86,10 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
     rows = pick(choose(results.rows), share=PAPERS_SHARE, depth=2)
     rows = rows[rows["n_target"].isin(comparable(results, choose)["n_target"])]
     pairs = pairs_of(pick(rows, arm="circuit"), pick(rows, arm="near_zero"), SAME, results.rows)
-    number = f"Spearman {change(value)}; circuit − near_zero over all targets: {change(pooled(pairs))}"
+    number = (
+        f"Spearman {change(value)}; circuit − near_zero over all targets: {change(pooled(pairs))}, on the source "
+        f"afterwards {change(pooled(pairs, SOURCE))}"
+    )
     return Judgement("C2", by_interval(value, 0, 0), number, ground(pairs, results.rows))
 
 
@@ -161,7 +164,10 @@ def second_task(results: Results | None) -> Judgement:
 
 
 def faithful(found: Faithfulness | None) -> Judgement:
-    """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less."""
+    """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less.
+
+    Undecided where ties by index filled the circuit: what the method means by one was not asked.
+    """
     if found is None:
         return not_run("C6", "script 05")
     sets = pick(found.sets, language=found.source, scorer=found.main)
@@ -181,6 +187,8 @@ def faithful(found: Faithfulness | None) -> Judgement:
         f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten; "
         f"of all others without them: {interval(faithfulness_of(found, out))}"
     )
+    if found.circuits != found.main:
+        verdict, number = "undecided", f"{number}; these circuits are not what the scores say (ties by index)"
     return Judgement("C6", verdict, number, _asked(found, found.circuits))
 
 

@@ -12,14 +12,15 @@ import numpy as np
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
-from ctsft.report.choosing import PAPERS_SHARE, at_papers_share
+from ctsft.report.choosing import PAPERS_SHARE, at_papers_share, at_validated_rate
 from ctsft.report.claims import CLAIMS, judge, judge_otherwise
 from ctsft.report.judging import Judgement
 from ctsft.report.measured import odyssey_results
 from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
 from ctsft.report.rows import Results
-from ctsft.report.transfer import EXPERIMENT
+from ctsft.report.situations import named
+from ctsft.report.transfer import EXPERIMENT, pick
 
 HEADINGS = {
     "supported": "What held",
@@ -78,7 +79,7 @@ TO_A_USER = {
     "that learns more than the circuit; look at B1 for what it keeps.",
     ("B1", "supported"): "If source rows are at hand, replay them: that keeps the source better than the circuit does.",
     ("B9", "contradicted"): "Fit character n-grams on your rows before anything else: they take seconds and no model, "
-    "and here they beat the circuit. Tune only what beats them on validation.",
+    "and on such rows as these they beat the circuit. Tune only what beats them on validation.",
     (
         "B9",
         "undecided",
@@ -135,8 +136,12 @@ def weakest(results: Results) -> Iterator[str]:
     )
     if rows[rows["arm"] != "direct"].groupby("seed")["theta1"].nunique().max() > 1:
         yield "The rows of a seed come from more than one machine: their theta1 differ in the last bits."
+    yield from _at_the_edge(main)
     yield from _rates(results)
-    yield "The rules of some verdicts were written after rows had been seen (see claims.md)."
+    yield (
+        "The rules of some verdicts were written after rows had been seen, B9 to B18 with the very rows that they are "
+        "judged by (see claims.md); and no verdict is corrected for how many there are."
+    )
 
 
 def by_index(main: Results) -> Iterator[str]:
@@ -155,6 +160,20 @@ def by_index(main: Results) -> Iterator[str]:
         "heads, whatever the scores to the logits say. Rows of the rule that is used now (the score to the logits "
         "decides) are fewer or missing."
     )
+
+
+def _at_the_edge(main: Results) -> Iterator[str]:
+    """Arms of script 01 whose validated rate is the highest or lowest of several on every seed of a target."""
+    rows = main.rows[main.rows["lr"].notna()]
+    keys = ["target", "n_target", "arm", "depth"]
+    for word, end in (("highest", max), ("lowest", min)):
+        here = []
+        for key, chosen in at_validated_rate(at_papers_share(rows)).groupby(keys, dropna=False, sort=False):
+            tried = set(pick(rows, **dict(zip(keys, key, strict=True)))["lr"])
+            if len(tried) > 1 and set(chosen["lr"]) == {end(tried)}:
+                here.append(f"{named(key[2], key[3])} ({key[0]}, {key[1]} rows)")
+        if here:
+            yield f"At the {word} of several rates on every seed, and so perhaps not at their best: {', '.join(here)}."
 
 
 def _rates(results: Results) -> Iterator[str]:
@@ -192,7 +211,7 @@ def _otherwise(results: Results) -> list[str]:
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
     found = [(j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences]
-    return [f"- {sentence} ({j.claim}, {j.verdict}.)" for j, sentence in found] or ["- Nothing yet."]
+    return [f"- {sentence} ({j.claim}, {j.verdict}: {j.data}.)" for j, sentence in found] or ["- Nothing yet."]
 
 
 def report_page(folders: Iterable[Results]) -> str:
