@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
@@ -19,7 +20,6 @@ from ctsft.report.measured import odyssey_results
 from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
 from ctsft.report.rows import Results
-from ctsft.report.situations import named
 from ctsft.report.transfer import EXPERIMENT, pick
 
 HEADINGS = {
@@ -139,7 +139,7 @@ def weakest(results: Results) -> Iterator[str]:
     yield from _at_the_edge(main)
     yield from _rates(results)
     yield (
-        "The rules of some verdicts were written after rows had been seen, B9 to B18 with the very rows that they are "
+        "The rules of some verdicts were written after rows had been seen, B9 to B18 after many of those that they are "
         "judged by (see claims.md); and no verdict is corrected for how many there are."
     )
 
@@ -171,7 +171,8 @@ def _at_the_edge(main: Results) -> Iterator[str]:
         for key, chosen in at_validated_rate(at_papers_share(rows)).groupby(keys, dropna=False, sort=False):
             tried = set(pick(rows, **dict(zip(keys, key, strict=True)))["lr"])
             if len(tried) > 1 and set(chosen["lr"]) == {end(tried)}:
-                here.append(f"{named(key[2], key[3])} ({key[0]}, {key[1]} rows)")
+                target, n, arm, depth = key
+                here.append(f"{arm}{'' if pd.isna(depth) else f' {depth:g}'} ({target}, {n} rows)")
         if here:
             yield f"At the {word} of several rates on every seed, and so perhaps not at their best: {', '.join(here)}."
 
