@@ -306,6 +306,14 @@ def test_show_prints_and_draws(work, tmp_path, capsys):
         (["show", "nowhere"], "no scores at nowhere.json"),
         (["tune", "--model", "demo", "--task", "demo", "--language", "d30", "--output", "{new}"], "give --scores"),
         (["tune", "--model", "demo", "--task", "demo", "--language", "d30", "--output", "{work}"], "exists already"),
+        (
+            "tune --model demo --task demo --language d30 --arm lora_heads --scores s --output {new}".split(),
+            "the arm 'lora_heads' is a baseline",
+        ),
+        (
+            "tune --model nowhere --task demo --language d30 --arm norm_only --epochs 0 --output {new}".split(),
+            "epochs is 0",
+        ),
         (["evaluate", "--model", "demo", "--task", "nusaxx", "--language", "d30"], "unknown task 'nusaxx'"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "x"], "unknown language 'x'"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--device", "gpu"], "unknown device"),

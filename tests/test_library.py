@@ -154,8 +154,45 @@ def test_wrong_calls_are_refused_in_words(theta1, task, tmp_path):
         ctsft.choose(theta1, relevance, depth=2)
     with pytest.raises(UserError, match="this one has 3 of 4"):
         ctsft.choose(tiny("llama-2kv"), relevance)
+    for arm in ("full", "nearzero", "lora_heads"):
+        with pytest.raises(UserError, match=f"for an arm '{arm}'. Valid: circuit, near_zero, bottom, random"):
+            ctsft.choose(theta1, relevance, arm=arm, depth=0)
     with pytest.raises(UserError, match="one word for each"):
         ctsft.load_task("demo", label_words=(" a",))
+
+
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta1, task, monkeypatch):
+    for rows in (0, -95):
+        with pytest.raises(UserError, match=f"{rows} rows were asked for. Ask for at least 1"):
+            ctsft.tune(theta1, task, "d50", arm="norm_only", rows=rows)
+    for name in ("epochs", "batch_size", "micro_batch"):
+        with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
+            Recipe(**{name: 0})
+    for lr in (0.0, -1e-3, float("nan")):
+        with pytest.raises(UserError, match="must be above zero"):
+            Recipe(lr=lr)
+    monkeypatch.setattr("ctsft.library.scoring_rows", lambda *a: pytest.fail("rows were scored"))
+    for name in ("mean_rows", "score_rows"):
+        with pytest.raises(UserError, match=f"{name} is 2; it must be at least 3"):
+            ctsft.discover(theta1, task, "d00", **{name: 2})
+    for size, message in (
+        (dict(share=0.0), "share above 0 and at most 1"),
+        (dict(share=1.5), "share above 0 and at most 1"),
+        (dict(depth=-1), "depth must be at least 0"),
+        (dict(depth=3, share=0.5), "asks for 64 heads, and the model has 32"),
+        (dict(depth=2, share=0.6), "asks for 57 heads, and the model has 32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ctsft.discover(theta1, task, "d00", **size)
+        with pytest.raises(UserError, match=message):
+            ctsft.choose(theta1, ctsft.Relevance(np.zeros((4, 8))), **size)
+
+
+def test_a_control_that_may_move_other_weights_than_the_circuit_is_refused(theta1, task):
+    """The embedded model's heads share keys and values; sets of one size differ in how many groups they hold whole."""
+    for arm in ("near_zero", "bottom", "random"):
+        with pytest.raises(UserError, match=f"of which '{arm}' may have another number than the circuit"):
+            ctsft.tune(theta1, task, "d50", arm=arm, heads=HEADS, kv_policy="all")
 
 
 def test_a_task_of_ones_own_is_bound_to_its_folder(tmp_path):

@@ -55,6 +55,9 @@ def test_draws_of_one_seed_are_nested_and_seeds_differ():
     assert draw(ids, 25, 31) != draw(ids, 25, 777)
     with pytest.raises(UserError, match="pool has 100"):
         draw(ids, 101, 31)
+    for none in (0, -95):
+        with pytest.raises(UserError, match=f"{none} rows were asked for. Ask for at least 1"):
+            draw(ids, none, 31)
 
 
 def test_a_balanced_draw_has_as_many_of_each_label():

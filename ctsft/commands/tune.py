@@ -53,11 +53,13 @@ class Tune:
     """Draws the rows, orders them, and draws random heads."""
 
     def run(self) -> None:
-        from ctsft.tuning.arms import get_arm
+        from ctsft.library import plain_arm
 
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"{self.output} exists already; give a new folder with --output.")
-        arm, task = get_arm(self.arm), self.data.load()
+        # Before files are read and the model is loaded, which takes long.
+        arm, task = plain_arm(self.arm), self.data.load()
+        recipe = ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch)
         scores = self._load_scores() if arm.needs_heads else None
         self._tell_checks(task, scores)
         loaded = self.using.load()
@@ -76,7 +78,7 @@ class Tune:
             heads=heads,
             rows=self.n,
             role=self.role,
-            recipe=ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch),
+            recipe=recipe,
             kv_policy=self.kv_policy,
             seed=self.seed,
             max_tokens=self.using.max_tokens,

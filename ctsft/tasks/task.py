@@ -152,7 +152,12 @@ def pools(task: Task, source: Rows, targets: Mapping[str, Rows]) -> tuple[list[s
 
 
 def draw(ids: Sequence[str], n: int, seed: int) -> list[str]:
-    """The first n of a permutation of `ids` by `seed`: draws of one seed are nested (25 within 50 within 100)."""
+    """The first n of a permutation of `ids` by `seed`: draws of one seed are nested (25 within 50 within 100).
+
+    Raises UserError where n is not between 1 and the number of ids.
+    """
+    if n < 1:
+        raise UserError(f"{n} rows were asked for. Ask for at least 1.")
     if n > len(ids):
         raise UserError(f"{n} rows were asked for, but the pool has {len(ids)}. Ask for at most {len(ids)}.")
     order = np.random.default_rng(seed).permutation(len(ids))
