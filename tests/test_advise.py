@@ -14,6 +14,7 @@ from ctsft.advice.evidence import ARM, SETTING, _rates, evidence, shipped
 from ctsft.advice.probe import Probe, concentration, ngrams, probe
 from ctsft.advice.recommend import advise, nearest, trial
 from ctsft.cli import main
+from ctsft.commands.options import OnModel
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.library import drawn_rows, load_task, training_rows
@@ -198,6 +199,14 @@ def test_the_command_probes_and_never_trains(own, capsys, monkeypatch, tmp_path)
     assert "First make the model competent on the source" in out
     assert "target rows: 100, scarcest label 'neutral' with 24" in out
     assert "character n-grams of these rows, without a model: 0." in out
+
+
+def test_a_model_with_few_positions_is_probed_at_its_length(demo, capsys, monkeypatch):
+    model, _ = demo
+    monkeypatch.setattr(model.model.config, "max_position_embeddings", 64)
+    monkeypatch.setattr(OnModel, "load", lambda self: model)
+    main(["advise", *"--model demo --task demo --source d00 --target d50 --n 25 --max-tokens 64".split()])
+    assert "target rows: 25" in capsys.readouterr().out
 
 
 def test_ngrams_are_those_of_the_arm_and_a_warning_only_where_they_are_ahead():

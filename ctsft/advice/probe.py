@@ -52,7 +52,13 @@ def concentration(relevance: Relevance, share: float = 0.02) -> float:
 
 
 def probe(
-    loaded: Loaded, task: Task, source: str, target: str, relevance: Relevance | None = None, rows: int | None = None
+    loaded: Loaded,
+    task: Task,
+    source: str,
+    target: str,
+    relevance: Relevance | None = None,
+    rows: int | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> Probe:
     """Two evaluations, a fit of seconds and some counting; the test split is not touched.
 
@@ -61,7 +67,9 @@ def probe(
     drawn = library.drawn_rows(library.training_rows(task, target, "target"), rows)
     counts = Counter(example.label for example in drawn)
     label = min(range(len(task.labels)), key=lambda number: counts[number])
-    known, found = (evaluate(loaded, task, language, split="valid") for language in (source, target))
+    known, found = (
+        evaluate(loaded, task, language, split="valid", max_tokens=max_tokens) for language in (source, target)
+    )
     return Probe(
         known.accuracy,
         known.majority,
@@ -70,13 +78,15 @@ def probe(
         len(drawn),
         (task.labels[label], counts[label]),
         None if relevance is None else concentration(relevance),
-        ngrams(loaded, task, target, drawn),
+        ngrams(loaded, task, target, drawn, max_tokens),
     )
 
 
-def ngrams(loaded: Loaded, task: Task, target: str, rows: list[Example]) -> Interval | None:
+def ngrams(
+    loaded: Loaded, task: Task, target: str, rows: list[Example], max_tokens: int = MAX_TOKENS
+) -> Interval | None:
     """Accuracy on the validation split, by which its regularisation was chosen: a little too good."""
-    train, valid = (encode_rows(loaded, task, part, MAX_TOKENS) for part in (rows, task.load(target, "valid").examples))
+    train, valid = (encode_rows(loaded, task, part, max_tokens) for part in (rows, task.load(target, "valid").examples))
     try:
         fitted = NGrams().fit(train, valid, lambda prompt: str(loaded.tokenizer.decode(list(prompt))))
     except CellFailed:

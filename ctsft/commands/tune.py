@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import ctsft
-from ctsft.commands.options import OnModel, OnTask, load_scores, tell_checks
+from ctsft.commands.options import OnTask, load_scores, tell_checks
+from ctsft.commands.tuned import OnTuned
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
 from ctsft.tasks.task import SEED
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Tune:
     """Tune on labelled rows of a language; writes a head delta, or with --arm full a whole checkpoint."""
 
-    using: OnModel
+    using: OnTuned
     data: OnTask
     language: str
     """The language to tune on."""
@@ -81,7 +82,7 @@ class Tune:
             recipe=recipe,
             kv_policy=self.kv_policy,
             seed=self.seed,
-            max_tokens=self.using.max_tokens,
+            max_tokens=self.using.longest_of_checkpoint(),
         )
         metrics = delta.about["metrics"]
         print(f"validation: accuracy {metrics['accuracy']:.3f} on {metrics['rows']} rows that were not trained on")
