@@ -265,6 +265,13 @@ def test_a_card_says_only_what_is_known():
     bare = ctsft.HeadDelta.of(loaded.model, [Slice("model.norm.weight", 0, 0, 4)], "abc")
     assert "None" not in model_card(bare)
     assert "base_model: someone/model\n" in model_card(replace(bare, about={"model": "someone/model@0123"}))
+    # What a user keeps beside a delta is told as it stands.
+    card = model_card(replace(bare, about={"task": "topics", "recipe": "by hand", "metrics": {"accuracy": 0.9}}))
+    for line in ("| task | topics |", "| recipe | by hand |", "| metrics | {'accuracy': 0.9} |"):
+        assert line in card
+    assert "| recipe | lr 0.001, optimizer SGD |" in model_card(
+        replace(bare, about={"recipe": {"lr": 1e-3, "optimizer": "SGD"}})
+    )
 
 
 def test_several_languages_on_one_base_are_switched_bit_for_bit(theta1, delta, other):
@@ -454,6 +461,18 @@ def test_a_loop_without_its_optimizer_is_told(theta1):
     tuning = ctsft.HeadTuning(theta1, [])
     with pytest.raises(UserError, match="nothing has been tuned"):
         tuning.delta()
+
+
+def test_a_loop_that_has_not_ended_has_no_delta_yet(theta1):
+    before = weight_hash(theta1.model)
+    with ctsft.HeadTuning(theta1, HEADS) as tuning:
+        tuning.follow(torch.optim.SGD(tuning.parameters(), lr=0.1))
+        for asked in (tuning.delta, tuning.revert):
+            with pytest.raises(UserError, match=rf"call {asked.__name__}\(\) after it"):
+                asked()
+    assert tuning.delta(task="topics").about["task"] == "topics"
+    tuning.revert()
+    assert weight_hash(theta1.model) == before
 
 
 class HeadTrainer(ctsft.HeadTrainerMixin, Trainer):
