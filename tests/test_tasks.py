@@ -204,7 +204,7 @@ def test_smsa_rows_are_read_and_faults_named(tmp_path, real_data):
     rows = SMSA.load("indonesian", "test", real_data)
     assert len(rows.examples) == 484
     assert len(smsa.without_nusax(list(rows.examples)[:60], real_data)) == 60
-    with pytest.raises(UserError, match=r"smsa/test\.no_nusax\.tsv\.gz.*--probes"):
+    with pytest.raises(UserError, match=r"smsa/test\.no_nusax\.tsv\.gz.*leave the probe out"):
         SMSA.load("indonesian", "test", tmp_path)
 
 

@@ -117,7 +117,8 @@ def train(
                 if adjust is not None:
                     loss += adjust()
                 if not math.isfinite(loss):
-                    raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
+                    step = len(losses) + 1
+                    raise CellFailed(f"the loss became {loss} at step {step} of {total}; try a lower learning rate")
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
                 after_step()
@@ -168,7 +169,9 @@ class Gradients:
             return loss, size
 
         def gradients() -> float:
-            loss, self.micro_batch = with_less(run, self.micro_batch, "train on one row at a time; try --checkpointing")
+            loss, self.micro_batch = with_less(
+                run, self.micro_batch, "train on one row at a time; shorter prompts or gradient checkpointing take less"
+            )
             return loss
 
         return self.team.summed(self.parameters, gradients)
