@@ -68,7 +68,7 @@ class Table:
         for line in self.lines:
             if line.label not in labels:
                 raise UserError(
-                    f"{self.where}, line {line.number}: unknown label '{line.label}'. Valid: {', '.join(labels)}."
+                    f"{self.where}, line {line.number}: unknown label {line.label!r}. Valid: {', '.join(labels)}."
                 )
         examples = tuple(Example(e.id, e.text, labels.index(e.label), e.pair, e.group) for e in self.lines)
         return Rows(language, split, examples, self.sha256)

@@ -82,7 +82,7 @@ class Task:
         where = f"{self.name}/{language}/{split}"
         repeated = [i for i, count in Counter(e.id for e in rows.examples).items() if count > 1]
         if repeated:
-            raise UserError(f"{where}: the id '{repeated[0]}' occurs more than once; ids must be unique.")
+            raise UserError(f"{where}: the id {repeated[0]!r} occurs more than once; ids must be unique.")
         missing = set(range(len(self.labels))) - {e.label for e in rows.examples}
         if missing:
             raise UserError(f"{where}: no row has the label '{self.labels[min(missing)]}'.")

@@ -55,7 +55,7 @@ def parse(lines: list[dict], where: str) -> list[Example]:
                 raise UserError(f"{where}, line {number}: the field '{name}' is missing or empty.")
         if row["label"] not in LABELS:
             raise UserError(
-                f"{where}, line {number}: unknown label '{row['label']}'. Valid: {', '.join(LABELS)}; rows that "
+                f"{where}, line {number}: unknown label {row['label']!r}. Valid: {', '.join(LABELS)}; rows that "
                 "annotators could not agree on ('-') must be left out."
             )
         identity = str(row.get("pair_id", number))
