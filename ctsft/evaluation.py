@@ -59,7 +59,7 @@ def _predict(model, rows: Encoded, label_tokens, layout, batch_size, autocast) -
         logits[group] = out[:, list(label_tokens)].cpu().numpy()
         vocabulary[group] = out.argmax(-1).cpu().numpy()
     if not np.isfinite(logits).all():
-        raise CellFailed("the model's answers are no finite numbers: its weights exploded. Try a lower --lr")
+        raise CellFailed("the model's answers are no finite numbers: its weights exploded. Try a lower learning rate")
     return Predictions(logits.argmax(-1), logits, vocabulary)
 
 

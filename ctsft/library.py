@@ -18,7 +18,7 @@ import torch
 
 from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
 from ctsft.calibration import fit_temperature
-from ctsft.discovery.circuits import heads_per_depth, select
+from ctsft.discovery.circuits import SELECTIONS, heads_per_depth, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
@@ -26,6 +26,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy, Slice
+from ctsft.models.anatomy import Anatomy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.models.precision import Asked, autocast, precision_of, warning_of
 from ctsft.study.provenance import now
@@ -104,10 +105,16 @@ def discover(
 
     The model should be competent on the source already. `mean_rows` rows make the label-balanced mean, `score_rows`
     others that the model gets right are scored; both are drawn by `seed`. The scores reach as deep as circuits of
-    `depth` with `share` of all heads at each depth need. Raises CellFailed where a score is not finite.
+    `depth` with `share` of all heads at each depth need. Raises UserError for fewer rows than labels and for a circuit
+    larger than the model, CellFailed where a score is not finite.
     """
-    get_scorer(scorer)  # an unknown name shows before anything is computed
+    # What is wrong with a setting shows before anything is computed.
+    get_scorer(scorer)
     n_labels, anatomy = len(task.labels), loaded.anatomy
+    for name, number in (("mean_rows", mean_rows), ("score_rows", score_rows)):
+        if number < n_labels:
+            raise UserError(f"{name} is {number}; it must be at least {n_labels}, so that every label has a row.")
+    _check_size(anatomy, depth, share)
     rows = scoring_rows(
         training_rows(task, source, "source"),
         lambda rest: answer(loaded, task, rest, max_tokens).labels.tolist(),
@@ -146,6 +153,9 @@ def choose(
             f"the scores are of a model with {relevance.logits.shape[0]} layers of {relevance.logits.shape[1]} heads, "
             f"this one has {len(loaded.anatomy.layers)} of {loaded.anatomy.heads}."
         )
+    if arm not in SELECTIONS:
+        raise UserError(f"no heads are chosen for an arm '{arm}'. Valid: {', '.join(SELECTIONS)}.")
+    _check_size(loaded.anatomy, depth, share)
     per_group = loaded.anatomy.heads // loaded.anatomy.kv_heads
     try:
         return select(arm, relevance, depth, share, per_group, seed)
@@ -154,6 +164,20 @@ def choose(
             f"the scores do not reach depth {depth} with share {share}: head {error.args[0]} has none. Discover again "
             "with this depth and share."
         ) from error
+
+
+def _check_size(anatomy: Anatomy, depth: int, share: float) -> None:
+    """UserError for a circuit of `depth`, `share` of all heads at each depth, that is none or larger than the model."""
+    if depth < 0 or not 0 < share <= 1:
+        raise UserError(
+            f"depth is {depth} and share {share:g}; depth must be at least 0, and share above 0 and at most 1."
+        )
+    needed = (depth + 1) * heads_per_depth(anatomy.n_heads, share)
+    if needed > anatomy.n_heads:
+        raise UserError(
+            f"depth {depth} with share {share:g} asks for {needed} heads, and the model has {anatomy.n_heads}: take a "
+            "smaller share or depth."
+        )
 
 
 def tune(
@@ -178,7 +202,12 @@ def tune(
     validation split then gives the delta its metrics and its temperature (see `ctsft.calibration`). `dtype` is that of
     the computation; weights are float32, and auto is bfloat16 on a GPU. Raises CellFailed where the loss explodes.
     """
-    chosen = _plain(arm, heads)
+    chosen = plain_arm(arm)
+    if chosen.needs_heads != bool(heads):
+        raise UserError(
+            f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
+        )
+    _check_control(chosen, loaded.anatomy, kv_policy)
     model, device = loaded.model, next(loaded.model.parameters()).device
     drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)
     encoded = encode_rows(loaded, task, drawn, max_tokens)
@@ -211,8 +240,8 @@ def tune(
         return HeadDelta.of(model, moving, base, {**settings, **found, "created": now()})
 
 
-def _plain(arm: str, heads: Sequence[Head]) -> Arm:
-    """The arm, where it is one that tunes this model by itself and has the heads that it needs."""
+def plain_arm(arm: str) -> Arm:
+    """The arm of that name, where it is one that tunes this model by itself; UserError for others."""
     chosen = get_arm(arm)
     if chosen.moves == "nothing" or chosen.start == "base":
         raise UserError(f"the arm '{arm}' tunes nothing of this model. To tune all weights of a base model, use full.")
@@ -220,11 +249,16 @@ def _plain(arm: str, heads: Sequence[Head]) -> Arm:
         raise UserError(
             f"the arm '{arm}' is a baseline of the experiment scripts; here circuit, norm_only or full tune."
         )
-    if chosen.needs_heads != bool(heads):
-        raise UserError(
-            f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
-        )
     return chosen
+
+
+def _check_control(arm: Arm, anatomy: Anatomy, kv_policy: KVPolicy) -> None:
+    """UserError for a control that would not move as many weights as its circuit."""
+    if kv_policy == "all" and arm.heads not in (None, "circuit") and anatomy.kv_heads < anatomy.heads:
+        raise UserError(
+            f"the kv_policy 'all' moves the keys and values of groups that are chosen whole, of which '{arm.name}' may "
+            "have another number than the circuit: take the circuit, or the kv_policy 'shared'."
+        )
 
 
 def drawn_rows(examples: Sequence[Example], n: int | None, seed: int = SEED) -> list[Example]:

@@ -20,12 +20,14 @@ CHUNK = 256  # rows in memory at a time
 class Voice:
     """One state of the model that answers: the base's (`delta` None) or that with a delta.
 
-    `prefix` goes before the names of its columns. `temperature` makes its confidence a probability.
+    `prefix` goes before the names of its columns. `temperature` makes its confidence a probability, for prompts of up
+    to `max_tokens`.
     """
 
     prefix: str
     delta: HeadDelta | None
     temperature: float
+    max_tokens: int = MAX_TOKENS
 
 
 @dataclass
@@ -35,7 +37,6 @@ class Labeller:
     loaded: Loaded
     task: Task
     voices: Sequence[Voice]
-    max_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
         self.skipped: list[int] = []
@@ -75,7 +76,7 @@ class Labeller:
     def _ask(self, examples: list[Example], voice: Voice) -> tuple[list[int], list[float]]:
         self._switch.to(voice.prefix if voice.delta is not None else None)
         try:
-            found = answer(self.loaded, self.task, examples, self.max_tokens)
+            found = answer(self.loaded, self.task, examples, voice.max_tokens)
         finally:
             self._switch.to(None)
         return found.labels.tolist(), confidence(found.logits, voice.temperature).tolist()

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from ctsft.advice.evidence import ARM, SETTING, _rates, evidence, shipped
-from ctsft.advice.probe import Probe, concentration, ngrams
+from ctsft.advice.probe import Probe, concentration, ngrams, probe
 from ctsft.advice.recommend import advise, nearest, trial
 from ctsft.cli import main
+from ctsft.commands.options import OnModel
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.library import drawn_rows, load_task, training_rows
@@ -21,6 +22,7 @@ from ctsft.models.load import load_model
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
+from ctsft.tasks.task import Rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,10 +43,10 @@ def table(circuit=0.2, full=0.25, full_cost=0.05, settings=4) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"depth": "Int64"})
 
 
-def probe_of(source=0.8, zero_shot=0.5, rows=100, rarest=("a", 30)) -> Probe:
+def probe_of(source=0.8, source_majority=0.4, zero_shot=0.5, majority=0.4, rows=100, rarest=("a", 30)) -> Probe:
     return Probe(
-        Interval(source, source - 0.05, source + 0.05), Interval(zero_shot, zero_shot - 0.05, zero_shot + 0.05),
-        0.4, rows, rarest,
+        Interval(source, source - 0.05, source + 0.05), source_majority,
+        Interval(zero_shot, zero_shot - 0.05, zero_shot + 0.05), majority, rows, rarest,
     )  # fmt: skip
 
 
@@ -77,6 +79,44 @@ def test_a_start_at_chance_gets_no_advice_on_arms():
     assert "First make the model competent" in said
     assert "Recommended" not in said
     assert "Collect more rows of 'b'" in advise(probe_of(rarest=("b", 2)), table(), 0.02)
+
+
+def test_the_source_is_judged_by_its_own_majority_class():
+    assert "Recommended" in advise(probe_of(majority=0.9), table(), 0.02)
+    assert "First make the model competent" in advise(probe_of(source_majority=0.76), table(), 0.02)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_model("demo"), load_task("demo")
+
+
+def test_a_probe_keeps_the_majority_class_of_each_language(demo):
+    """Of the source 18 of 20 validation rows have the first label."""
+    model, task = demo
+
+    def read(language: str, split: str, folder: Path | None) -> Rows:
+        rows = task.read(language, split, folder)
+        if (language, split) != ("d00", "valid"):
+            return rows
+        kept = [[e for e in rows.examples if e.label == label][: 18 if label == 0 else 1] for label in range(3)]
+        return replace(rows, examples=tuple(example for part in kept for example in part))
+
+    found = probe(model, replace(task, read=read), "d00", "d50")
+    assert found.source_majority == 0.9
+    gold = np.array([example.label for example in task.load("d50", "valid").examples])
+    assert found.majority == np.bincount(gold).max() / len(gold) < 0.5
+
+
+def test_the_scarcest_label_is_counted_among_the_rows_that_are_asked_for(demo):
+    model, task = demo
+    drawn = drawn_rows(training_rows(task, "d50", "target"), 25)
+    counts = {label: [example.label for example in drawn].count(number) for number, label in enumerate(task.labels)}
+    found = probe(model, task, "d00", "d50", rows=25)
+    assert (found.rows, found.rarest[1]) == (25, min(counts.values()))
+    assert counts[found.rarest[0]] == found.rarest[1]
+    with pytest.raises(UserError, match=r"101 rows were asked for, but the pool has 100\."):
+        probe(model, task, "d00", "d50", rows=101)
 
 
 def test_arms_are_compared_only_where_all_were_run():
@@ -159,6 +199,14 @@ def test_the_command_probes_and_never_trains(own, capsys, monkeypatch, tmp_path)
     assert "First make the model competent on the source" in out
     assert "target rows: 100, scarcest label 'neutral' with 24" in out
     assert "character n-grams of these rows, without a model: 0." in out
+
+
+def test_a_model_with_few_positions_is_probed_at_its_length(demo, capsys, monkeypatch):
+    model, _ = demo
+    monkeypatch.setattr(model.model.config, "max_position_embeddings", 64)
+    monkeypatch.setattr(OnModel, "load", lambda self: model)
+    main(["advise", *"--model demo --task demo --source d00 --target d50 --n 25 --max-tokens 64".split()])
+    assert "target rows: 25" in capsys.readouterr().out
 
 
 def test_ngrams_are_those_of_the_arm_and_a_warning_only_where_they_are_ahead():

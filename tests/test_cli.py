@@ -130,6 +130,38 @@ def test_a_merged_checkpoint_predicts_as_the_delta_does(work, tmp_path, capsys):
     assert read_csv(tmp_path / "a.csv") == read_csv(tmp_path / "b.csv")
 
 
+def test_a_delta_answers_prompts_of_the_length_that_it_was_tuned_on(work, tmp_path, capsys):
+    """Its temperature was fitted on these; the checkpoint has another length, which its own answers keep."""
+    own = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90"]
+    model = ["--model", tmp_path / "merged"]
+    run(capsys, "tune", "--model", work / "theta1", *own, "--scores", work / "scores", "--n", 4, "--epochs", 1,
+        "--max-tokens", 12, "--output", tmp_path / "short")  # fmt: skip
+    run(capsys, "merge", "--model", work / "theta1", "--delta", tmp_path / "short", "--output", tmp_path / "merged")
+    run(capsys, "tune", *model, *own, "--arm", "norm_only", "--n", 4, "--epochs", 1, "--output", tmp_path / "same")
+    assert ctsft.HeadDelta.load(tmp_path / "same").about["max_tokens"] == 12
+    run(capsys, "tune", *model, *own, "--arm", "norm_only", "--n", 4, "--epochs", 1, "--max-tokens", 9,
+        "--output", tmp_path / "shorter")  # fmt: skip
+    model += ["--delta", tmp_path / "shorter"]
+    source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in sentences("d90", "valid", 12)])
+
+    def answers(*flags: object) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+        out = run(capsys, "predict", *model, "--input", source, "--with-source", *flags)
+        rows = csv.DictReader(io.StringIO(out))
+        return [((r["label"], r["confidence"]), (r["source_label"], r["source_confidence"])) for r in rows]
+
+    plain, longer, shorter = answers(), answers("--max-tokens", 12), answers("--max-tokens", 9)
+    assert [delta for delta, _ in plain] == [delta for delta, _ in shorter] != [delta for delta, _ in longer]
+    assert [base for _, base in plain] == [base for _, base in longer] != [base for _, base in shorter]
+
+    def told(*flags: object) -> list[list[str]]:
+        lines = run(capsys, "evaluate", *model, *own, *flags).splitlines()
+        return [[line for line in lines if line.startswith(name)] for name in ("model", "with delta")]
+
+    plain, longer, shorter = told(), told("--max-tokens", 12), told("--max-tokens", 9)
+    assert plain == [longer[0], shorter[1]]
+    assert longer[1] != shorter[1]
+
+
 def test_json_lines_are_answered_like_a_table(work, tmp_path, capsys):
     rows = [{"text": row["text"], "n": i, "more": None} for i, row in enumerate(sentences("d90", "valid", 6))]
     write_jsonl(tmp_path / "in.jsonl", rows)
@@ -306,6 +338,14 @@ def test_show_prints_and_draws(work, tmp_path, capsys):
         (["show", "nowhere"], "no scores at nowhere.json"),
         (["tune", "--model", "demo", "--task", "demo", "--language", "d30", "--output", "{new}"], "give --scores"),
         (["tune", "--model", "demo", "--task", "demo", "--language", "d30", "--output", "{work}"], "exists already"),
+        (
+            "tune --model demo --task demo --language d30 --arm lora_heads --scores s --output {new}".split(),
+            "the arm 'lora_heads' is a baseline",
+        ),
+        (
+            "tune --model nowhere --task demo --language d30 --arm norm_only --epochs 0 --output {new}".split(),
+            "epochs is 0",
+        ),
         (["evaluate", "--model", "demo", "--task", "nusaxx", "--language", "d30"], "unknown task 'nusaxx'"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "x"], "unknown language 'x'"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--device", "gpu"], "unknown device"),

@@ -12,6 +12,7 @@ from conftest import LABEL_TOKENS, random_rows, tiny
 
 from ctsft.discovery.decompose import LINEAR, Rules
 from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.patching import ablation
 from ctsft.discovery.problem import Batch, Problem
 from ctsft.discovery.scorers import cdt, cdt_linear
 from ctsft.discovery.totals import record
@@ -176,14 +177,22 @@ def test_swapping_the_two_classes_flips_the_sign():
         close(one.logits, -other.logits, 1e-5)
 
 
-def test_scores_that_are_not_finite_name_the_layer():
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_scores_that_are_not_finite_name_the_layer_that_broke(number):
     from ctsft.errors import CellFailed
 
     loaded = tiny("llama-2kv")
     with torch.no_grad():
-        loaded.model.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(torch.inf)
-    with pytest.raises(CellFailed, match="layer 0"):
-        cdt(problem_for(loaded), None, [])
+        loaded.model.get_parameter(f"model.layers.{number}.mlp.down_proj.weight").mul_(torch.inf)
+    for rules in (Rules(), LINEAR):
+        with pytest.raises(CellFailed, match=f"not finite from layer {number} on. The model's own activations"):
+            cdt(problem_for(loaded, rules), None, [])
+    with pytest.raises(CellFailed, match=f"not finite from layer {number} on. The inclusive gate needs the clean-up"):
+        cdt(problem_for(loaded, Rules(clean_up=False)), None, [])
+    # The scores of a gradient, or of the model's own passes, know no layer but the head's, and no gate.
+    for scorer in (cdt_linear, ablation):
+        with pytest.raises(CellFailed, match=r"not finite for heads of layers 0 to \d. The model's own activations"):
+            scorer(problem_for(loaded), None, [])
 
 
 @pytest.mark.parametrize(("scorer", "rules"), [(cdt, Rules()), (cdt_linear, LINEAR)])

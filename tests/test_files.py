@@ -148,6 +148,16 @@ def test_declared_labels_words_and_template(tmp_path):
         (".jsonl", '{"text": null, "label": "a"}\n', "line 1: the field 'text' is empty"),
         (".csv", b"text,label\n\xff\xfe,a\n", "not UTF-8"),
         (".csv", "text,premise,label\nx,y,a\n", r"columns \['text', 'premise'\]"),
+        (
+            ".jsonl",
+            '{"text": "x", "label": "a"}\n{"text": "y", "label": "b", "group": "g"}\n',
+            r"train\.jsonl, line 2: a column 'group', which the first row lacks",
+        ),
+        (
+            ".jsonl",
+            '{"text": "x", "label": "a"}\n{"text": "y", "label": "b", "hypothesis": "z"}\n',
+            "line 2: a column 'hypothesis', which the first row lacks",
+        ),
         (".jsonl", '{"text": "x", "label": "a"}\n', "has 1 labels"),
         (".jsonl", "".join(f'{{"text": "x", "label": "l{i}"}}\n' for i in range(21)), "has 21 labels.*2 to 20"),
     ],

@@ -51,6 +51,7 @@ PRESETS = runpy.run_path(str(ROOT / "experiments" / "01_nusax_transfer.py"))["PR
 def refused(error: UserError, *names: str) -> None:
     """One sentence or two in one line, and it names the file."""
     assert str(error).strip()
+    assert "\n" not in str(error)
     assert all(name in str(error) for name in names)
 
 

@@ -154,8 +154,45 @@ def test_wrong_calls_are_refused_in_words(theta1, task, tmp_path):
         ctsft.choose(theta1, relevance, depth=2)
     with pytest.raises(UserError, match="this one has 3 of 4"):
         ctsft.choose(tiny("llama-2kv"), relevance)
+    for arm in ("full", "nearzero", "lora_heads"):
+        with pytest.raises(UserError, match=f"for an arm '{arm}'. Valid: circuit, near_zero, bottom, random"):
+            ctsft.choose(theta1, relevance, arm=arm, depth=0)
     with pytest.raises(UserError, match="one word for each"):
         ctsft.load_task("demo", label_words=(" a",))
+
+
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta1, task, monkeypatch):
+    for rows in (0, -95):
+        with pytest.raises(UserError, match=f"{rows} rows were asked for. Ask for at least 1"):
+            ctsft.tune(theta1, task, "d50", arm="norm_only", rows=rows)
+    for name in ("epochs", "batch_size", "micro_batch"):
+        with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
+            Recipe(**{name: 0})
+    for lr in (0.0, -1e-3, float("nan")):
+        with pytest.raises(UserError, match="must be above zero"):
+            Recipe(lr=lr)
+    monkeypatch.setattr("ctsft.library.scoring_rows", lambda *a: pytest.fail("rows were scored"))
+    for name in ("mean_rows", "score_rows"):
+        with pytest.raises(UserError, match=f"{name} is 2; it must be at least 3"):
+            ctsft.discover(theta1, task, "d00", **{name: 2})
+    for size, message in (
+        (dict(share=0.0), "share above 0 and at most 1"),
+        (dict(share=1.5), "share above 0 and at most 1"),
+        (dict(depth=-1), "depth must be at least 0"),
+        (dict(depth=3, share=0.5), "asks for 64 heads, and the model has 32"),
+        (dict(depth=2, share=0.6), "asks for 57 heads, and the model has 32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ctsft.discover(theta1, task, "d00", **size)
+        with pytest.raises(UserError, match=message):
+            ctsft.choose(theta1, ctsft.Relevance(np.zeros((4, 8))), **size)
+
+
+def test_a_control_that_may_move_other_weights_than_the_circuit_is_refused(theta1, task):
+    """The embedded model's heads share keys and values; sets of one size differ in how many groups they hold whole."""
+    for arm in ("near_zero", "bottom", "random"):
+        with pytest.raises(UserError, match=f"of which '{arm}' may have another number than the circuit"):
+            ctsft.tune(theta1, task, "d50", arm=arm, heads=HEADS, kv_policy="all")
 
 
 def test_a_task_of_ones_own_is_bound_to_its_folder(tmp_path):
@@ -211,7 +248,10 @@ def test_a_delta_travels_with_all_that_its_user_needs(theta1, task, delta, tmp_p
     assert again.about == json.loads(json.dumps(delta.about))
     assert all(torch.equal(again.values[piece], value) for piece, value in delta.values.items())
     assert again.about["heads"] == [str(head) for head in HEADS]
-    assert again.about["metrics"]["accuracy"] == pytest.approx(again.about["metrics"]["accuracy"])
+    with again.on(theta1.model):
+        found = ctsft.evaluate(theta1, task, "d50", split="valid")
+    assert again.about["metrics"]["accuracy"] == found.accuracy.value
+    assert again.about["metrics"]["rows"] == len(found.gold)
     assert 0.05 <= again.about["temperature"] <= 20
     assert len(again.about["row_ids"]) == again.about["rows"] == 60
     card = (tmp_path / "README.md").read_text()
@@ -228,6 +268,13 @@ def test_a_card_says_only_what_is_known():
     bare = ctsft.HeadDelta.of(loaded.model, [Slice("model.norm.weight", 0, 0, 4)], "abc")
     assert "None" not in model_card(bare)
     assert "base_model: someone/model\n" in model_card(replace(bare, about={"model": "someone/model@0123"}))
+    # What a user keeps beside a delta is told as it stands.
+    card = model_card(replace(bare, about={"task": "topics", "recipe": "by hand", "metrics": {"accuracy": 0.9}}))
+    for line in ("| task | topics |", "| recipe | by hand |", "| metrics | {'accuracy': 0.9} |"):
+        assert line in card
+    assert "| recipe | lr 0.001, optimizer SGD |" in model_card(
+        replace(bare, about={"recipe": {"lr": 1e-3, "optimizer": "SGD"}})
+    )
 
 
 def test_several_languages_on_one_base_are_switched_bit_for_bit(theta1, delta, other):
@@ -417,6 +464,18 @@ def test_a_loop_without_its_optimizer_is_told(theta1):
     tuning = ctsft.HeadTuning(theta1, [])
     with pytest.raises(UserError, match="nothing has been tuned"):
         tuning.delta()
+
+
+def test_a_loop_that_has_not_ended_has_no_delta_yet(theta1):
+    before = weight_hash(theta1.model)
+    with ctsft.HeadTuning(theta1, HEADS) as tuning:
+        tuning.follow(torch.optim.SGD(tuning.parameters(), lr=0.1))
+        for asked in (tuning.delta, tuning.revert):
+            with pytest.raises(UserError, match=rf"call {asked.__name__}\(\) after it"):
+                asked()
+    assert tuning.delta(task="topics").about["task"] == "topics"
+    tuning.revert()
+    assert weight_hash(theta1.model) == before
 
 
 class HeadTrainer(ctsft.HeadTrainerMixin, Trainer):

@@ -55,6 +55,9 @@ def test_draws_of_one_seed_are_nested_and_seeds_differ():
     assert draw(ids, 25, 31) != draw(ids, 25, 777)
     with pytest.raises(UserError, match="pool has 100"):
         draw(ids, 101, 31)
+    for none in (0, -95):
+        with pytest.raises(UserError, match=f"{none} rows were asked for. Ask for at least 1"):
+            draw(ids, none, 31)
 
 
 def test_a_balanced_draw_has_as_many_of_each_label():
@@ -92,7 +95,8 @@ def test_misaligned_languages_are_refused():
         ("id,text\n1,hello\n", "column 'label' is missing"),
         ("id,text,label\n1,hello,positive\n2,  ,negative\n", "line 3: the text is empty"),
         ("id,text,label\n1,hello,happy\n", "line 2: unknown label 'happy'. Valid: negative, neutral, positive"),
-        ("id,text,label\n1,hello\n", "line 2: unknown label 'None'"),
+        ("id,text,label\n1,hello\n", "line 2: unknown label None"),
+        ('id,text,label\n1,hello,"a\nb"\n', r"line 3: unknown label 'a\\nb'"),
         ("id,text,label\n1,hello,\n", "line 2: unknown label ''"),
         ("id,text,label\n1,hello,-\n", "line 2: unknown label '-'"),
     ],
@@ -201,7 +205,7 @@ def test_smsa_rows_are_read_and_faults_named(tmp_path, real_data):
     rows = SMSA.load("indonesian", "test", real_data)
     assert len(rows.examples) == 484
     assert len(smsa.without_nusax(list(rows.examples)[:60], real_data)) == 60
-    with pytest.raises(UserError, match=r"smsa/test\.no_nusax\.tsv\.gz.*--probes"):
+    with pytest.raises(UserError, match=r"smsa/test\.no_nusax\.tsv\.gz.*leave the probe out"):
         SMSA.load("indonesian", "test", tmp_path)
 
 

@@ -219,8 +219,20 @@ def test_a_loss_that_is_not_finite_fails_the_cell():
     loaded = tiny("llama-2kv")
     with torch.no_grad():
         loaded.model.get_parameter("model.norm.weight").fill_(torch.nan)
-    with pytest.raises(CellFailed, match="step 1"):
+    with pytest.raises(CellFailed, match=r"step 1 of \d+; try a lower learning rate$"):
         tune(loaded, "full")
+
+
+def test_training_without_memory_names_what_every_caller_can_do():
+    """Scripts have a flag for checkpointing, and neither the commands nor the library do."""
+    loaded = tiny("llama-2kv")
+
+    def too_large(*_):
+        raise MemoryError
+
+    gradients = Gradients(loaded.model, [], random_rows(), LABEL_TOKENS, loaded.layout, NO_AUTOCAST, 1, too_large)
+    with pytest.raises(CellFailed, match=r"one row at a time; shorter prompts or gradient checkpointing take less$"):
+        gradients.of(range(4))
 
 
 def test_unknown_arm_names_the_valid_ones():

@@ -161,6 +161,11 @@ def test_a_prompt_without_room_for_its_texts_is_refused():
         encode(tokenizer, XNLI, [Example("r", "a a a", 0, "b b")], 2, Layout(1))
 
 
+def test_source_rows_that_are_not_there_are_told_without_a_scripts_flag(tmp_path):
+    with pytest.raises(UserError, match=r"mnli_subset/train\.jsonl\.gz.* Ask for fewer source rows\.$"):
+        XNLI.more_source_rows("english", tmp_path)
+
+
 def test_real_xnli_is_balanced_and_parallel(real_data):
     english = {split: XNLI.load("english", split, real_data) for split in SPLITS}
     for language in CODES:

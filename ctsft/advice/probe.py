@@ -23,11 +23,14 @@ from ctsft.tuning.ngrams import NGrams
 class Probe:
     """What is known before the model is trained on any target row; accuracies are those of validation splits.
 
-    `ngrams`: that of logistic regression on the character n-grams of `rows` target rows, which no model has a part in;
-    None where these rows have one label.
+    `source_majority` and `majority`: what always giving the commonest label would score on the source and the target.
+    `rarest`: the scarcest label of the `rows` target rows, and how many of them have it. `ngrams`: what logistic
+    regression on the character n-grams of these rows scores, which no model has a part in; None where they have one
+    label.
     """
 
     source: Interval
+    source_majority: float
     zero_shot: Interval
     majority: float
     rows: int
@@ -49,28 +52,41 @@ def concentration(relevance: Relevance, share: float = 0.02) -> float:
 
 
 def probe(
-    loaded: Loaded, task: Task, source: str, target: str, relevance: Relevance | None = None, rows: int | None = None
+    loaded: Loaded,
+    task: Task,
+    source: str,
+    target: str,
+    relevance: Relevance | None = None,
+    rows: int | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> Probe:
-    """Two evaluations, a fit of seconds and some counting; the test split is not touched."""
-    examples = library.training_rows(task, target, "target")
-    counts = Counter(example.label for example in examples)
+    """Two evaluations, a fit of seconds and some counting; the test split is not touched.
+
+    `rows` of the target's training rows are looked at (all, without a number). Raises UserError where there are fewer.
+    """
+    drawn = library.drawn_rows(library.training_rows(task, target, "target"), rows)
+    counts = Counter(example.label for example in drawn)
     label = min(range(len(task.labels)), key=lambda number: counts[number])
-    found = evaluate(loaded, task, target, split="valid")
-    drawn = library.drawn_rows(examples, None if rows is None else min(rows, len(examples)))
+    known, found = (
+        evaluate(loaded, task, language, split="valid", max_tokens=max_tokens) for language in (source, target)
+    )
     return Probe(
-        evaluate(loaded, task, source, split="valid").accuracy,
+        known.accuracy,
+        known.majority,
         found.accuracy,
         found.majority,
-        len(examples) if rows is None else rows,
+        len(drawn),
         (task.labels[label], counts[label]),
         None if relevance is None else concentration(relevance),
-        ngrams(loaded, task, target, drawn),
+        ngrams(loaded, task, target, drawn, max_tokens),
     )
 
 
-def ngrams(loaded: Loaded, task: Task, target: str, rows: list[Example]) -> Interval | None:
+def ngrams(
+    loaded: Loaded, task: Task, target: str, rows: list[Example], max_tokens: int = MAX_TOKENS
+) -> Interval | None:
     """Accuracy on the validation split, by which its regularisation was chosen: a little too good."""
-    train, valid = (encode_rows(loaded, task, part, MAX_TOKENS) for part in (rows, task.load(target, "valid").examples))
+    train, valid = (encode_rows(loaded, task, part, max_tokens) for part in (rows, task.load(target, "valid").examples))
     try:
         fitted = NGrams().fit(train, valid, lambda prompt: str(loaded.tokenizer.decode(list(prompt))))
     except CellFailed:

@@ -91,7 +91,8 @@ def advise(found: Probe, table: pd.DataFrame, may_lose: float) -> str:
     """A recommendation in words: arm, depth, learning rate, why, and how sure."""
     source, target = found.source, found.zero_shot
     lines = [
-        f"source (validation): {source.value:.3f} [{source.low:.3f}, {source.high:.3f}]",
+        f"source (validation): {source.value:.3f} [{source.low:.3f}, {source.high:.3f}]; majority class "
+        f"{found.source_majority:.3f}",
         f"target without training: {target.value:.3f} [{target.low:.3f}, {target.high:.3f}], "
         f"{found.transfer:.0%} of the source's accuracy; majority class {found.majority:.3f}",
         f"target rows: {found.rows}, scarcest label '{found.rarest[0]}' with {found.rarest[1]}",
@@ -107,7 +108,7 @@ def advise(found: Probe, table: pd.DataFrame, may_lose: float) -> str:
             f"the best 2 % of the heads hold {found.concentration:.0%} of the positive relevance (our rows do not show "
             "that this decides between arms)"
         )
-    if source.low <= found.majority:
+    if source.low <= found.source_majority:
         lines.append(
             "First make the model competent on the source: its accuracy is not told apart from the majority class. "
             "Tune it with --role source --arm full on more rows; no advice on arms holds from such a start."

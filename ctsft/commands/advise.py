@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctsft.commands.options import OnModel, OnTask, load_scores, tell_checks
+from ctsft.commands.options import OnTask, load_scores, tell_checks
+from ctsft.commands.tuned import OnTuned
 
 
 @dataclass(frozen=True)
 class Advise:
     """Probe your setting (no training) and recommend an arm, from our result rows of the settings most like it."""
 
-    using: OnModel
+    using: OnTuned
     data: OnTask
     source: str
     """The language that the model is competent on."""
@@ -35,5 +36,6 @@ class Advise:
         task, scores = self.data.load(), load_scores(self.scores) if self.scores else None
         tell_checks(task, self.source, [self.target])
         table = evidence(self.results) if self.results else shipped()
-        found = probe(self.using.load(), task, self.source, self.target, scores, self.n)
+        longest = self.using.longest_of_checkpoint()
+        found = probe(self.using.load(), task, self.source, self.target, scores, self.n, longest)
         print(advise(found, table, self.may_lose))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ctsft
-from ctsft.commands.options import OnModel, OnTask, in_colour, tell_checks
+from ctsft.commands.options import OnTask, in_colour, tell_checks
+from ctsft.commands.tuned import OnTuned
 from ctsft.discovery.relevance import files_of
 from ctsft.tasks.task import SEED
 
@@ -15,7 +16,7 @@ from ctsft.tasks.task import SEED
 class Discover:
     """Score every attention head on labelled rows of the source language."""
 
-    using: OnModel
+    using: OnTuned
     data: OnTask
     source: str
     """The language that the model is competent on."""
@@ -50,7 +51,7 @@ class Discover:
             mean_rows=self.mean_rows,
             score_rows=self.score_rows,
             seed=self.seed,
-            max_tokens=self.using.max_tokens,
+            max_tokens=self.using.longest_of_checkpoint(),
         )
         relevance.save(self.output)
         print(terminal(relevance, self.depth, self.share, in_colour()))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import ctsft
-from ctsft.commands.options import OnModel, OnTask, load_delta
+from ctsft.commands.options import OnTask, load_delta
+from ctsft.commands.tuned import OnTuned
 
 if TYPE_CHECKING:
     from ctsft.models.load import Loaded
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Evaluate:
     """Accuracy with its interval, macro-F1 and calibration on a split; with --delta before and after."""
 
-    using: OnModel
+    using: OnTuned
     data: OnTask
     language: str
     """The language to answer in."""
@@ -32,12 +33,16 @@ class Evaluate:
         from ctsft.tuning.share import about_checkpoint
 
         task, loaded = self.data.load(), self.using.load()
-        self._answer("model", loaded, task, None, about_checkpoint(self.using.model))
-        if self.delta:
-            delta = load_delta(self.delta)
-            self._answer("with delta", loaded, task, delta, delta.about)
+        checkpoint = about_checkpoint(self.using.model)
+        delta = load_delta(self.delta) if self.delta else None
+        tuned = delta.about if delta else {}
+        self._answer("model", loaded, task, None, checkpoint, self.using.longest(checkpoint, tuned))
+        if delta:
+            self._answer("with delta", loaded, task, delta, tuned, self.using.longest(tuned, checkpoint))
 
-    def _answer(self, name: str, loaded: Loaded, task: Task, delta: HeadDelta | None, about: dict) -> None:
+    def _answer(
+        self, name: str, loaded: Loaded, task: Task, delta: HeadDelta | None, about: dict, max_tokens: int
+    ) -> None:
         with delta.on(loaded.model) if delta else contextlib.nullcontext():
             found = ctsft.evaluate(
                 loaded,
@@ -45,7 +50,7 @@ class Evaluate:
                 self.language,
                 split=self.split,
                 temperature=about.get("temperature", 1.0),
-                max_tokens=self.using.max_tokens,
+                max_tokens=max_tokens,
             )
         # A temperature is a promise about the language that it was fitted on, and about no other.
         fitted = f"calibrated on {about.get('language')}" if "temperature" in about else "not calibrated"

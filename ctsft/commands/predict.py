@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ctsft.commands.options import OnModel, load_delta
+from ctsft.commands.options import load_delta
+from ctsft.commands.tuned import OnTuned
 from ctsft.errors import UserError
 from ctsft.tasks.formats import READERS, Records
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Predict:
     """Write the rows of a file, however long, as CSV with a label and a confidence beside each text."""
 
-    using: OnModel
+    using: OnTuned
     delta: str | None = None
     """Folder or hub id of a head delta; without it the checkpoint itself answers."""
     input: str = "-"
@@ -52,10 +53,12 @@ class Predict:
             raise UserError("neither a delta nor the checkpoint says which labels to give: tune with `ctsft tune`.")
         task = task_of(about["task"])
         self._check_pair(task)
-        voices = [Voice("", delta, _temperature(about, "the answers"))]
+        longest = self.using.longest(about, checkpoint)
+        voices = [Voice("", delta, _temperature(about, "the answers"), longest)]
         if self.with_source:
-            voices.append(Voice("source_", None, _temperature(checkpoint, "the source's answers")))
-        labeller = Labeller(loaded, task, voices, self.using.max_tokens)
+            longest = self.using.longest(checkpoint, about)
+            voices.append(Voice("source_", None, _temperature(checkpoint, "the source's answers"), longest))
+        labeller = Labeller(loaded, task, voices)
         with _reading(self.input) as file, _writing(self.output) as out:
             writer = None
             for row in labeller.run(self._records(file, labeller.columns), self.text, self.pair):

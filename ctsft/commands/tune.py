@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import ctsft
-from ctsft.commands.options import OnModel, OnTask, load_scores, tell_checks
+from ctsft.commands.options import OnTask, load_scores, tell_checks
+from ctsft.commands.tuned import OnTuned
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
 from ctsft.tasks.task import SEED
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Tune:
     """Tune on labelled rows of a language; writes a head delta, or with --arm full a whole checkpoint."""
 
-    using: OnModel
+    using: OnTuned
     data: OnTask
     language: str
     """The language to tune on."""
@@ -53,11 +54,13 @@ class Tune:
     """Draws the rows, orders them, and draws random heads."""
 
     def run(self) -> None:
-        from ctsft.tuning.arms import get_arm
+        from ctsft.library import plain_arm
 
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"{self.output} exists already; give a new folder with --output.")
-        arm, task = get_arm(self.arm), self.data.load()
+        # Before files are read and the model is loaded, which takes long.
+        arm, task = plain_arm(self.arm), self.data.load()
+        recipe = ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch)
         scores = self._load_scores() if arm.needs_heads else None
         self._tell_checks(task, scores)
         loaded = self.using.load()
@@ -76,10 +79,10 @@ class Tune:
             heads=heads,
             rows=self.n,
             role=self.role,
-            recipe=ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch),
+            recipe=recipe,
             kv_policy=self.kv_policy,
             seed=self.seed,
-            max_tokens=self.using.max_tokens,
+            max_tokens=self.using.longest_of_checkpoint(),
         )
         metrics = delta.about["metrics"]
         print(f"validation: accuracy {metrics['accuracy']:.3f} on {metrics['rows']} rows that were not trained on")

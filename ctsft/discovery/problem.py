@@ -17,6 +17,8 @@ from ctsft.models.anatomy import Norm
 from ctsft.models.load import Loaded
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
 
+AT_FAULT = "The model's own activations are likely at fault: see whether its weights are finite."
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -133,11 +135,21 @@ def batches(problem: Problem, rules: Rules) -> Iterator[Batch]:
 
 
 def checked(scores: np.ndarray, what: str) -> np.ndarray:
-    """The scores, or CellFailed naming the first layer where one is not finite."""
+    """The scores of the model's own passes [layers, heads], or CellFailed naming the layers of heads without one."""
     bad = np.argwhere(~np.isfinite(scores))
     if len(bad):
-        raise CellFailed(
-            f"{what} is not finite from layer {bad[0][0]} on. The inclusive gate needs the clean-up; otherwise use "
-            "the linear gate (scorer cdt_linear)."
-        )
+        first, last = bad[:, 0].min(), bad[:, 0].max()
+        raise CellFailed(f"{what} is not finite for heads of layers {first} to {last}. {AT_FAULT}")
     return scores
+
+
+def refuse_infinite(layer: int, number: int, rules: Rules, *values: Tensor) -> None:
+    """CellFailed where what heads of `layer` send through the propagation is not finite behind layer `number`."""
+    # A sum is one pass over the activations and holds no other; in double precision it does not overflow by itself.
+    if all(value.sum(dtype=torch.float64).isfinite() for value in values):
+        return
+    raw = rules.gate == "inclusive" and not rules.clean_up
+    raise CellFailed(
+        f"the relevance of heads of layer {layer} is not finite from layer {number} on. "
+        + ("The inclusive gate needs the clean-up, or take the linear gate (scorer cdt_linear)." if raw else AT_FAULT)
+    )

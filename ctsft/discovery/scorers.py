@@ -17,7 +17,7 @@ from torch import Tensor
 from ctsft.discovery.decompose import LINEAR, PAPER_RULES, Rules
 from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
 from ctsft.discovery.patching import ablation, attribution
-from ctsft.discovery.problem import Batch, Problem, batches, checked
+from ctsft.discovery.problem import Batch, Problem, batches, refuse_infinite
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head
@@ -99,8 +99,6 @@ def _by_propagation(problem: Problem, to_logits: ToLogits, to_heads: ToHeads) ->
                 logits[layer, chunk] += reached[0]
                 inner[layer, chunk] += reached[1]
                 first = chunk.stop
-    checked(logits, "the score to the logits")
-    checked(inner, "the score to an inner head")
     columns = {Head(t, h): inner[:, :, t, h] / n_rows for t in range(n_layers) for h in range(heads)}
     return Relevance(logits / n_rows, columns, {"rules": problem.rules.to_dict()})
 
@@ -112,7 +110,10 @@ def propagate(
     to_logits: ToLogits = Batch.to_logits,
     to_heads: ToHeads = Batch.to_heads,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """R of the heads `chunk` of a layer to the logits [S] and to all heads [S, layers, heads], summed over rows."""
+    """R of the heads `chunk` of a layer to the logits [S] and to all heads [S, layers, heads], summed over rows.
+
+    Raises CellFailed naming the first layer behind which something is not finite.
+    """
     size, beta = batch.anatomy.head_dim, batch.beta[layer]
     source = beta.new_zeros(len(chunk), *beta.shape)
     for row, head in enumerate(chunk):
@@ -120,10 +121,14 @@ def propagate(
         source[row, ..., part] = beta[..., part]
     inner = torch.zeros(len(chunk), len(batch.beta), batch.anatomy.heads, dtype=torch.float64)
     stream = source
-    for number, rel_z, stream in batch.propagation.run(layer, source):  # noqa: B007
+    for number, rel_z, stream in batch.propagation.run(layer, source):
         if number > layer:
             inner[:, number] = to_heads(batch, rel_z, number).double().sum(1).cpu()
-    return to_logits(batch, stream).double().sum(1).cpu().numpy(), inner.numpy()
+        refuse_infinite(layer, number, batch.rules, stream)
+    logits = to_logits(batch, stream).double().sum(1).cpu()
+    # What scores are read by comes from the end of the model, so that they cannot tell where it broke.
+    refuse_infinite(layer, number, batch.rules, logits, inner)
+    return logits.numpy(), inner.numpy()
 
 
 def cdt_linear(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:

@@ -46,7 +46,7 @@ def _examples(reader: csv.DictReader, where: str, labels: tuple[str, ...]) -> It
             raise UserError(f"{where}, line {reader.line_num}: the text is empty.")
         if row["label"] not in labels:
             raise UserError(
-                f"{where}, line {reader.line_num}: unknown label '{row['label']}'. Valid: {', '.join(labels)}."
+                f"{where}, line {reader.line_num}: unknown label {row['label']!r}. Valid: {', '.join(labels)}."
             )
         yield Example(row["id"], row["text"], labels.index(row["label"]))
 

@@ -31,7 +31,7 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
         if not path.is_file():
             raise UserError(
                 f"no file {path}. The probe smsa/indonesian needs it: text TAB label, gzipped, without the rows that "
-                "are in NusaX. Leave that probe out of --probes, or leave out --data-dir to download."
+                "are in NusaX. Put it there, leave the probe out, or give no data folder: then it is downloaded."
             )
         content = path.read_bytes()
         where = str(path)

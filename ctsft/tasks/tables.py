@@ -50,6 +50,7 @@ class Table:
         chosen: dict[str, str] = {}
         for number, record in records:
             chosen = chosen or _columns(record, columns, where)
+            _refuse_late(record, chosen, where, number)
             values = {name: _text(record, column, where, number) for name, column in chosen.items()}
             for name in REQUIRED + (("pair",) if "pair" in chosen else ()):
                 if not values[name]:
@@ -67,7 +68,7 @@ class Table:
         for line in self.lines:
             if line.label not in labels:
                 raise UserError(
-                    f"{self.where}, line {line.number}: unknown label '{line.label}'. Valid: {', '.join(labels)}."
+                    f"{self.where}, line {line.number}: unknown label {line.label!r}. Valid: {', '.join(labels)}."
                 )
         examples = tuple(Example(e.id, e.text, labels.index(e.label), e.pair, e.group) for e in self.lines)
         return Rows(language, split, examples, self.sha256)
@@ -88,6 +89,16 @@ def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: s
                 f'Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
             )
     return chosen
+
+
+def _refuse_late(record: Mapping[str, object], chosen: Mapping[str, str], where: str, number: int) -> None:
+    """UserError for a column that the first row lacked: in JSON rows may differ, and nothing would read it."""
+    late = [column for name, usual in COLUMNS.items() if name not in chosen for column in usual if column in record]
+    if late:
+        raise UserError(
+            f"{where}, line {number}: a column '{late[0]}', which the first row lacks. Give it to the first row too "
+            "(null, where it has none), or rename it."
+        )
 
 
 def _text(record: Mapping[str, object], column: str, where: str, number: int) -> str:

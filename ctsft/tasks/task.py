@@ -82,7 +82,7 @@ class Task:
         where = f"{self.name}/{language}/{split}"
         repeated = [i for i, count in Counter(e.id for e in rows.examples).items() if count > 1]
         if repeated:
-            raise UserError(f"{where}: the id '{repeated[0]}' occurs more than once; ids must be unique.")
+            raise UserError(f"{where}: the id {repeated[0]!r} occurs more than once; ids must be unique.")
         missing = set(range(len(self.labels))) - {e.label for e in rows.examples}
         if missing:
             raise UserError(f"{where}: no row has the label '{self.labels[min(missing)]}'.")
@@ -152,7 +152,12 @@ def pools(task: Task, source: Rows, targets: Mapping[str, Rows]) -> tuple[list[s
 
 
 def draw(ids: Sequence[str], n: int, seed: int) -> list[str]:
-    """The first n of a permutation of `ids` by `seed`: draws of one seed are nested (25 within 50 within 100)."""
+    """The first n of a permutation of `ids` by `seed`: draws of one seed are nested (25 within 50 within 100).
+
+    Raises UserError where n is not between 1 and the number of ids.
+    """
+    if n < 1:
+        raise UserError(f"{n} rows were asked for. Ask for at least 1.")
     if n > len(ids):
         raise UserError(f"{n} rows were asked for, but the pool has {len(ids)}. Ask for at most {len(ids)}.")
     order = np.random.default_rng(seed).permutation(len(ids))

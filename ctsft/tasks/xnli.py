@@ -55,7 +55,7 @@ def parse(lines: list[dict], where: str) -> list[Example]:
                 raise UserError(f"{where}, line {number}: the field '{name}' is missing or empty.")
         if row["label"] not in LABELS:
             raise UserError(
-                f"{where}, line {number}: unknown label '{row['label']}'. Valid: {', '.join(LABELS)}; rows that "
+                f"{where}, line {number}: unknown label {row['label']!r}. Valid: {', '.join(LABELS)}; rows that "
                 "annotators could not agree on ('-') must be left out."
             )
         identity = str(row.get("pair_id", number))
@@ -137,7 +137,7 @@ def more_source_rows(language: str, data_dir: Path | None) -> Rows:
         raise UserError("more source rows than pool A has are there for English alone, from --data-dir's mnli_subset/.")
     path = data_dir / "mnli_subset" / "train.jsonl.gz"
     if not path.is_file():
-        raise UserError(f"no file {path}, which holds the source rows beyond pool A. Ask for a smaller --n-source.")
+        raise UserError(f"no file {path}, which holds the source rows beyond pool A. Ask for fewer source rows.")
     examples = [Example(f"mnli-{e.id}", e.text, e.label, e.pair) for e in parse(json_lines(path), str(path))]
     return Rows(language, "mnli", tuple(examples), hashlib.sha256(path.read_bytes()).hexdigest())
 

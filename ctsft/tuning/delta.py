@@ -51,8 +51,9 @@ class HeadDelta:
         """Write FOLDER/delta.safetensors, whose metadata holds the base's hash and `about`, and a model card."""
         tensors = {json.dumps(list(piece)): value.contiguous() for piece, value in self.values.items()}
         about = {"about": json.dumps(self.about), "sha256": checksum(self.values)}
+        card = model_card(self)
         write_atomic(Path(folder) / FILE, save(tensors, {"base": self.base, "format": FORMAT, **about}))
-        write_atomic(Path(folder) / "README.md", model_card(self))
+        write_atomic(Path(folder) / "README.md", card)
 
     @classmethod
     def load(cls, path: Path) -> HeadDelta:

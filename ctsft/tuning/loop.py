@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ctsft.errors import CellFailed
+from ctsft.errors import CellFailed, UserError
 from ctsft.memory import with_less
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tuning.team import ALONE, Team
@@ -19,7 +19,10 @@ from ctsft.tuning.team import ALONE, Team
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: the protocol's values are the defaults. `micro_batch` rows go through the model at a time."""
+    """How to train: the protocol's values are the defaults. `micro_batch` rows go through the model at a time.
+
+    Raises UserError for a rate that is not above zero, and for counts below 1.
+    """
 
     lr: float = 5e-5
     epochs: int = 5
@@ -28,6 +31,13 @@ class Recipe:
     clip: float = 1.0
     weight_decay: float = 0.0
     micro_batch: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.lr > 0:  # so that NaN is refused too
+            raise UserError(f"the learning rate is {self.lr}; it must be above zero.")
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
@@ -107,7 +117,8 @@ def train(
                 if adjust is not None:
                     loss += adjust()
                 if not math.isfinite(loss):
-                    raise CellFailed(f"the loss became {loss} at step {len(losses) + 1} of {total}; try a lower --lr")
+                    step = len(losses) + 1
+                    raise CellFailed(f"the loss became {loss} at step {step} of {total}; try a lower learning rate")
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
                 after_step()
@@ -158,7 +169,9 @@ class Gradients:
             return loss, size
 
         def gradients() -> float:
-            loss, self.micro_batch = with_less(run, self.micro_batch, "train on one row at a time; try --checkpointing")
+            loss, self.micro_batch = with_less(
+                run, self.micro_batch, "train on one row at a time; shorter prompts or gradient checkpointing take less"
+            )
             return loss
 
         return self.team.summed(self.parameters, gradients)

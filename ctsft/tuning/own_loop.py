@@ -33,7 +33,7 @@ class HeadTuning:
         self._slices = moving_slices(loaded.model, loaded.anatomy, self._arm, self.heads, kv_policy)
         self._before: HeadDelta | None = None
         self._inside = ExitStack()
-        self._followed = False
+        self._followed = self._ended = False
 
     def __enter__(self) -> HeadTuning:
         if self._before is not None:
@@ -46,6 +46,7 @@ class HeadTuning:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._inside.close()
+        self._ended = True
         if kind is None and not self._followed:
             raise UserError("no optimizer was followed, so the model saw no step: call follow(optimizer) before it.")
 
@@ -60,13 +61,20 @@ class HeadTuning:
         return optimizer
 
     def delta(self, **about: object) -> HeadDelta:
-        """What was tuned; `about` is kept beside it."""
-        if self._before is None:
+        """What was tuned; `about` is kept beside it. Raises UserError before the block has ended."""
+        before = self._stood("delta")
+        if before is None:
             raise UserError("nothing has been tuned yet.")
         facts = {"heads": [str(head) for head in self.heads], "arm": self._arm.name, "kv_policy": self.kv_policy}
-        return HeadDelta.of(self.loaded.model, self._slices, self._before.base, facts | about)
+        return HeadDelta.of(self.loaded.model, self._slices, before.base, facts | about)
 
     def revert(self) -> None:
-        """Put back what stood there before the block, bit for bit."""
-        if self._before is not None:
-            HeadDelta(weight_hash(self.loaded.model), self._before.values).apply(self.loaded.model)
+        """Put back what stood there before the block, bit for bit. Raises UserError inside the block."""
+        if before := self._stood("revert"):
+            HeadDelta(weight_hash(self.loaded.model), before.values).apply(self.loaded.model)
+
+    def _stood(self, asked: str) -> HeadDelta | None:
+        """What stood there before the block; None before it has begun."""
+        if self._before is not None and not self._ended:
+            raise UserError(f"inside the block the slices stand apart from the model: call {asked}() after it.")
+        return self._before
