@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import ctsft
 from ctsft.errors import UserError
-from ctsft.tasks.task import MAX_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +33,6 @@ class OnModel:
     """Hub revision of the model."""
     device: str = "auto"
     """cpu, cuda, or auto."""
-    max_tokens: int = MAX_TOKENS
-    """Longest prompt; the text is cut, never the label field."""
 
     def load(self) -> Loaded:
         from transformers.utils import logging
