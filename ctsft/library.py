@@ -18,7 +18,7 @@ import torch
 
 from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
 from ctsft.calibration import fit_temperature
-from ctsft.discovery.circuits import SELECTIONS, heads_per_depth, select
+from ctsft.discovery.circuits import SELECTIONS, check_size, heads_per_depth, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
@@ -26,7 +26,6 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy, Slice
-from ctsft.models.anatomy import Anatomy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.models.precision import Asked, autocast, precision_of, warning_of
 from ctsft.study.provenance import now
@@ -35,7 +34,7 @@ from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, draw, pools
-from ctsft.tuning.arms import Arm, get_arm, moving_slices, trainable
+from ctsft.tuning.arms import Arm, check_control, get_arm, moving_slices, trainable
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.loop import Gradients, Recipe, train
 from ctsft.tuning.slices import read_slices, write_slices
@@ -114,7 +113,7 @@ def discover(
     for name, number in (("mean_rows", mean_rows), ("score_rows", score_rows)):
         if number < n_labels:
             raise UserError(f"{name} is {number}; it must be at least {n_labels}, so that every label has a row.")
-    _check_size(anatomy, depth, share)
+    check_size(anatomy.n_heads, depth, share)
     rows = scoring_rows(
         training_rows(task, source, "source"),
         lambda rest: answer(loaded, task, rest, max_tokens).labels.tolist(),
@@ -155,7 +154,7 @@ def choose(
         )
     if arm not in SELECTIONS:
         raise UserError(f"no heads are chosen for an arm '{arm}'. Valid: {', '.join(SELECTIONS)}.")
-    _check_size(loaded.anatomy, depth, share)
+    check_size(loaded.anatomy.n_heads, depth, share)
     per_group = loaded.anatomy.heads // loaded.anatomy.kv_heads
     try:
         return select(arm, relevance, depth, share, per_group, seed)
@@ -164,20 +163,6 @@ def choose(
             f"the scores do not reach depth {depth} with share {share}: head {error.args[0]} has none. Discover again "
             "with this depth and share."
         ) from error
-
-
-def _check_size(anatomy: Anatomy, depth: int, share: float) -> None:
-    """UserError for a circuit of `depth`, `share` of all heads at each depth, that is none or larger than the model."""
-    if depth < 0 or not 0 < share <= 1:
-        raise UserError(
-            f"depth is {depth} and share {share:g}; depth must be at least 0, and share above 0 and at most 1."
-        )
-    needed = (depth + 1) * heads_per_depth(anatomy.n_heads, share)
-    if needed > anatomy.n_heads:
-        raise UserError(
-            f"depth {depth} with share {share:g} asks for {needed} heads, and the model has {anatomy.n_heads}: take a "
-            "smaller share or depth."
-        )
 
 
 def tune(
@@ -207,7 +192,7 @@ def tune(
         raise UserError(
             f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
         )
-    _check_control(chosen, loaded.anatomy, kv_policy)
+    check_control(chosen, loaded.anatomy, kv_policy)
     model, device = loaded.model, next(loaded.model.parameters()).device
     drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)
     encoded = encode_rows(loaded, task, drawn, max_tokens)
@@ -250,15 +235,6 @@ def plain_arm(arm: str) -> Arm:
             f"the arm '{arm}' is a baseline of the experiment scripts; here circuit, norm_only or full tune."
         )
     return chosen
-
-
-def _check_control(arm: Arm, anatomy: Anatomy, kv_policy: KVPolicy) -> None:
-    """UserError for a control that would not move as many weights as its circuit."""
-    if kv_policy == "all" and arm.heads not in (None, "circuit") and anatomy.kv_heads < anatomy.heads:
-        raise UserError(
-            f"the kv_policy 'all' moves the keys and values of groups that are chosen whole, of which '{arm.name}' may "
-            "have another number than the circuit: take the circuit, or the kv_policy 'shared'."
-        )
 
 
 def drawn_rows(examples: Sequence[Example], n: int | None, seed: int = SEED) -> list[Example]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import LABEL_TOKENS, random_rows, tiny
 
-from ctsft.discovery.circuits import circuit, select
+from ctsft.discovery.circuits import circuit, heads_per_depth, select
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head, head_slices, kv_groups
@@ -180,6 +180,12 @@ def test_circuit_depths_are_disjoint_and_nested():
     assert circuit(relevance, 1, 0.05) == frontiers[:2]
     best = sorted(columns, key=lambda h: -relevance.logits[h])[:5]
     assert frontiers[0] == best
+
+
+def test_a_share_of_the_heads_is_rounded_down_but_not_for_a_last_bit():
+    assert [heads_per_depth(100, share) for share in (0.29, 0.57, 0.58, 0.299)] == [29, 57, 58, 29]
+    assert heads_per_depth(270, 0.02) == 5
+    assert heads_per_depth(32, 0.02) == 1
 
 
 def test_heads_that_feed_no_head_of_the_last_depth_are_told_apart_by_their_own_relevance():

@@ -7,12 +7,27 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ctsft.discovery.relevance import Relevance
+from ctsft.errors import UserError
 from ctsft.heads import Head
 
 
 def heads_per_depth(n_heads: int, share: float) -> int:
     """K = max(1, floor(share of all heads))."""
-    return max(1, int(share * n_heads))
+    return max(1, int(share * n_heads + 1e-9))  # .29 of 100 is 28.999...
+
+
+def check_size(n_heads: int, depth: int, share: float) -> None:
+    """UserError for a circuit of `depth`, `share` of all heads at each depth, that is none or larger than the model."""
+    if depth < 0 or not 0 < share <= 1:
+        raise UserError(
+            f"depth is {depth} and share {share:g}; depth must be at least 0, and share above 0 and at most 1."
+        )
+    needed = (depth + 1) * heads_per_depth(n_heads, share)
+    if needed > n_heads:
+        raise UserError(
+            f"depth {depth} with share {share:g} asks for {needed} heads, and the model has {n_heads}: take a smaller "
+            "share or depth."
+        )
 
 
 def ranked(scores: np.ndarray, then: np.ndarray | None = None) -> list[Head]:

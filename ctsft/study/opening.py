@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ctsft.discovery.circuits import heads_per_depth
-from ctsft.errors import UserError
+from ctsft.discovery.circuits import check_size
 from ctsft.models.anatomy import Anatomy
 from ctsft.models.precision import warning_of
 from ctsft.storage import remove_leftovers, write_atomic
@@ -15,7 +14,7 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.record import mend
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Rows
-from ctsft.tuning.arms import get_arm
+from ctsft.tuning.arms import check_control, get_arm
 
 
 def opened(config: StudyConfig) -> Workbench:
@@ -48,18 +47,9 @@ def _check_heads(config: StudyConfig, anatomy: Anatomy) -> None:
     depth = max((depth for _, depth in config.arm_depths() if depth is not None), default=None)
     if depth is None:
         return
-    needed = (depth + 1) * heads_per_depth(anatomy.n_heads, max(config.shares))
-    if needed > anatomy.n_heads:
-        raise UserError(
-            f"--shares {max(config.shares):g} at depth {depth} asks for {needed} heads, and the model has "
-            f"{anatomy.n_heads}: take a smaller share or depth."
-        )
-    controls = [arm for arm, _ in config.arm_depths() if get_arm(arm).heads not in (None, "circuit")]
-    if config.kv_policy == "all" and controls and anatomy.kv_heads < anatomy.heads:
-        raise UserError(
-            f"--kv-policy all moves the keys and values of groups that are chosen whole, of which '{controls[0]}' may "
-            "have another number than the circuit: leave out the controls, or take --kv-policy shared."
-        )
+    check_size(anatomy.n_heads, depth, max(config.shares))
+    for arm, _ in config.arm_depths():
+        check_control(get_arm(arm), anatomy, config.kv_policy)
 
 
 def _prepare(folder: Path) -> None:

@@ -123,6 +123,15 @@ def get_arm(name: str) -> Arm:
     return ARMS[name]
 
 
+def check_control(arm: Arm, anatomy: Anatomy, kv_policy: KVPolicy) -> None:
+    """UserError for a control that would not move as many weights as its circuit."""
+    if kv_policy == "all" and arm.heads not in (None, "circuit") and anatomy.kv_heads < anatomy.heads:
+        raise UserError(
+            f"the policy 'all' moves the keys and values of groups that are chosen whole, of which '{arm.name}' may "
+            "have another number than the circuit: leave controls out, or take the policy 'shared'."
+        )
+
+
 def moving_slices(model: nn.Module, anatomy: Anatomy, arm: Arm, heads: list[Head], policy: KVPolicy) -> list[Slice]:
     """Everything that `arm` may change, as slices; for an arm that moves all weights, every parameter whole."""
     scope = SCOPES["all"] if arm.first is not None else arm.scope
