@@ -119,6 +119,11 @@ def test_the_scarcest_label_is_counted_among_the_rows_that_are_asked_for(demo):
         probe(model, task, "d00", "d50", rows=101)
 
 
+def test_a_language_is_not_advised_to_adapt_to_itself(demo):
+    with pytest.raises(UserError, match="source and target are both d00"):
+        probe(*demo, "d00", "d00")
+
+
 def test_arms_are_compared_only_where_all_were_run():
     rows = pd.concat([table(), pd.DataFrame(lines("t0", 0.6, 100, near_zero=(0.9, 0.0)))])
     assert "near_zero" not in advise(probe_of(), rows.astype({"depth": "Int64"}), 0.02)

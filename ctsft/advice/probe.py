@@ -11,7 +11,7 @@ from ctsft import library
 from ctsft.answers import encode_rows, evaluate
 from ctsft.discovery.circuits import heads_per_depth
 from ctsft.discovery.relevance import Relevance
-from ctsft.errors import CellFailed
+from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import Loaded
 from ctsft.report.stats import Interval, mean_interval
 from ctsft.tasks.prompts import label_tokens
@@ -62,8 +62,11 @@ def probe(
 ) -> Probe:
     """Two evaluations, a fit of seconds and some counting; the test split is not touched.
 
-    `rows` of the target's training rows are looked at (all, without a number). Raises UserError where there are fewer.
+    `rows` of the target's training rows are looked at (all, without a number). Raises UserError where there are fewer,
+    and for a target that is the source.
     """
+    if target == source:
+        raise UserError(f"source and target are both {target}: name the language to adapt to as the target.")
     drawn = library.drawn_rows(library.training_rows(task, target, "target"), rows)
     counts = Counter(example.label for example in drawn)
     label = min(range(len(task.labels)), key=lambda number: counts[number])
