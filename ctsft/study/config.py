@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -162,8 +163,8 @@ class StudyConfig:
             raise UserError(f"--n-targets must lie {most}.")
         if min(self.depths) < 0 or min(self.seeds) < 0:
             raise UserError("--depths and --seeds must not be negative.")
-        if min(*self.lrs, self.source_lr) <= 0:
-            raise UserError("learning rates must be above zero.")
+        if not all(0 < lr < inf for lr in (*self.lrs, self.source_lr)):
+            raise UserError("--lrs and --source-lr must be finite numbers above zero.")
         if not all(0 < share <= 1 for share in self.shares):
             raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
         for probe in (*self.probes, *self.bystanders):
