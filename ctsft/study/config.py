@@ -231,7 +231,7 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class OneProcess(StudyConfig):
-    """For measurements that are no grid of cells: they run in one process, and have no flags that spread cells."""
+    """For measurements that are no grid of cells: they run in one process, without flags that spread or probe cells."""
 
     executor: Annotated[Literal["local", "ray"], Suppress] = "local"
     ray_address: Annotated[str | None, Suppress] = None
@@ -240,3 +240,8 @@ class OneProcess(StudyConfig):
     cell_memory_gb: Annotated[float, Suppress] = 0
     shard: Annotated[str | None, Suppress] = None
     bystanders: Annotated[tuple[str, ...], Suppress] = ()
+    probes: Annotated[tuple[str, ...], Suppress] = ()
+    by_epoch: Annotated[bool, Suppress] = False
+    dry_run: bool = False
+    """Print how many sets of heads (script 05), cells (07) or chains (08) there are and how many of them are left; run
+    nothing."""
