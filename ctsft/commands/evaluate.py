@@ -31,10 +31,10 @@ class Evaluate:
     def run(self) -> None:
         from ctsft.tuning.share import about_checkpoint
 
+        delta = load_delta(self.delta) if self.delta else None  # first: a wrong name must not cost minutes of scoring
         task, loaded = self.data.load(), self.using.load()
         self._answer("model", loaded, task, None, about_checkpoint(self.using.model))
-        if self.delta:
-            delta = load_delta(self.delta)
+        if delta:
             self._answer("with delta", loaded, task, delta, delta.about)
 
     def _answer(self, name: str, loaded: Loaded, task: Task, delta: HeadDelta | None, about: dict) -> None:
