@@ -511,6 +511,18 @@ def test_arms_without_a_source_have_lines_also_by_themselves(demo):
     assert "(no rows)" in about(alone, alone.rows)
 
 
+def test_arms_without_a_source_show_none(demo):
+    """Their rows hold theta1's accuracy before, and a classifier's also one after; neither is theirs."""
+    direct = demo.rows[demo.rows["arm"] == "direct"]
+    both = pd.concat([direct, direct.assign(arm="ngrams"), demo.rows[demo.rows["arm"] == "full"]])
+    cells = transfer_cells(replace(demo, rows=both))
+    for arm, before, after in (("direct", False, True), ("ngrams", False, False), ("full", True, True)):
+        here = cells[(cells["arm"] == arm) & (cells["accuracy"] != "–")]
+        assert len(here)
+        assert set(here["source before"] != "–") == {before}, arm
+        assert set(here["source after"] != "–") == {after}, arm
+
+
 def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     for table in paper_tables({}):
         assert "ours, Qwen2.5-0.5B" in table.cells, table.name
