@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ctsft.advice import evidence as evidence_module
 from ctsft.advice.evidence import ARM, SETTING, _rates, evidence, shipped
 from ctsft.advice.probe import Probe, concentration, ngrams, probe
 from ctsft.advice.recommend import advise, nearest, trial
@@ -19,6 +21,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.library import drawn_rows, load_task, training_rows
 from ctsft.models.load import load_model
+from ctsft.report import documents
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
@@ -189,8 +192,17 @@ def test_settings_without_a_competent_start_are_no_evidence():
     found = evidence([ROOT / "results" / "demo"])
     entailment = found[found["task"] == "demo_entailment"]
     assert set(entailment["n_source"]) == {2000}, "50 source rows leave it at chance"
-    with pytest.raises(UserError, match="give --results"):
+    with pytest.raises(UserError, match="give results folders, such as results/demo"):
         evidence([])
+
+
+@pytest.mark.parametrize("entry_point", [evidence_module.main, documents.main])
+def test_a_results_folder_without_rows_ends_with_one_sentence(entry_point, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["", "nope"])
+    with pytest.raises(SystemExit) as stop:
+        entry_point()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no result rows in nope.")
 
 
 @pytest.mark.parametrize("own", [[], ["--results", str(ROOT / "results" / "small")]], ids=["ours", "own"])

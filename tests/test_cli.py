@@ -383,6 +383,24 @@ def test_mistakes_end_with_one_sentence(work, tmp_path, capsys, arguments, messa
     assert message in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--model", "demo", "--task", "demo", "--language", "d30"],
+        ["predict", "--model", "demo"],
+        ["merge", "--model", "demo", "--output", "new"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_delta_that_is_nowhere_is_told_before_a_model_is_loaded(tmp_path, capsys, arguments, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(OnModel, "load", lambda self: pytest.fail("loaded"))
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--delta", "nope"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no folder nope, and the hub gives no delta of that name (")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -193,6 +193,18 @@ def test_a_second_run_asks_nothing_again(config, found):
     assert path.read_text() == before
 
 
+def test_a_dry_run_says_what_is_left(config, found, tmp_path, capsys):
+    """Also where rows of other settings are in the file, and where there is no theta1 yet."""
+    for change, left in (({}, len(found.sets)), ({"seeds": (31, 777)}, len(found.sets)), ({"epochs": 2}, 0)):
+        asked = replace(config, dry_run=True, **change)
+        assert run_faithfulness(asked, lambda folder: "") == 0
+        planned = len(found.sets) * len(asked.seeds)
+        assert f"{planned} sets of heads, {planned - left} left to ask" in capsys.readouterr().out
+    assert run_faithfulness(replace(config, output=tmp_path, dry_run=True), lambda folder: "") == 0
+    assert f"{len(found.sets)} left to ask" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.csv"))
+
+
 def test_the_ends_of_every_curve_are_exact(config, found):
     base = dict(language="d00", scorer="cdt", selection="top")
     for direction, ends in (("keep", (0, 1)), ("knock_out", (1, 0))):
@@ -334,11 +346,22 @@ def test_wrong_settings_are_refused(change, said):
 
 
 @pytest.mark.parametrize("script", ["05_faithfulness", "07_cost_and_energy", "08_self_training"])
-def test_what_is_no_grid_refuses_the_flags_that_spread_cells(script, capsys):
+@pytest.mark.parametrize("flag", ["--shard 1/2", "--probes demo/d10", "--by-epoch"])
+def test_what_is_no_grid_refuses_the_flags_of_cells(script, flag, capsys):
     presets = runpy.run_path(str(ROOT / "experiments" / f"{script}.py"))["PRESETS"]
     with pytest.raises(SystemExit):
-        parse(presets, "", ["--shard", "1/2"])
-    assert "--shard" in capsys.readouterr().err
+        parse(presets, "", flag.split())
+    assert flag.split()[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["05_faithfulness", "07_cost_and_energy", "08_self_training"])
+def test_the_help_promises_of_a_dry_run_what_it_prints(script, capsys):
+    presets = runpy.run_path(str(ROOT / "experiments" / f"{script}.py"))["PRESETS"]
+    with pytest.raises(SystemExit):
+        parse(presets, "", ["--help"])
+    help_text = capsys.readouterr().out
+    assert "how many of them are left" in " ".join(help_text.replace("│", " ").split())
+    assert "estimate" not in help_text
 
 
 # ---- the committed rows ------------------------------------------------------------------------------------------

@@ -316,6 +316,7 @@ def test_the_page_names_an_arm_for_every_situation(results):
     assert "### d30, 20 rows" in page
     for situation in ("Only the target counts", "source must be kept", "Little to store", "No language model"):
         assert situation in page
+    assert "Intervals that overlap decide nothing" in page
     assert "nan" not in page
     assert page == odyssey_page([results])
     found = {one.arm: one for one in outcomes(results) if one.arm != "zero_shot"}

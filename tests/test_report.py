@@ -27,11 +27,12 @@ from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, extra_rates
 from ctsft.report.compare import paired, pooled
 from ctsft.report.figures.by_rate import by_rate_figure
-from ctsft.report.judging import MARGIN
+from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
 from ctsft.report.stats import (
+    Difference,
     holm,
     macro_f1_difference,
     macro_f1_interval,
@@ -43,7 +44,7 @@ from ctsft.report.stats import (
 )
 from ctsft.report.summary import HEADINGS, TO_A_USER, TO_THE_AUTHORS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty
-from ctsft.report.transfer import about, pick, transfer, transfer_cells, transfer_table
+from ctsft.report.transfer import ENTAILMENT, about, pick, transfer, transfer_cells, transfer_table
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "results" / "demo"
@@ -511,6 +512,18 @@ def test_arms_without_a_source_have_lines_also_by_themselves(demo):
     assert "(no rows)" in about(alone, alone.rows)
 
 
+def test_arms_without_a_source_show_none(demo):
+    """Their rows hold theta1's accuracy before, and a classifier's also one after; neither is theirs."""
+    direct = demo.rows[demo.rows["arm"] == "direct"]
+    both = pd.concat([direct, direct.assign(arm="ngrams"), demo.rows[demo.rows["arm"] == "full"]])
+    cells = transfer_cells(replace(demo, rows=both))
+    for arm, before, after in (("direct", False, True), ("ngrams", False, False), ("full", True, True)):
+        here = cells[(cells["arm"] == arm) & (cells["accuracy"] != "–")]
+        assert len(here)
+        assert set(here["source before"] != "–") == {before}, arm
+        assert set(here["source after"] != "–") == {after}, arm
+
+
 def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     for table in paper_tables({}):
         assert "ours, Qwen2.5-0.5B" in table.cells, table.name
@@ -595,6 +608,25 @@ def test_no_verdict_without_its_number(demo):
         decided = judgement.verdict in ("supported", "contradicted")
         assert not decided or (any(c.isdigit() for c in judgement.number) and "[" in judgement.number)
         assert judgement.data
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.0006, 0.07, "undecided"),
+        (0.0051, 0.07, "supported"),
+        (-0.07, -0.0006, "undecided"),
+        (-0.07, -0.0051, "contradicted"),
+    ],
+)
+def test_bounds_decide_as_they_are_printed(low, high, verdict, demo, monkeypatch):
+    value = Difference((low + high) / 2, low, high, 0.04)
+    assert by_interval(value, 0, 0) == verdict
+    # C4 is supported by what is lost, and contradicted only within the margin.
+    monkeypatch.setattr(claims, "pooled", lambda *_: value)
+    other_way = {"contradicted": "supported", "supported": "contradicted"}.get(verdict)
+    found = claims.competent_start(demo.of(ENTAILMENT)).verdict
+    assert found == (other_way or ("contradicted" if low > -MARGIN else "undecided"))
 
 
 def test_verdicts_follow_the_rows(folder):

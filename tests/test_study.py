@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import runpy
@@ -329,6 +330,8 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         ({"probes": ("demo/klingon",)}, r"unknown probe 'demo/klingon'.*d00"),
         ({"by_epoch": True}, "needs --probes"),
         ({"lrs": (-1.0,)}, "above zero"),
+        ({"lrs": (5e-5, math.nan)}, "--lrs and --source-lr must be finite"),
+        ({"source_lr": math.inf}, "must be finite"),
         ({"label_words": (" a",)}, "one word for each"),
     ],
 )

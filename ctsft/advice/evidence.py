@@ -54,7 +54,7 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
         rows = rows.drop(columns="lr").merge(_rates(every), on=ARM, how="left")
         parts.append(rows[rows.groupby(SETTING)["above"].transform("mean") > COMPETENT])
     if not parts:
-        raise UserError("advice needs result rows: give --results folders, such as results/demo, or leave it out.")
+        raise UserError("evidence is made of result rows: give results folders, such as results/demo.")
     table = (
         pd.concat(parts)
         .groupby(ARM, dropna=False, as_index=False)
@@ -78,7 +78,15 @@ def _rates(rows: pd.DataFrame) -> pd.DataFrame:
     return best[[*ARM, "lr"]]
 
 
-if __name__ == "__main__":
+def main() -> None:
     home = Path(str(files("ctsft.advice"))) / "evidence.csv"
-    write_atomic(home, evidence([Path(name) for name in sys.argv[1:]]).to_csv(index=False))
+    try:
+        write_atomic(home, evidence([Path(name) for name in sys.argv[1:]]).to_csv(index=False))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(home)
+
+
+if __name__ == "__main__":
+    main()

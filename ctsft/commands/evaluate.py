@@ -32,10 +32,9 @@ class Evaluate:
     def run(self) -> None:
         from ctsft.tuning.share import about_checkpoint
 
+        delta = load_delta(self.delta) if self.delta else None  # first: a wrong name must not cost minutes of scoring
         task, loaded = self.data.load(), self.using.load()
-        checkpoint = about_checkpoint(self.using.model)
-        delta = load_delta(self.delta) if self.delta else None
-        tuned = delta.about if delta else {}
+        checkpoint, tuned = about_checkpoint(self.using.model), delta.about if delta else {}
         self._answer("model", loaded, task, None, checkpoint, self.using.longest(checkpoint, tuned))
         if delta:
             self._answer("with delta", loaded, task, delta, tuned, self.using.longest(tuned, checkpoint))

@@ -20,5 +20,6 @@ class Merge:
     """A new folder."""
 
     def run(self) -> None:
-        ctsft.merge(self.using.load(), load_delta(self.delta), self.output)
+        delta = load_delta(self.delta)
+        ctsft.merge(self.using.load(), delta, self.output)
         print(f"checkpoint: {self.output}")

@@ -81,7 +81,15 @@ def load_scores(path: Path) -> Relevance:
 
 def load_delta(name: str) -> HeadDelta:
     """From a folder or file, else from the hub."""
-    return ctsft.HeadDelta.load(Path(name)) if Path(name).exists() else ctsft.pull(name)
+    if Path(name).exists():
+        return ctsft.HeadDelta.load(Path(name))
+    try:
+        return ctsft.pull(name)
+    except UserError as error:
+        raise UserError(
+            f"no folder {name}, and the hub gives no delta of that name ({error}). Give the folder that `ctsft tune` "
+            "wrote, or owner/name of a repository."
+        ) from error
 
 
 def in_colour() -> bool:

@@ -45,9 +45,9 @@ class Predict:
         from ctsft.tasks.form import task_of
         from ctsft.tuning.share import about_checkpoint
 
+        delta = load_delta(self.delta) if self.delta else None
         loaded = self.using.load()
         checkpoint = about_checkpoint(self.using.model)
-        delta = load_delta(self.delta) if self.delta else None
         about = delta.about if delta else checkpoint
         if "task" not in about:
             raise UserError("neither a delta nor the checkpoint says which labels to give: tune with `ctsft tune`.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BINS = 10
+from ctsft.calibration import calibration_error
 
 
 def brier(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -13,10 +13,5 @@ def brier(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray) -> float:
-    """|accuracy - confidence| over BINS bins of equal width in the confidence, weighted by their rows.
-
-    Confidence is the probability of the answer given (Guo et al., ICML 2017).
-    """
-    confidence, right = probabilities.max(-1), probabilities.argmax(-1) == gold
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return float(sum(abs((right[bins == b] - confidence[bins == b]).sum()) for b in range(BINS)) / len(gold))
+    """That of the answers given: confidence is the probability of the likeliest label."""
+    return calibration_error(probabilities.max(-1), probabilities.argmax(-1) == gold)

@@ -27,6 +27,7 @@ from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, i
 from ctsft.report.measured import with_related
 from ctsft.report.render import change, interval
 from ctsft.report.rows import Results, precision_of
+from ctsft.report.stats import Interval
 from ctsft.report.tradeoff import comparable, difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
@@ -145,7 +146,7 @@ def competent_start(results: Results | None) -> Judgement:
     value = pooled(pairs)
     if value is None:
         return not_run("C4", "a weak and a competent start on a common target and seed")
-    verdict = "supported" if value.high < 0 else "contradicted" if value.low > -MARGIN else "undecided"
+    verdict = by_interval(Interval(-value.value, -value.high, -value.low), 0, MARGIN)  # what is lost
     number = f"ct_sft from {few} source rows − from {many}: {change(value)}"
     return Judgement("C4", verdict, number, ground(pairs, results.rows))
 

@@ -33,8 +33,13 @@ def not_run(claim: str, missing: str) -> Judgement:
 
 
 def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
-    """supported where the whole interval lies above `good`, else contradicted where it lies below `bad`."""
-    return "supported" if value.low > good else "contradicted" if value.high < bad else "undecided"
+    """supported where the whole interval lies above `good`, else contradicted where it lies below `bad`.
+
+    Its bounds count as they are printed, rounded to two decimals: the bootstrap's own error (about 0.001) may put a
+    bound of +0.0006 on either side of 0, and a reader of [+0.00, +0.07] could not tell what has decided.
+    """
+    low, high = round(value.low, 2), round(value.high, 2)
+    return "supported" if low > good else "contradicted" if high < bad else "undecided"
 
 
 def pairs_of(

@@ -1,8 +1,8 @@
 """When does training on a model's own labels collapse, and does the circuit slow it down (script 08)?
 
-A chain has collapsed at the first generation whose accuracy on the target is below generation 0's with its whole paired
-95 % interval, and whose answers have less than half of the gold labels' entropy; it has decayed where the first alone
-holds.
+A chain has decayed where its last generation's accuracy on the target is below generation 0's with its whole paired
+95 % interval, and collapsed where, besides, the entropy of that generation's answers has fallen below half of what the
+chain itself had in generation 0, on some seed; else it has held.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ctsft.report.render import GAP, Table, change, described, interval, markdow
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import mean_interval, paired_difference
 from ctsft.report.transfer import pick
+from ctsft.study.spread import entropy
 from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "08_self_training"
@@ -34,13 +35,8 @@ def read_self_training(folder: Path) -> pd.DataFrame:
         right = [from_digits(text) == gold[test] for text, test in zip(rows[column], tests, strict=True)]
         rows[column.replace("predictions", "right")] = right
     rows["gold"] = [gold[test] for test in rows["task"] + "/" + rows["target"]]
-    rows["gold_entropy"] = [_entropy(labels) for labels in rows["gold"]]
+    rows["gold_entropy"] = [float(entropy(np.bincount(labels) / len(labels))) for labels in rows["gold"]]
     return rows
-
-
-def _entropy(labels: np.ndarray) -> float:
-    shares = np.unique(labels, return_counts=True)[1] / len(labels)
-    return float(-(shares * np.log2(shares)).sum())
 
 
 def stacked(rows: pd.DataFrame, column: str = "right") -> np.ndarray:

@@ -160,8 +160,9 @@ def odyssey_page(folders: Sequence[Results]) -> str:
         "Made by `python -m ctsft.report` from the rows of scripts 06, 07 and 08. Where accuracy decides, an arm is "
         "picked by the target's validation split and then told with its test numbers: after minus before (theta1), "
         "paired on test rows, with 95 % intervals. What a line picks *on test rows* is a little flattered, because it "
-        "is told by the numbers that it was picked by. Intervals that overlap mean that these rows do not tell two "
-        "arms apart. An arm with more tries than others (column `tries`) has the better chances. All numbers are in "
+        "is told by the numbers that it was picked by. Intervals that overlap decide nothing: all arms answer the same "
+        "test rows, so look at a paired difference (claims.md). An arm with more tries than others (column `tries`) "
+        "has the better chances. All numbers are in "
         f"`*_{ODYSSEY}.md`; what the flags mean stands above them.\n",
     ]
     for folder in folders:

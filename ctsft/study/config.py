@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -162,8 +163,8 @@ class StudyConfig:
             raise UserError(f"--n-targets must lie {most}.")
         if min(self.depths) < 0 or min(self.seeds) < 0:
             raise UserError("--depths and --seeds must not be negative.")
-        if min(*self.lrs, self.source_lr) <= 0:
-            raise UserError("learning rates must be above zero.")
+        if not all(0 < lr < inf for lr in (*self.lrs, self.source_lr)):
+            raise UserError("--lrs and --source-lr must be finite numbers above zero.")
         if not all(0 < share <= 1 for share in self.shares):
             raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
         for probe in (*self.probes, *self.bystanders):
@@ -230,7 +231,7 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class OneProcess(StudyConfig):
-    """For measurements that are no grid of cells: they run in one process, and have no flags that spread cells."""
+    """For measurements that are no grid of cells: they run in one process, without flags that spread or probe cells."""
 
     executor: Annotated[Literal["local", "ray"], Suppress] = "local"
     ray_address: Annotated[str | None, Suppress] = None
@@ -239,3 +240,8 @@ class OneProcess(StudyConfig):
     cell_memory_gb: Annotated[float, Suppress] = 0
     shard: Annotated[str | None, Suppress] = None
     bystanders: Annotated[tuple[str, ...], Suppress] = ()
+    probes: Annotated[tuple[str, ...], Suppress] = ()
+    by_epoch: Annotated[bool, Suppress] = False
+    dry_run: bool = False
+    """Print how many sets of heads (script 05), cells (07) or chains (08) there are and how many of them are left; run
+    nothing."""

@@ -25,7 +25,6 @@ from ctsft.heads import Head
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
-from ctsft.study.grid import relevance_settings, short_hash
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import keep_data, opened
@@ -60,8 +59,6 @@ class FaithfulnessConfig(OneProcess):
     depths: Annotated[tuple[int, ...], Suppress] = (DEPTH,)
     lrs: Annotated[tuple[float, ...], Suppress] = (5e-5,)
     kv_policy: Annotated[str, Suppress] = "shared"
-    probes: Annotated[tuple[str, ...], Suppress] = ()
-    by_epoch: Annotated[bool, Suppress] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,16 +118,7 @@ class Asked:
         self.mean: LabelBalancedMean | None = None
 
     def key(self, wanted: HeadSet) -> str:
-        config = replace(self.config, scorer=wanted.scorer or self.config.scorer)
-        settings = relevance_settings(config, self.bench.loaded.weights)
-        if not wanted.scorer:
-            settings |= {"scorer": None, "score_rows": None}
-        parts = [wanted.language, wanted.selection, wanted.direction, wanted.scorer, f"k{wanted.size}"]
-        parts += [f"draw{wanted.draw}"] if wanted.draw else []
-        if wanted.circuit:
-            parts = [wanted.language, wanted.selection, wanted.direction if wanted.direction != "keep" else ""]
-            return "-".join([*filter(None, parts), wanted.circuit])
-        return "-".join([*filter(None, parts), f"s{wanted.seed}", short_hash(settings)])
+        return wanted.key(self.config, self.bench.loaded.weights)
 
     def is_another_theta1(self, known: Sequence[dict[str, str]], mine: Sequence[HeadSet]) -> bool:
         """Whether earlier runs asked some of these sets of another theta1 than ours (another machine's)."""
@@ -228,7 +216,12 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
     known = read_rows(path, SET_COLUMNS)
     finished = {row["set"] for row in known}
     todo = [wanted for seed in config.seeds for wanted in plan(config, seed, bench.anatomy.n_heads)]
-    print(f"{len(todo)} sets of heads to ask on {bench.device} in {config.dtype}; {len(finished)} are in {path}")
+    left = sum(wanted.key(config, bench.loaded.weights) not in finished for wanted in todo)
+    # Circuits that cells tuned come on top; which ones are theta1's is known once there is a theta1.
+    print(
+        f"{len(todo)} sets of heads, {left} left to ask on {bench.device} in {config.dtype}, besides newly tuned "
+        f"circuits; rows: {path}"
+    )
     if config.dry_run:
         return 0
     languages = (config.source, *config.targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
@@ -10,7 +11,8 @@ from ctsft.discovery.faithfulness import same_layers
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
 from ctsft.storage import read_sealed
-from ctsft.study.grid import theta1_settings
+from ctsft.study.config import StudyConfig
+from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
 from ctsft.study.workbench import Workbench
 
 DEPTH = 2
@@ -34,6 +36,18 @@ class HeadSet(NamedTuple):
     scorer: str = ""
     draw: int = 0
     circuit: str = ""
+
+    def key(self, config: StudyConfig, weights: str) -> str:
+        """Readable and stable, as a cell's; what is the same for all scorers does not name one."""
+        if self.circuit:
+            parts = [self.language, self.selection, self.direction if self.direction != "keep" else ""]
+            return "-".join([*filter(None, parts), self.circuit])
+        settings = relevance_settings(replace(config, scorer=self.scorer or config.scorer), weights)
+        if not self.scorer:
+            settings |= {"scorer": None, "score_rows": None}
+        parts = [self.language, self.selection, self.direction, self.scorer, f"k{self.size}"]
+        parts += [f"draw{self.draw}"] if self.draw else []
+        return "-".join([*filter(None, parts), f"s{self.seed}", short_hash(settings)])
 
 
 def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
