@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ class CostConfig(OneProcess):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.watts <= 0 or self.arithmetic_rows < 0:
+        if not 0 < self.watts < math.inf or self.arithmetic_rows < 0:
             raise UserError("--watts must be above zero, and --arithmetic-rows must not be negative.")
 
     def table(self, name: str) -> Path:
