@@ -555,7 +555,7 @@ def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo)
     verdicts = {(judgement.claim, judgement.verdict) for judgement in judged}
     for said in (TO_THE_AUTHORS, TO_A_USER):
         for cause, sentence in said.items():
-            assert (f"- {sentence} ({cause[0]}, {cause[1]}.)" in page) == (cause in verdicts)
+            assert (f"- {sentence} ({cause[0]}, {cause[1]}: " in page) == (cause in verdicts)
     assert "2 of the paper's 4 seeds" in page
 
 

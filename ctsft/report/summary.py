@@ -212,7 +212,9 @@ def _otherwise(results: Results) -> list[str]:
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
     found = [(j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences]
-    return [f"- {sentence} ({j.claim}, {j.verdict}: {j.data}.)" for j, sentence in found] or ["- Nothing yet."]
+    return [f"- {sentence} ({j.claim}, {j.verdict}: {j.data.split(';')[0]}.)" for j, sentence in found] or [
+        "- Nothing yet."
+    ]
 
 
 def report_page(folders: Iterable[Results]) -> str:
