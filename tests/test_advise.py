@@ -34,7 +34,8 @@ def lines(target: str, transfer: float, n: int, **arms: tuple[float, float]) -> 
     """(gain, cost) of each arm in one made-up setting."""
     setting = dict(preset="demo", task="t", dtype="float32", n_source=400, target=target, n_target=n, transfer=transfer)
     return [
-        setting | dict(arm=arm, depth=2 if arm == "circuit" else pd.NA, gain=gain, cost=cost, lr=1e-3, cells=2)
+        setting
+        | dict(arm=arm, depth=2 if arm == "circuit" else pd.NA, gain=gain, cost=cost, lr=1e-3, cells=2, ties="logits")
         for arm, (gain, cost) in arms.items()
     ]
 
@@ -62,6 +63,13 @@ def test_the_best_arm_within_the_loss_that_is_allowed():
     assert "constructed demo alone" in said
     assert "Recommended: full." in advise(probe_of(), table(), may_lose=0.1)
     assert "No arm kept the source" in advise(probe_of(), table(), may_lose=-0.1)
+
+
+def test_evidence_from_circuits_that_are_the_models_first_heads_says_so():
+    rows = table()
+    assert "earlier rule" not in advise(probe_of(), rows, may_lose=0.02)
+    rows.loc[rows["arm"] == "circuit", "ties"] = "index"
+    assert "Heads of demo were chosen by an earlier rule there" in advise(probe_of(), rows, may_lose=0.02)
 
 
 def test_a_lead_within_the_noise_is_not_called_sure():

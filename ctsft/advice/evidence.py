@@ -37,8 +37,9 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
 
     `transfer` is zero-shot accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost`
     what it takes from the source, both in accuracy; `cells` is the number of rows. `lr` is the rate that validation
-    prefers over all seeds together (a tie goes to the lower), of those that all of them have. Settings whose start is
-    no better than the majority class are left out, because there is no transfer to advise on.
+    prefers over all seeds together (a tie goes to the lower), of those that all of them have. `ties`: by which rule the
+    heads were chosen, see `Relevance`. Settings whose start is no better than the majority class are left out, because
+    there is no transfer to advise on.
     """
     parts = []
     for folder in folders:
@@ -64,6 +65,7 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
             cost=("cost", "mean"),
             cells=("cell", "size"),
             lr=("lr", "first"),
+            ties=("ties", "first"),
         )
     )
     return table.round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))

@@ -130,6 +130,7 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
     rates = lines_of(near, best)[["lr", "preset"]].dropna().drop_duplicates().sort_values(["lr", "preset"])
     told = [f"{rate.lr:g} ({rate.preset})" for rate in rates.itertuples()]
     names = (f"{s.preset} {s.target} n={s.n_target} ({s.transfer:.0%} of the source)" for s in settings.itertuples())
+    by_index = sorted(set(near.loc[near["ties"] == "index", "preset"]))
     return [
         f"Recommended: {_name(best)}. In the {len(settings)} of our settings most like yours:",
         *(f"  {_name(line):20} target {line.gain:+.3f}, source {-line.cost:+.3f}, {line.cells} cells"
@@ -137,6 +138,10 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
         f"Learning rate: {', '.join(told)} there; it depends on the model, so try a factor of "
         "three around it and let validation choose.",
         f"Settings: {'; '.join(names)}.",
+        *(
+            f"Heads of {preset} were chosen by an earlier rule there, which fills most of a circuit with the model's "
+            "first heads: see docs/scores.md." for preset in by_index
+        ),
         _how_sure(near, candidates, settings),
     ]  # fmt: skip
 
