@@ -10,7 +10,7 @@ import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
-from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share
+from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share, told_by
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
@@ -148,7 +148,8 @@ def layers_by_depth(results: Mapping[str, Results]) -> pd.DataFrame:
 def _range(relevance: Relevance, depth: int) -> str:
     frontiers = known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, PAPERS_SHARE))
     layers = [head.layer for head in frontiers[-1]]
-    return f"{min(layers)} to {max(layers)}, {relevance.about['scorer']}" if len(frontiers) > depth else GAP
+    scorer = told_by(relevance.about["scorer"], relevance.ties if depth else "logits")  # at depth 0 ties hardly happen
+    return f"{min(layers)} to {max(layers)}, {scorer}" if len(frontiers) > depth else GAP
 
 
 def top_heads(results: Mapping[str, Results]) -> pd.DataFrame:

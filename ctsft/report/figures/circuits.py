@@ -11,12 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
+from ctsft.report.choosing import told_by
 from ctsft.report.figures.style import WIDTH, style
 from ctsft.report.rows import Results
 
 
 def name_of(relevance: Relevance) -> str:
-    return f"{_start(relevance)}, seed {relevance.about['seed']}, {relevance.about['scorer']}"
+    return f"{_start(relevance)}, seed {relevance.about['seed']}, {told_by(relevance.about['scorer'], relevance.ties)}"
 
 
 def _start(relevance: Relevance) -> str:
@@ -59,7 +60,7 @@ def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None
             axis.invert_yaxis()
             step = 1 if layers <= 12 else 5
             axis.set_yticks(np.arange(0, layers, step) + 0.5, range(0, layers, step), rotation=0)
-            axis.set_title(name_of(relevance), loc="left")
+            axis.set_title(name_of(relevance).replace(" (ties", "\n(ties"), loc="left")  # a panel is narrow
             axis.set_xlabel("head")
             axis.set_ylabel("layer")
         for axis in axes.flat[len(maps) :]:
