@@ -39,6 +39,7 @@ PRESETS = {
         other_sources=("d10", "d50"),
         checkpoints=(50, 200),
         known=("planted", "induction"),
+        known_seeds=(31, 777, 2025, 12345, 1, 2, 3, 4),  # with two, what a scorer misses on every other seed was luck
     ),
     # Scored on 12 rows: a propagated scorer costs SmolLM2 about a hundred forward passes for each.
     "small": FaithfulnessConfig(

@@ -54,6 +54,8 @@ class FaithfulnessConfig(OneProcess):
     """Numbers of source rows that theta1 is tuned on as well, to compare circuits: does competence matter?"""
     known: tuple[str, ...] = ()
     """Models whose circuits are known: planted, induction (trained here in minutes), ioi (GPT-2, from the hub)."""
+    known_seeds: tuple[int, ...] = ()
+    """Seeds of those, which cost no theta1, so there may be more of them; without any, those of the study."""
     arms: Annotated[tuple[str, ...], Suppress] = ("circuit",)
     n_targets: Annotated[tuple[int, ...], Suppress] = (1,)
     depths: Annotated[tuple[int, ...], Suppress] = (DEPTH,)
@@ -248,6 +250,6 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
             else:
                 stability_maps(bench, seed)
     other_starts(config)
-    run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.seeds)
+    run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.known_seeds or config.seeds)
     print(f"\n{table(config.folder)}\n\nrows: {path}")
     return 0
