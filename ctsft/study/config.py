@@ -75,8 +75,8 @@ class StudyConfig:
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
     scorer: str = "cdt_linear"
-    """How heads are scored: cdt_linear (one backward pass; what script 05 chose), cdt (the paper's), magnitude,
-    attribution or ablation; with options, as in cdt+pattern+pooled."""
+    """How heads are scored: cdt_linear (one backward pass), cdt (the paper's), magnitude, attribution or ablation; with
+    options, as in cdt+pattern+pooled."""
     ties: Ties = "logits"
     """What decides between heads of equal relevance to inner ones (all that come before none of them): their relevance
     to the logits; or index, the earlier place, as in the rows of `small` that say so."""

@@ -250,6 +250,8 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
             else:
                 stability_maps(bench, seed)
     other_starts(config)
-    run_known(config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.known_seeds or config.seeds)
+    run_known(
+        config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.known_seeds or config.seeds
+    )
     print(f"\n{table(config.folder)}\n\nrows: {path}")
     return 0
