@@ -7,14 +7,11 @@ what it returns. `load_model` is in ctsft/models/load.py, `evaluate` in ctsft/an
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
 from ctsft.calibration import fit_temperature
@@ -25,19 +22,19 @@ from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
-from ctsft.heads import Head, KVPolicy, Slice
+from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
-from ctsft.models.precision import Asked, autocast, precision_of, warning_of
+from ctsft.models.precision import Asked, autocast, resolved, warning_of
 from ctsft.study.provenance import now
 from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, draw, pools
-from ctsft.tuning.arms import Arm, check_control, get_arm, moving_slices, trainable
+from ctsft.tuning.arms import check_control, moving_slices, plain_arm, trainable
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.loop import Gradients, Recipe, train
-from ctsft.tuning.slices import read_slices, write_slices
+from ctsft.tuning.slices import put_back
 
 Role = Literal["source", "target"]
 
@@ -197,11 +194,11 @@ def tune(
     drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)
     encoded = encode_rows(loaded, task, drawn, max_tokens)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
-    precision = precision_of(dtype, device)
+    precision = resolved(dtype, device)
     if warning := warning_of(precision, device):
         warnings.warn(warning, stacklevel=2)
     base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
-    with _put_back(model, moving):
+    with put_back(model, moving):
         with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
             size = recipe.micro_batch
             gradients = Gradients(model, parameters, encoded, tokens, loaded.layout, autocast(precision, device), size)
@@ -225,32 +222,10 @@ def tune(
         return HeadDelta.of(model, moving, base, {**settings, **found, "created": now()})
 
 
-def plain_arm(arm: str) -> Arm:
-    """The arm of that name, where it is one that tunes this model by itself; UserError for others."""
-    chosen = get_arm(arm)
-    if chosen.moves == "nothing" or chosen.start == "base":
-        raise UserError(f"the arm '{arm}' tunes nothing of this model. To tune all weights of a base model, use full.")
-    if not chosen.plain:
-        raise UserError(
-            f"the arm '{arm}' is a baseline of the experiment scripts; here circuit, norm_only or full tune."
-        )
-    return chosen
-
-
 def drawn_rows(examples: Sequence[Example], n: int | None, seed: int = SEED) -> list[Example]:
     """`n` of the rows (all, without a number) in the order of `seed`."""
     by_id = {example.id: example for example in examples}
     return [by_id[i] for i in draw(list(by_id), len(by_id) if n is None else n, seed)]
-
-
-@contextmanager
-def _put_back(model: torch.nn.Module, slices: Sequence[Slice]) -> Iterator[None]:
-    """Afterwards `slices` hold what they held before, bit for bit, however the block ends."""
-    before = read_slices(model, slices)
-    try:
-        yield
-    finally:
-        write_slices(model, before)
 
 
 def _validated(loaded: Loaded, task: Task, language: str, max_tokens: int) -> dict[str, object]:

@@ -168,8 +168,8 @@ def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta
     for name in ("epochs", "batch_size", "micro_batch"):
         with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
             Recipe(**{name: 0})
-    for lr in (0.0, -1e-3, float("nan")):
-        with pytest.raises(UserError, match="must be above zero"):
+    for lr in (0.0, -1e-3, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="must be a finite number above zero"):
             Recipe(lr=lr)
     monkeypatch.setattr("ctsft.library.scoring_rows", lambda *a: pytest.fail("rows were scored"))
     for name in ("mean_rows", "score_rows"):

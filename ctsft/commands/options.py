@@ -68,13 +68,16 @@ def tell_checks(task: Task, source: str, targets: Sequence[str] = ()) -> None:
 
 def load_scores(path: Path) -> Relevance:
     """What `ctsft discover` wrote; `path` may lack the ending."""
-    path = path if path.suffix == ".json" else path.with_name(path.name + ".json")
-    if not path.is_file() or not path.with_suffix(".safetensors").is_file():
+    from ctsft.discovery.relevance import files_of
+
+    stem = path.with_suffix("") if path.suffix == ".json" else path
+    path = files_of(stem)[0]
+    if not all(file.is_file() for file in files_of(stem)):
         raise UserError(
             f"no scores at {path}: both the .json and the .safetensors that `ctsft discover` writes are needed."
         )
     try:
-        return ctsft.Relevance.load(path.with_suffix(""))
+        return ctsft.Relevance.load(stem)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not hold scores: {error}.") from error
 

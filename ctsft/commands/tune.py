@@ -54,7 +54,7 @@ class Tune:
     """Draws the rows, orders them, and draws random heads."""
 
     def run(self) -> None:
-        from ctsft.library import plain_arm
+        from ctsft.tuning.arms import plain_arm
 
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"{self.output} exists already; give a new folder with --output.")

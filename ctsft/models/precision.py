@@ -12,7 +12,7 @@ Precision = Literal["float32", "bfloat16"]
 Asked = Literal["auto", "float32", "bfloat16"]
 
 
-def precision_of(asked: Asked, device: torch.device) -> Precision:
+def resolved(asked: Asked, device: torch.device) -> Precision:
     """`auto` is bfloat16 on a GPU and float32 elsewhere."""
     if asked == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"

@@ -188,7 +188,7 @@ def faithful(found: Faithfulness | None) -> Judgement:
         f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten; "
         f"of all others without them: {interval(faithfulness_of(found, out))}"
     )
-    if found.circuits != found.main:
+    if found.by_index:
         verdict, number = "undecided", f"{number}; these circuits are not what the scores say (ties by index)"
     return Judgement("C6", verdict, number, _asked(found, found.circuits))
 

@@ -82,9 +82,14 @@ class Faithfulness:
         return str(pick(self.sets, selection="circuit")["scorer"].iloc[0])
 
     @property
+    def by_index(self) -> bool:
+        """Whether ties by index filled circuits that were compared with controls."""
+        return any(m.ties == "index" for m in self.maps_of(self.main).values())
+
+    @property
     def circuits(self) -> str:
-        """How the circuits that were compared with controls were chosen, in words."""
-        return told_by(self.main, "index" if any(m.ties == "index" for m in self.maps_of(self.main).values()) else "")
+        """How those circuits were chosen, in words."""
+        return told_by(self.main, "index" if self.by_index else "logits")
 
     def maps_of(self, scorer: str) -> dict[int, Relevance]:
         """By seed, the scores that the curve of `scorer` was drawn from, not those of the stability study."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import device_of, load_model
-from ctsft.models.precision import autocast, precision_of
+from ctsft.models.precision import autocast, resolved
 from ctsft.study.config import StudyConfig
 from ctsft.study.data import StudyData
 from ctsft.study.determinism import set_determinism
@@ -27,7 +27,7 @@ class Answering(StudyData):
     def __init__(self, config: StudyConfig):
         set_determinism(config.deterministic)
         self.device = device_of(config.device)
-        config = replace(config, dtype=precision_of(config.dtype, self.device))
+        config = replace(config, dtype=resolved(config.dtype, self.device))
         # Data first: a missing file must show before a large model is loaded.
         super().__init__(config)
         self.autocast = autocast(config.dtype, self.device)

@@ -123,6 +123,18 @@ def get_arm(name: str) -> Arm:
     return ARMS[name]
 
 
+def plain_arm(arm: str) -> Arm:
+    """The arm of that name, where it is one that tunes this model by itself; UserError for others."""
+    chosen = get_arm(arm)
+    if chosen.moves == "nothing" or chosen.start == "base":
+        raise UserError(f"the arm '{arm}' tunes nothing of this model. To tune all weights of a base model, use full.")
+    if not chosen.plain:
+        raise UserError(
+            f"the arm '{arm}' is a baseline of the experiment scripts; here circuit, norm_only or full tune."
+        )
+    return chosen
+
+
 def check_control(arm: Arm, anatomy: Anatomy, kv_policy: KVPolicy) -> None:
     """UserError for a control that would not move as many weights as its circuit."""
     if kv_policy == "all" and arm.heads not in (None, "circuit") and anatomy.kv_heads < anatomy.heads:

@@ -21,7 +21,7 @@ from ctsft.tuning.team import ALONE, Team
 class Recipe:
     """How to train: the protocol's values are the defaults. `micro_batch` rows go through the model at a time.
 
-    Raises UserError for a rate that is not above zero, and for counts below 1.
+    Raises UserError for a rate that is no finite number above zero, and for counts below 1.
     """
 
     lr: float = 5e-5
@@ -36,8 +36,8 @@ class Recipe:
         for name in ("epochs", "batch_size", "micro_batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.lr > 0:  # so that NaN is refused too
-            raise UserError(f"the learning rate is {self.lr}; it must be above zero.")
+        if not 0 < self.lr < math.inf:  # so that NaN is refused too
+            raise UserError(f"the learning rate is {self.lr}; it must be a finite number above zero.")
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:

@@ -7,7 +7,7 @@ optimizer step it is written into the full matrix, which is a buffer and has no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -137,3 +137,13 @@ def count(model: nn.Module, slices: Iterable[Slice]) -> int:
         parameter = model.get_parameter(s.parameter)
         total += parameter.numel() // parameter.shape[s.dim] * (s.stop - s.start)
     return total
+
+
+@contextmanager
+def put_back(model: nn.Module, slices: Sequence[Slice]) -> Iterator[None]:
+    """Afterwards `slices` hold what they held before, bit for bit, however the block ends."""
+    before = read_slices(model, slices)
+    try:
+        yield
+    finally:
+        write_slices(model, before)
