@@ -24,7 +24,7 @@ from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
-from ctsft.models.precision import Asked, autocast, resolved, warning_of
+from ctsft.models.precision import Asked, autocast, note_on, resolved
 from ctsft.study.provenance import now
 from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
@@ -195,8 +195,8 @@ def tune(
     encoded = encode_rows(loaded, task, drawn, max_tokens)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
     precision = resolved(dtype, device)
-    if warning := warning_of(precision, device):
-        warnings.warn(warning, stacklevel=2)
+    if note := note_on(precision, device):
+        warnings.warn(note, stacklevel=2)
     base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
     with put_back(model, moving):
         with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):

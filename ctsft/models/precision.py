@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Literal
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Precision = Literal["float32", "bfloat16"]
 Asked = Literal["auto", "float32", "bfloat16"]
+
+SLOW = 2  # times as long as float32: a product in bfloat16 takes half of it where there are instructions, else ten or more
+PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}
 
 
 def resolved(asked: Asked, device: torch.device) -> Precision:
@@ -38,11 +44,37 @@ def slowness(device: torch.device) -> float:
     return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
-def warning_of(precision: Precision, device: torch.device) -> str | None:
-    """What to tell where bfloat16 is a loss: on a CPU that has no instructions for it."""
-    if precision == "float32" or device.type != "cpu" or (times := slowness(device)) < 2:
+@cache
+def lacks_bfloat16() -> bool:
+    """Whether this CPU has no instructions for bfloat16, measured once a process: with them a product gains."""
+    return slowness(torch.device("cpu")) >= SLOW
+
+
+class RoundedProducts(TorchDispatchMode):
+    """Products of bfloat16 matrices, taken in float32 and rounded to bfloat16, forwards and backwards.
+
+    A product of two bfloat16 numbers is exact in float32, and the instructions too sum in float32, so the results are
+    theirs up to the order of the sums. On a CPU without them torch's own products are many times slower.
+    """
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if operation in PRODUCTS and arguments[0].dtype == torch.bfloat16:
+            return operation(*(one.float() for one in arguments)).bfloat16()
+        return operation(*arguments, **(options or {}))
+
+
+def products(autocast: torch.autocast) -> AbstractContextManager[object]:
+    """The context of all that computes under `autocast`, gradients included: it makes bfloat16 bearable everywhere."""
+    with autocast:
+        low = torch.is_autocast_enabled("cpu")
+    return RoundedProducts() if low and lacks_bfloat16() else nullcontext()
+
+
+def note_on(precision: Precision, device: torch.device) -> str | None:
+    """What to tell where bfloat16 is no gain: on a CPU that has no instructions for it."""
+    if precision == "float32" or device.type != "cpu" or not lacks_bfloat16():
         return None
     return (
-        f"a product in bfloat16 takes about {times:.0f} times as long as one in float32 on this CPU, which has no "
-        "instructions for it. float32 is faster here; its rows are tables of their own, never compared with bfloat16's."
+        "this CPU has no instructions for bfloat16, so its products are taken in float32 and rounded: the same rows, up "
+        "to the order of sums, in a little more time than float32 takes."
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ctsft.evaluation import Predictions
+from ctsft.models.precision import products
 from ctsft.storage import Damaged, read_json, set_aside, write_json
 from ctsft.study.grid import Cell
 from ctsft.study.probes import NamedTests, share_right
@@ -109,9 +110,9 @@ def bits_per_byte(bench: Workbench, examples: Sequence[Example]) -> float:
     nats = 0.0
     for start in range(0, len(rows), bench.config.micro_batch):
         # A few rows at a time: unlike in classification, every position has logits over the whole vocabulary.
-        losses, _ = token_losses(
-            bench.model, rows.prompts[start : start + bench.config.micro_batch], layout, bench.autocast
-        )
+        some = rows.prompts[start : start + bench.config.micro_batch]
+        with products(bench.autocast):
+            losses, _ = token_losses(bench.model, some, layout, bench.autocast)
         nats += float(losses.double().sum())
     return (
         nats

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctsft.discovery.circuits import check_size
 from ctsft.models.anatomy import Anatomy
-from ctsft.models.precision import warning_of
+from ctsft.models.precision import note_on
 from ctsft.storage import remove_leftovers, write_atomic
 from ctsft.study.beside import keep_gold, keep_hashes, refuse_other_data, refuse_other_model
 from ctsft.study.config import StudyConfig
@@ -20,7 +20,7 @@ from ctsft.tuning.arms import check_control, get_arm
 def opened(config: StudyConfig) -> Workbench:
     """The workbench, its model loaded; the results folder is ready and has rows of no other weights or data.
 
-    A precision in which this machine is slow is told on stderr.
+    A precision that this machine has no instructions for is told on stderr.
 
     Raises UserError, before anything is trained, where the folder cannot be written or its rows are of others.
     """
@@ -30,8 +30,8 @@ def opened(config: StudyConfig) -> Workbench:
     if not bench.task.published:
         refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
     _check_heads(config, bench.anatomy)
-    if warning := warning_of(bench.config.dtype, bench.device):
-        print(f"note: {warning}", file=sys.stderr)
+    if note := note_on(bench.config.dtype, bench.device):
+        print(f"note: {note}", file=sys.stderr)
     return bench
 
 

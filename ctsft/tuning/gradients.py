@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ctsft.models.precision import products
 from ctsft.tasks.prompts import Encoded, Layout
 from ctsft.tuning.loop import label_loss
 
@@ -88,6 +89,12 @@ class EWC:
 
     def fisher(self, job: Job) -> list[Tensor]:
         """As many tensors as there are parameters, of their shapes; their mean over all weights is 1."""
+        with products(job.autocast):
+            totals = self._summed(job)
+        mean = sum(float(total.double().sum()) for total in totals) / sum(total.numel() for total in totals)
+        return [total / mean if mean else total for total in totals]
+
+    def _summed(self, job: Job) -> list[Tensor]:
         totals = [torch.zeros_like(parameter) for parameter in job.parameters]
         for number in range(min(self.rows, len(job.source))):
             row = job.source.subset([number])
@@ -100,8 +107,7 @@ class EWC:
                     if parameter.grad is not None:
                         total.addcmul_(parameter.grad, parameter.grad, value=chance)
                         parameter.grad = None
-        mean = sum(float(total.double().sum()) for total in totals) / sum(total.numel() for total in totals)
-        return [total / mean if mean else total for total in totals]
+        return totals
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import with_less
+from ctsft.models.precision import products
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tuning.team import ALONE, Team
 
@@ -197,7 +198,7 @@ def help_train(gradients: Gradients, after_step: Callable[[], None], seed: int) 
 def _accumulate(model, rows: Encoded, label_tokens, layout, micro_batch, autocast, objective, whole: int) -> float:
     """Backward through rows of a batch of `whole`, micro-batch by micro-batch; returns their part of its mean loss."""
     total = 0.0
-    with _plain_attention(autocast):
+    with products(autocast), _plain_attention(autocast):
         for group in by_length(rows.prompts, micro_batch):
             loss = objective(model, rows.subset(group), label_tokens, layout, autocast) / whole
             loss.backward()
