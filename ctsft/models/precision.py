@@ -70,9 +70,14 @@ def products(autocast: torch.autocast) -> AbstractContextManager[object]:
     return RoundedProducts() if low and lacks_bfloat16() else nullcontext()
 
 
+def rounds(precision: Precision, device: torch.device) -> bool:
+    """Whether a model on `device` computes in bfloat16 without instructions for it."""
+    return precision == "bfloat16" and device.type == "cpu" and lacks_bfloat16()
+
+
 def note_on(precision: Precision, device: torch.device) -> str | None:
-    """What to tell where bfloat16 is no gain: on a CPU that has no instructions for it."""
-    if precision == "float32" or device.type != "cpu" or not lacks_bfloat16():
+    """What to tell where bfloat16 is no gain."""
+    if not rounds(precision, device):
         return None
     return (
         "this CPU has no instructions for bfloat16, so its products are taken in float32 and rounded: the same rows, up "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ctsft.errors import Failures
 from ctsft.heads import Head
 from ctsft.models.load import device_of
+from ctsft.models.precision import rounds
 from ctsft.study.answering import Answering
 from ctsft.study.competence import read_or_make
 from ctsft.study.config import StudyConfig
@@ -216,6 +217,7 @@ class Workbench(Answering):
             "git_commit": git_commit(),
             "device": str(self.device),
             "dtype": self.config.dtype,
+            "rounded_products": rounds(self.config.dtype, self.device),
         }
 
     def theta1_of(self, seed: int) -> dict:
