@@ -89,7 +89,7 @@ def discover(
     task: Task,
     source: str,
     *,
-    scorer: str = "cdt_linear",
+    scorer: str = "cdt",
     depth: int = 2,
     share: float = 0.02,
     mean_rows: int = 48,

@@ -25,7 +25,6 @@ PRESETS = {
     "demo": StudyConfig(
         experiment="02_xnli_generalization",
         preset="demo",
-        scorer="cdt",
         task="demo_entailment",
         source="d00",
         targets=("d30", "d70"),
@@ -47,11 +46,12 @@ PRESETS = {
         preset="small",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         n_source=8000,
+        score_rows=12,  # as script 01 does
         source_epochs=1,
         source_batch_size=32,
         dtype="bfloat16",  # of the committed rows
     ),
-    "paper": StudyConfig(**XNLI, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=250),
+    "paper": StudyConfig(**XNLI, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=250),
 }
 
 if __name__ == "__main__":

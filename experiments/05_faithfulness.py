@@ -12,24 +12,26 @@ from ctsft.report.faithful_tables import faithfulness
 from ctsft.study.faithfulness import FaithfulnessConfig, run_faithfulness
 from ctsft.study.run import main
 
-PROPAGATED = ("cdt", "cdt+pattern", "cdt+linear", "cdt+raw", "cdt+linear+raw", "cdt+pooled", "magnitude")
+SCORERS = (
+    *("cdt", "cdt+pattern", "cdt+linear", "cdt+raw", "cdt+linear+raw", "cdt+pooled", "magnitude"),
+    *("cdt_linear", "cdt_linear+pooled", "attribution", "ablation"),
+)
 NUSAX = dict(
     experiment="05_faithfulness",
     task="nusax",
     source="indonesian",
     targets=("javanese", "buginese"),
-    scorers=("cdt_linear", *PROPAGATED, "cdt_linear+pooled", "attribution", "ablation"),
+    scorers=SCORERS,
 )
 
 PRESETS = {
     "demo": FaithfulnessConfig(
         experiment="05_faithfulness",
         preset="demo",
-        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d30", "d90"),
-        scorers=("cdt", "cdt_linear", *PROPAGATED[1:], "cdt_linear+pooled", "attribution", "ablation"),
+        scorers=SCORERS,
         model="demo",
         n_source=400,
         seeds=(31, 777),
@@ -52,7 +54,7 @@ PRESETS = {
         other_sources=("english",),
         checkpoints=(50,),
     ),
-    "paper": FaithfulnessConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "paper": FaithfulnessConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

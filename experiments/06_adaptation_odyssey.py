@@ -45,7 +45,6 @@ PRESETS = {
     "demo": StudyConfig(
         experiment="06_adaptation_odyssey",
         preset="demo",
-        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d70",),
@@ -68,12 +67,12 @@ PRESETS = {
         targets=("javanese", "buginese"),
         seeds=(31, 777),
         n_source=400,
+        score_rows=12,  # as script 01 does
         arms=(*CONTROLS, *BASELINES, *DATA_BASELINES),
     ),
     "paper": StudyConfig(
         **NUSAX,
         preset="paper",
-        scorer="cdt",
         model="Qwen/Qwen2.5-0.5B",
         targets=("acehnese", "buginese", "javanese", "minangkabau"),
         n_source=50,

@@ -30,7 +30,6 @@ PRESETS = {
     "demo": CostConfig(
         experiment="07_cost_and_energy",
         preset="demo",
-        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d70",),
@@ -50,13 +49,13 @@ PRESETS = {
         preset="small",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         n_source=400,
+        score_rows=12,  # as script 01 does
         arms=tuple(ARMS),
         arithmetic_rows=100,  # three products stand for one, in float32: about four times a usual forward pass
     ),
     "paper": CostConfig(
         **NUSAX,
         preset="paper",
-        scorer="cdt",
         model="Qwen/Qwen2.5-0.5B",
         n_source=50,
         arms=(*ARMS, "bitfit"),

@@ -29,7 +29,6 @@ PRESETS = {
     "demo": SelfTrainingConfig(
         experiment="08_self_training",
         preset="demo",
-        scorer="cdt",
         task="demo",
         source="d00",
         targets=("d70",),
@@ -48,10 +47,11 @@ PRESETS = {
         preset="small",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         n_source=400,
+        score_rows=12,  # as script 01 does
         seeds=(31, 777),
         unlabelled=100,  # half of the usual number: a chain takes half an hour of a core as it is
     ),
-    "paper": SelfTrainingConfig(**NUSAX, preset="paper", scorer="cdt", model="Qwen/Qwen2.5-0.5B", n_source=50),
+    "paper": SelfTrainingConfig(**NUSAX, preset="paper", model="Qwen/Qwen2.5-0.5B", n_source=50),
 }
 
 if __name__ == "__main__":

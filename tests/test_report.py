@@ -24,7 +24,7 @@ from ctsft.report import claims, summary
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
-from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, extra_rates
+from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
 from ctsft.report.compare import paired, pooled
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN, by_interval
@@ -369,6 +369,44 @@ def test_claims_of_unequal_rates_are_not_run(demo):
     assert claims.hard_transfers(lower).verdict == "not run"
     assert claims.source_kept(lower).verdict == "not run"  # the rates would choose between the two arms as well
     assert claims.hard_transfers(main).verdict != "not run"
+
+
+def test_claims_take_the_rates_that_all_their_arms_have(demo):
+    """An arm that was run at a rate more is compared without it, seed by seed; other arms keep all of theirs."""
+    main = demo.of("01_nusax_transfer")
+    rate = main.rows.loc[main.rows["arm"] == "circuit", "lr"].max()
+    lower = main.only(~(main.rows["arm"].isin(["circuit", "near_zero"]) & (main.rows["lr"] == rate)))
+    shared = lower.at_shared_rates("full", "circuit", "near_zero")
+    assert rate not in set(shared.rows.loc[shared.rows["arm"] == "full", "lr"])
+    assert rate in set(shared.rows.loc[shared.rows["arm"] == "norm_only", "lr"])
+    assert (shared.rows["arm"] == "zero_shot").sum() == (main.rows["arm"] == "zero_shot").sum()
+    assert claims.target_accuracy(lower).verdict == "not run"
+    told = {
+        j.claim: j for j in claims.judge(replace(demo, rows=demo.rows[~demo.rows["cell"].isin(_gone(main, lower))]))
+    }
+    assert told["C1"].number == claims.target_accuracy(shared).number
+    same = main.at_shared_rates("full", "circuit", "near_zero")
+    assert list(same.rows["cell"]) == list(main.rows["cell"])
+    one = main.only(~((main.rows["arm"] == "full") & (main.rows["lr"] == rate) & (main.rows["seed"] == 31)))
+    left = one.at_shared_rates("full", "circuit", "near_zero").rows
+    assert set(left.loc[(left["arm"] == "circuit") & (left["lr"] == rate), "seed"]) == {777}
+
+
+def _gone(main: Results, less: Results) -> set[str]:
+    return set(main.rows["cell"]) - set(less.rows["cell"])
+
+
+def test_circuits_by_index_stand_only_where_there_are_no_others():
+    """By the number of target rows: two rules are never in one line."""
+    line = dict(task="t", scorer="cdt_linear", ties="index", arm="circuit")
+    rows = [line | dict(n_target=25)] * 3 + [line | dict(n_target=25, scorer="cdt", ties="logits")]
+    rows += [line | dict(n_target=100)] * 2 + [line | dict(n_target=100, scorer=None, ties=None, arm="full")]
+    rows += [line | dict(task="u", n_target=25)]
+    table = pd.DataFrame(rows)
+    assert list(by_usual_circuits(table).index) == [3, 4, 5, 6, 7]
+    more = pd.concat([table, table.iloc[[3]].assign(scorer="ablation")] * 2, ignore_index=True)
+    kept = by_usual_circuits(more[more["n_target"] == 25])
+    assert set(kept.loc[kept["task"] == "t", "scorer"]) == {"ablation"}  # as often: the first by name
 
 
 def test_rates_over_all_targets_are_the_mean_of_their_lines(demo):

@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from ctsft.errors import CellFailed, UserError
-from ctsft.models import precision
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
@@ -604,25 +603,6 @@ def test_precision_makes_other_cells(config):
     for cell in cells(config):
         assert cell_fingerprint(low, cell, "0") != cell_fingerprint(high, cell, "0")
     assert Workbench(replace(config, dtype="auto", device="cpu")).config.dtype == "float32"
-
-
-def test_a_precision_that_is_slow_here_is_told(config, monkeypatch, tmp_path, capsys):
-    """As measured on one product; in float32, and where bfloat16 is no loss, nothing is said."""
-    short = replace(config, output=tmp_path, dtype="bfloat16", arms=("zero_shot",), dry_run=True)
-    monkeypatch.setattr(precision, "slowness", lambda device: 20.0)
-    assert run_study(short) == 0
-    assert "takes about 20 times as long as one in float32" in capsys.readouterr().err
-    assert run_study(replace(short, dtype="float32")) == 0
-    assert "times as long" not in capsys.readouterr().err
-    monkeypatch.setattr(precision, "slowness", lambda device: 0.6)
-    assert run_study(short) == 0
-    assert "times as long" not in capsys.readouterr().err
-
-
-def test_a_product_is_measured_in_both_precisions(monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: float(next(clock)))
-    assert precision.slowness(torch.device("cpu")) == 1
 
 
 def test_the_scripts_share_their_competence_stage():

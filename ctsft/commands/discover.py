@@ -22,8 +22,8 @@ class Discover:
     """The language that the model is competent on."""
     output: Path
     """Where the scores go: OUTPUT.json, and OUTPUT.safetensors beside it."""
-    scorer: str = "cdt_linear"
-    """cdt_linear (one backward pass), or cdt (the paper's: a propagation for every head)."""
+    scorer: str = "cdt"
+    """cdt (the paper's: a propagation for every head), or cdt_linear (one backward pass, but it misses heads)."""
     depth: int = 2
     """How deep a circuit the scores should reach."""
     share: float = 0.02

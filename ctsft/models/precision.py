@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Precision = Literal["float32", "bfloat16"]
 Asked = Literal["auto", "float32", "bfloat16"]
 
-SLOW = 2  # times as long as float32: a product in bfloat16 takes half of it where there are instructions, else ten or more
+SLOW = (
+    2  # times as long as float32: a product in bfloat16 takes half of it where there are instructions, else ten or more
+)
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}
 
 
@@ -80,6 +82,6 @@ def note_on(precision: Precision, device: torch.device) -> str | None:
     if not rounds(precision, device):
         return None
     return (
-        "this CPU has no instructions for bfloat16, so its products are taken in float32 and rounded: the same rows, up "
-        "to the order of sums, in a little more time than float32 takes."
+        "this CPU has no instructions for bfloat16: its products are taken in float32 and rounded, which gives the "
+        "same rows up to the order of sums, in a little more time than float32 takes."
     )

@@ -65,6 +65,19 @@ def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) 
     return all(one[seed] == other[seed] for seed in one.keys() & other.keys())
 
 
+def at_shared_rates(rows: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Of these `arms` only the rates that each of them has, by start, target, n and seed; rows of others all stay.
+
+    So that arms which were run at more rates than others can be compared at all (see `equal_rates`).
+    """
+    ground = texts_of(rows, ["n_source", "target", "n_target", "dtype", "seed"])
+    compared = rows["arm"].isin(arms) & rows["lr"].notna()
+    at_rate = (ground + " " + rows["lr"].astype(str))[compared]
+    present = rows["arm"][compared].groupby(ground[compared]).transform("nunique")
+    having = rows["arm"][compared].groupby(at_rate).transform("nunique")
+    return rows[~compared | (having == present).reindex(rows.index, fill_value=False)]
+
+
 def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     """Each arm, for each number of target rows, at the rate that validation prefers on average over targets and seeds.
 
@@ -108,9 +121,14 @@ def circuits_told(rows: pd.DataFrame) -> str:
 
 
 def by_usual_circuits(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose heads were chosen as most of their task's were, and those of arms without heads."""
-    chosen = circuits_by(rows)
-    usual = chosen.groupby(rows["task"]).transform(lambda names: next(iter(names.dropna().mode()), None))
+    """Rows whose heads were chosen as most of those with as many target rows were, and those of arms without heads.
+
+    Circuits that ties by index filled are no finding of their scorer: they stand only where there are no others.
+    """
+    chosen, keys = circuits_by(rows), [rows["task"], rows["n_target"]]
+    sound = chosen.where(rows["ties"] != "index")
+    counted = sound.where(sound.notna().groupby(keys).transform("any"), chosen)
+    usual = counted.groupby(keys).transform(lambda names: next(iter(names.dropna().mode()), None))
     return rows[chosen.isna() | (chosen == usual)]
 
 

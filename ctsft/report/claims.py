@@ -217,7 +217,7 @@ def judge(results: Results) -> list[Judgement]:
     if main is None:
         rest = [not_run(claim, "script 01") for claim in CLAIMS if claim != "C5"]
         return sorted([*rest, second_task(second)], key=lambda judgement: judgement.claim)
-    main = main.from_most_source_rows()
+    main = main.from_most_source_rows().at_shared_rates("full", *BOTH)
     return [
         target_accuracy(main),
         hard_transfers(main),
@@ -237,7 +237,7 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; and
     in every other precision.
     """
-    studies = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)]
+    studies = [study.from_most_source_rows().at_shared_rates("full", *BOTH) for study in results.studies(EXPERIMENT)]
     others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
     for study in studies[:1]:
         rates = study.rows["lr"]

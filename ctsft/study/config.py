@@ -74,8 +74,8 @@ class StudyConfig:
     """Recompute activations in the backward pass: less memory, more time, the same gradient."""
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
-    scorer: str = "cdt_linear"
-    """How heads are scored: cdt_linear (one backward pass), cdt (the paper's), magnitude, attribution or ablation; with
+    scorer: str = "cdt"
+    """How heads are scored: cdt (the paper's), cdt_linear (one backward pass), magnitude, attribution or ablation; with
     options, as in cdt+pattern+pooled."""
     ties: Ties = "logits"
     """What decides between heads of equal relevance to inner ones (all that come before none of them): their relevance
