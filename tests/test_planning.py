@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import small_study
 
-from ctsft.study.estimate import Times, duration, size
+from ctsft.report.render import duration
+from ctsft.study.estimate import Times, size
 from ctsft.study.grid import Cell, Scores, Theta1, cells, stages
 from ctsft.study.planning import Plan, Stage, best, longest_chain, makespan, plans
 from ctsft.study.record import read_rows
@@ -118,5 +119,5 @@ def test_dry_run_plans_from_what_was_measured(tmp_path, capsys):
 
 
 def test_times_and_sizes_are_in_readable_units():
-    assert [duration(value) for value in (90, 7200, 864_000)] == ["2 minutes", "2.0 hours", "10 days"]
+    assert [duration(value) for value in (90, 7200, 864_000)] == ["2 min", "2.0 h", "10 days"]
     assert [size(value) for value in (1_400_000, 2e9)] == ["1.4 MB", "2.0 GB"]

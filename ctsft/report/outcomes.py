@@ -2,7 +2,8 @@
 
 Flags, each by one rule on the rows of a target, n, arm and depth, every arm at its validated learning rate:
 
-- helped / harmed: the whole paired 95 % interval of accuracy on the target, after - zero-shot, lies above / below zero;
+- helped / harmed: the whole paired 95 % interval of accuracy on the target, after - zero-shot, lies above / below zero
+  (by its bounds as printed, as all verdicts do);
 - forgetful: that of the source lies below zero, and the loss is larger than MARGIN;
 - overfitted: accuracy on its own n target rows is at least GAP_TO_TRAINING above that on test rows, and the Brier score
   on test rows is no better than that of knowing nothing (every label as likely as it is among them), or zero-shot's.
@@ -19,7 +20,7 @@ import pandas as pd
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.compare import paired
 from ctsft.report.forgetting import before_and_after, related_change
-from ctsft.report.judging import MARGIN
+from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_rows
 from ctsft.report.rows import Results, measured_lines
 from ctsft.report.stats import Difference, paired_difference
@@ -64,11 +65,10 @@ class Outcome:
     @property
     def flags(self) -> list[str]:
         found, loss = [], self.source_change
-        if self.target_change is not None and self.target_change.high < 0:
-            found.append("harmed")
-        if self.target_change is not None and self.target_change.low > 0:
-            found.append("helped")
-        if loss is not None and loss.high < 0 and loss.value < -MARGIN:
+        gain = "undecided" if self.target_change is None else by_interval(self.target_change, 0, 0)
+        if gain != "undecided":
+            found.append("helped" if gain == "supported" else "harmed")
+        if loss is not None and by_interval(loss, 0, 0) == "contradicted" and loss.value < -MARGIN:
             found.append("forgetful")
         fits = self.train_accuracy - self.accuracy >= GAP_TO_TRAINING
         if fits and self.brier >= self.brier_floor:

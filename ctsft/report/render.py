@@ -25,6 +25,13 @@ LATEX = {
 }
 
 
+def duration(seconds: float) -> str:
+    """In minutes below an hour, in hours below two hundred, else in days."""
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
+
+
 @dataclass(frozen=True)
 class Table:
     """A named table: a title, a caption that says where its numbers come from, and cells that are text already."""

@@ -12,7 +12,7 @@ from ctsft.report.baseline_claims import judge_baselines
 from ctsft.report.claims import judge
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.paper import BEST, matching, of_the_paper, published
-from ctsft.report.render import GAP
+from ctsft.report.render import GAP, duration
 from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
 
@@ -207,10 +207,6 @@ def cost(results: Results, entry: Entry) -> str:
         return told
     tasks = {task for part in timed for task in part["task"]}
     return f"{told}, theta1 {_stage(results, 'theta1', tasks)}, scores {_stage(results, 'relevance', tasks)}"
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _stage(results: Results, folder: str, tasks: set[str]) -> str:

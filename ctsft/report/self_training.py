@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ctsft.report.judging import by_interval
 from ctsft.report.render import GAP, Table, change, described, interval, markdown
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import mean_interval, paired_difference
@@ -50,7 +51,8 @@ def fate(chain: pd.DataFrame) -> str:
     A dip on the way that later generations make good is no end.
     """
     first, numbers = pick(chain, generation=0), range(1, int(chain["generation"].max()) + 1)
-    gone = [n for n in numbers if paired_difference(stacked(pick(chain, generation=n)), stacked(first)).high < 0]
+    changes = {n: paired_difference(stacked(pick(chain, generation=n)), stacked(first)) for n in numbers}
+    gone = [n for n, value in changes.items() if by_interval(value, 0, 0) == "contradicted"]
     if not gone or gone[-1] != numbers[-1]:
         return "held"
     since = next(n for n in reversed(numbers) if n - 1 not in gone)

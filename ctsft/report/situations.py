@@ -15,7 +15,7 @@ import pandas as pd
 from ctsft.report.choosing import ODYSSEY, equal_rates
 from ctsft.report.compare import paired
 from ctsft.report.costs import read_costs
-from ctsft.report.judging import MARGIN
+from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.render import GAP, change, fraction
@@ -60,7 +60,8 @@ def advice(
         return f"{named(one.arm, one.depth)}: target {change(one.target_change)}, source {source}{against_full(one)}."
 
     models = [one for one in here if ARMS[one.arm].classifier is None]
-    keeping = [one for one in models if one.source_change is not None and one.source_change.low > -MARGIN]
+    kept = [one for one in models if one.source_change is not None]
+    keeping = [one for one in kept if by_interval(one.source_change, -MARGIN, -MARGIN) == "supported"]
     small = [one for one in here if one.trainable_share < SMALL_SHARE]
     without = [one for one in here if ARMS[one.arm].classifier is not None]
     first, first_model = best(here), best(models)

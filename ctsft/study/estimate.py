@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ctsft.report.render import duration
 from ctsft.storage import read_json
 from ctsft.study.competence import theta1_paths
 from ctsft.study.grid import Cell, Scores, Theta1, stages
@@ -139,13 +140,6 @@ def disk(bench: Workbench, todo: Sequence[Theta1 | Scores | Cell]) -> str:
         f"disk: about {size(new * weights + maps + rows)}, of which {size(new * weights)} are {new} theta1 in "
         f"{bench.config.folder / 'cache'}, not needed once their cells are done"
     )
-
-
-def duration(seconds: float) -> str:
-    """In minutes below two hours, in hours below two hundred, else in days."""
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
 
 
 def size(count: float) -> str:
