@@ -19,6 +19,7 @@ from ctsft.report.choosing import (
     at_validated_rate,
     better_of_two,
     equal_rates,
+    no_fewer_rates,
 )
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
@@ -61,7 +62,7 @@ def ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
 def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, no_fewer_rates)
     value = pooled(pairs)
     if value is None:
         return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -108,7 +109,7 @@ def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgeme
 def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, no_fewer_rates)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
@@ -217,7 +218,7 @@ def judge(results: Results) -> list[Judgement]:
     if main is None:
         rest = [not_run(claim, "script 01") for claim in CLAIMS if claim != "C5"]
         return sorted([*rest, second_task(second)], key=lambda judgement: judgement.claim)
-    main = main.from_most_source_rows().at_shared_rates("full", *BOTH)
+    main = main.from_most_source_rows()
     return [
         target_accuracy(main),
         hard_transfers(main),
@@ -237,7 +238,7 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; and
     in every other precision.
     """
-    studies = [study.from_most_source_rows().at_shared_rates("full", *BOTH) for study in results.studies(EXPERIMENT)]
+    studies = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)]
     others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
     for study in studies[:1]:
         rates = study.rows["lr"]

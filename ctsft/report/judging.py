@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +16,8 @@ from ctsft.report.transfer import pick
 # About one standard error of an accuracy on 400 rows; an effect within it counts as none.
 MARGIN = 0.025
 SAME = ("target", "n_target")
+# Whether the rates that two arms had in some rows are such that the two may be compared.
+Fair = Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame], bool]
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,19 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
 
 
 def pairs_of(
-    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame
+    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame, fair: Fair = equal_rates
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree.
 
-    Only where both had the same learning rates to choose from, in all the rows `tried`. A verdict is pooled over seeds
-    that all pairs have, so a target that has fewer than others waits until it is whole.
+    Only where the learning rates that both had to choose from, in all the rows `tried`, are `fair`. A verdict is pooled
+    over seeds that all pairs have, so a target that has fewer than others waits until it is whole.
     """
     pairs = []
     order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
     settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
     for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
         pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
-        if equal_rates(*pair, tried):
+        if fair(*pair, tried):
             pairs.append((len(set(pair[0]["seed"]) & set(pair[1]["seed"])), pair))
     most = max((seeds for seeds, _ in pairs), default=0)
     return [pair for seeds, pair in pairs if seeds == most > 0]
@@ -64,18 +66,27 @@ def pairs_of(
 def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
     """What a comparison rests on, in words; from the rows `tried` its rates were chosen."""
     settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
-    rates = sorted(set().union(*(rates for pair in pairs for rows in pair for rates in _rates(rows, tried))))
     seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
     heads = circuits_told(pd.concat([rows for pair in pairs for rows in pair]))
     return (
-        f"{', '.join(settings)}; {'learning rate' if len(rates) == 1 else 'one of the learning rates'} "
-        f"{', '.join(f'{rate:g}' for rate in rates)}; seeds {', '.join(map(str, sorted(seeds)))}; "
+        f"{', '.join(settings)}; {_rates_told(pairs, tried)}; seeds {', '.join(map(str, sorted(seeds)))}; "
         f"{len(pairs[0][0]['gold'].iloc[0])} test rows{heads}"
     )
 
 
-def _rates(rows: pd.DataFrame, tried: pd.DataFrame) -> Iterable[set[float]]:
-    return rates_by_seed(rows, tried).values()
+def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
+    """The rates that were chosen from; those that only the second arm had are named."""
+    first, second = (
+        {rate for pair in pairs for rates in rates_by_seed(pair[side], tried).values() for rate in rates}
+        for side in (0, 1)
+    )
+    told = f"{'learning rate' if len(first or second) == 1 else 'one of the learning rates'} {_listed(first or second)}"
+    more = second - first if first else set()
+    return f"{told} ({pairs[0][1]['arm'].iloc[0]} had {_listed(more)} besides)" if more else told
+
+
+def _listed(rates: set[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in sorted(rates))
 
 
 def in_macro_f1(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
-from ctsft.report.choosing import ODYSSEY, SETTING, at_shared_rates, by_usual_circuits, circuits_by, extra_rates
+from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
 from ctsft.report.related import related_lines
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
@@ -119,10 +119,6 @@ class Results:
     def from_most_source_rows(self) -> Results:
         """Only the rows that start from the most source rows; `direct` starts from none and stays."""
         return self.only(self.rows["n_source"].isin([0, self.rows["n_source"].max()]))
-
-    def at_shared_rates(self, *arms: str) -> Results:
-        """Of these arms only the rates that all of them were run at, for each target, n and seed."""
-        return self.only(self.rows.index.isin(at_shared_rates(self.rows, arms).index))
 
     @property
     def preset(self) -> str:
