@@ -48,6 +48,17 @@ def test_a_rounded_product_is_the_exact_one_rounded(shapes):
     assert differ < 0.01  # torch's own, which sums in another order
 
 
+def test_a_bias_is_added_before_rounding():
+    """As the models of the Qwen family have it: their linear layers are one operation with their bias."""
+    torch.manual_seed(0)
+    layer, rows = nn.Linear(64, 32).bfloat16(), torch.randn(5, 64).bfloat16()
+    with torch.no_grad(), RoundedProducts():
+        found = layer(rows)
+    exact = rows.double() @ layer.weight.double().T + layer.bias.double()
+    assert ((found.double() - exact).abs() <= ULP * exact.abs() + 1e-5).all()
+    assert found.dtype == torch.bfloat16
+
+
 def test_other_products_are_left_alone():
     first, second = torch.randn(8, 16), torch.randn(16, 4)
     with RoundedProducts():

@@ -17,7 +17,7 @@ Asked = Literal["auto", "float32", "bfloat16"]
 SLOW = (
     2  # times as long as float32: a product in bfloat16 takes half of it where there are instructions, else ten or more
 )
-PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}
+PRODUCTS = {getattr(torch.ops.aten, name).default for name in ("mm", "bmm", "addmm", "baddbmm")}
 
 
 def resolved(asked: Asked, device: torch.device) -> Precision:
@@ -61,7 +61,7 @@ class RoundedProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         if operation in PRODUCTS and arguments[0].dtype == torch.bfloat16:
-            return operation(*(one.float() for one in arguments)).bfloat16()
+            return operation(*(one.float() for one in arguments), **(options or {})).bfloat16()
         return operation(*arguments, **(options or {}))
 
 
