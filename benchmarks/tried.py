@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from common import alternating, random_heads, random_model, random_rows, write
 from tuning import loop_steps
 
+from ctsft.models.precision import products
 from ctsft.tuning import loop
 from ctsft.tuning.arms import get_arm, trainable
 
@@ -47,7 +47,7 @@ def worker(variant: str, options) -> dict:
     if "bfloat16" in variant:
         torch.autocast = partial(_autocast, torch.autocast)
     if variant.endswith("fused attention"):
-        loop._plain_attention = nullcontext
+        loop.with_gradients = products
     arm = get_arm("full" if variant.startswith("all") else "circuit")
     heads = random_heads(parts, 0.06)
     with trainable(model, parts, arm, heads, "shared") as (parameters, compact):

@@ -22,7 +22,7 @@ from ctsft.errors import UserError
 from ctsft.library import drawn_rows, load_task, training_rows
 from ctsft.models.load import load_model
 from ctsft.report import documents
-from ctsft.report.choosing import at_papers_share, at_validated_rate
+from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
 from ctsft.tasks.task import Rows
@@ -178,8 +178,7 @@ def test_advice_is_tried_on_languages_that_it_was_not_drawn_from():
 def test_evidence_follows_from_the_committed_rows(preset):
     """Counted again here; and the table in the package is what the committed rows give (else: make tables)."""
     found = evidence([ROOT / "results" / preset])
-    rows = at_papers_share(at_validated_rate(Results.read(ROOT / "results" / preset).rows))
-    rows = rows[rows["scorer"].isna() | (rows["scorer"] == {"demo": "cdt", "small": "cdt_linear"}[preset])]
+    rows = at_papers_share(at_validated_rate(by_usual_circuits(Results.read(ROOT / "results" / preset).rows)))
     for line in found.itertuples():
         here = rows[(rows["task"] == line.task) & (rows["target"] == line.target) & (rows["n_source"] == line.n_source)]
         here = here[here["dtype"] == line.dtype]

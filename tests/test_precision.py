@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ctsft
 from ctsft.models import precision
 from ctsft.models.precision import RoundedProducts, autocast, products
+from ctsft.study.grid import Cell
+from ctsft.study.measures import bits_per_byte
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.registry import get_task
@@ -32,6 +35,19 @@ def short(tmp_path):
 
 def lacking(monkeypatch, lacks: bool) -> None:
     monkeypatch.setattr(precision, "lacks_bfloat16", lambda: lacks)
+
+
+class Recorder(TorchDispatchMode):
+    """What products reach torch, and in which precision. Around `RoundedProducts` it sees those that are passed on."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        if operation in precision.PRODUCTS:
+            self.seen.add(arguments[0].dtype)
+        return operation(*arguments, **(options or {}))
 
 
 @pytest.mark.parametrize("shapes", [((33, 576), (576, 70)), ((4, 9, 32), (4, 32, 9))], ids=["matrix", "batch"])
@@ -87,6 +103,33 @@ def test_products_are_rounded_only_where_bfloat16_has_no_instructions(monkeypatc
         assert isinstance(products(context), RoundedProducts) == rounded
 
 
+def answer(bench, cell):
+    bench.predict(bench.prompts("d30", "valid"))
+
+
+def tune(bench, cell):
+    with bench.tuned(cell, []):
+        pass
+
+
+def read(bench, cell):
+    bits_per_byte(bench, bench.split("d30", "test").examples[:8])
+
+
+@pytest.mark.parametrize(("run", "arm"), [(answer, "full"), (tune, "full"), (tune, "ewc"), (read, "full")])
+def test_all_that_is_computed_takes_rounded_products(short, monkeypatch, run, arm):
+    """Answers, gradients, the Fisher information of EWC, and language modelling: no product in bfloat16 is left."""
+    bench = Workbench(replace(short, n_source=20, epochs=1))
+    bench.theta1_of(31)
+    cell = Cell("d30", 20, arm, None, 1e-3, 31)
+    for lacks in (False, True):
+        lacking(monkeypatch, lacks)
+        with Recorder() as recorder:
+            run(bench, cell)
+        assert (torch.bfloat16 in recorder.seen) is not lacks
+        assert torch.float32 in recorder.seen or not lacks
+
+
 def test_a_study_computes_the_same_either_way(short, monkeypatch):
     """Answers of a tuned model: of these rows none lies at a tie that the order of sums would decide."""
     answers = []
@@ -120,7 +163,14 @@ def test_bfloat16_without_instructions_is_told(short, monkeypatch, capsys):
     assert "no instructions" not in capsys.readouterr().err
 
 
-def test_a_product_is_measured_in_both_precisions(monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: float(next(clock)))
-    assert precision.slowness(CPU) == 1
+@pytest.mark.parametrize(
+    ("capabilities", "lacks"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, True),
+        ({"avx512_bf16": True}, False),
+        ({"neon": True, "bf16": True}, False),
+    ],
+)
+def test_instructions_are_read_off_the_cpu(monkeypatch, capabilities, lacks):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert precision.lacks_bfloat16.__wrapped__() is lacks

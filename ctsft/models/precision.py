@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Literal
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Precision = Literal["float32", "bfloat16"]
 Asked = Literal["auto", "float32", "bfloat16"]
 
-SLOW = (
-    2  # times as long as float32: a product in bfloat16 takes half of it where there are instructions, else ten or more
-)
+INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # two of x86, and ARM's
 PRODUCTS = {getattr(torch.ops.aten, name).default for name in ("mm", "bmm", "addmm", "baddbmm")}
 
 
@@ -32,31 +30,18 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def slowness(device: torch.device) -> float:
-    """How many times as long a product takes in bfloat16 as in float32, measured on one: medians of five each."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        factor = torch.ones(512, 512, dtype=dtype, device=device)
-        times = []
-        for _ in range(6):
-            start = time.perf_counter()
-            factor @ factor
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = statistics.median(times[1:])  # the first warms up
-    return seconds[torch.bfloat16] / seconds[torch.float32]
-
-
 @cache
 def lacks_bfloat16() -> bool:
-    """Whether this CPU has no instructions for bfloat16, measured once a process: with them a product gains."""
-    return slowness(torch.device("cpu")) >= SLOW
+    """Whether this CPU has no instructions for bfloat16: torch's own products are many times slower then."""
+    found = torch.cpu.get_capabilities()
+    return not any(found.get(name, False) for name in INSTRUCTIONS)
 
 
 class RoundedProducts(TorchDispatchMode):
     """Products of bfloat16 matrices, taken in float32 and rounded to bfloat16, forwards and backwards.
 
     A product of two bfloat16 numbers is exact in float32, and the instructions too sum in float32, so the results are
-    theirs up to the order of the sums. On a CPU without them torch's own products are many times slower.
+    theirs up to the order of the sums.
     """
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
@@ -66,10 +51,24 @@ class RoundedProducts(TorchDispatchMode):
 
 
 def products(autocast: torch.autocast) -> AbstractContextManager[object]:
-    """The context of all that computes under `autocast`, gradients included: it makes bfloat16 bearable everywhere."""
+    """The context of what computes under `autocast`: on a CPU without instructions for bfloat16, `RoundedProducts`."""
+    return RoundedProducts() if _is_low_on_cpu(autocast) and lacks_bfloat16() else nullcontext()
+
+
+@contextmanager
+def with_gradients(autocast: torch.autocast) -> Iterator[None]:
+    """The same for forward and backward passes: torch's fused attention on a CPU goes backwards slowly in bfloat16.
+
+    As products it is faster there.
+    """
+    attention = sdpa_kernel(SDPBackend.MATH) if _is_low_on_cpu(autocast) else nullcontext()
+    with products(autocast), attention:
+        yield
+
+
+def _is_low_on_cpu(autocast: torch.autocast) -> bool:
     with autocast:
-        low = torch.is_autocast_enabled("cpu")
-    return RoundedProducts() if low and lacks_bfloat16() else nullcontext()
+        return torch.is_autocast_enabled("cpu")
 
 
 def rounds(precision: Precision, device: torch.device) -> bool:
@@ -83,5 +82,6 @@ def note_on(precision: Precision, device: torch.device) -> str | None:
         return None
     return (
         "this CPU has no instructions for bfloat16: its products are taken in float32 and rounded, which gives the "
-        "same rows up to the order of sums, in a little more time than float32 takes."
+        "same rows up to the order of sums, in up to twice the time that float32 takes. Large --eval-batch and "
+        "--micro-batch help."
     )

@@ -65,13 +65,15 @@ def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) 
     return all(one[seed] == other[seed] for seed in one.keys() & other.keys())
 
 
-def no_fewer_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:
-    """Whether the second arm had, on each seed of both, all the learning rates of the first, and perhaps more.
+def lower_rates_besides(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:
+    """Whether the second arm had, on each seed of both, the rates of the first, and others only below all of them.
 
-    For what the paper proposes, first, against what it is to be better than: more tries are on the hard side for it.
+    For what the paper proposes, first, against all weights, which want a lower rate: further ones are on the hard side
+    for it, on the target as further tries, and on the source because a low rate keeps more of it.
     """
     one, other = rates_by_seed(first, tried), rates_by_seed(second, tried)
-    return all(one[seed] <= other[seed] for seed in one.keys() & other.keys())
+    common = [seed for seed in one.keys() & other.keys() if one[seed] != other[seed]]
+    return all(one[seed] < other[seed] and max(other[seed] - one[seed]) < min(one[seed]) for seed in common)
 
 
 def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
@@ -119,9 +121,10 @@ def circuits_told(rows: pd.DataFrame) -> str:
 def by_usual_circuits(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose heads were chosen as most of those with as many target rows were, and those of arms without heads.
 
-    Circuits that ties by index filled are no finding of their scorer: they stand only where there are no others.
+    Circuits that ties by index filled are no finding of their scorer: they stand only where, with as many target rows,
+    no arm on any target has others.
     """
-    chosen, keys = circuits_by(rows), [rows["task"], rows["n_target"]]
+    chosen, keys = circuits_by(rows), [rows["task"], rows["n_target"], rows["dtype"]]
     sound = chosen.where(rows["ties"] != "index")
     counted = sound.where(sound.notna().groupby(keys).transform("any"), chosen)
     usual = counted.groupby(keys).transform(lambda names: next(iter(names.dropna().mode()), None))

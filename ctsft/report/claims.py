@@ -19,7 +19,7 @@ from ctsft.report.choosing import (
     at_validated_rate,
     better_of_two,
     equal_rates,
-    no_fewer_rates,
+    lower_rates_besides,
 )
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
@@ -62,15 +62,15 @@ def ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
 def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, no_fewer_rates)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, lower_rates_besides)
     value = pooled(pairs)
     if value is None:
         return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
     share = max(first["trainable_share"].max() for first, _ in pairs)
-    verdict = by_interval(value, -MARGIN, -MARGIN)
+    verdict = _fairly(by_interval(value, -MARGIN, -MARGIN), pairs, results)
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
-    # ct_sft had two arms to choose from, each at every rate; the circuit alone has as many tries as full.
+    # ct_sft had two arms to choose from, each at every rate; the circuit alone has no more tries than full.
     circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=2)
     alone = pooled([(pick(circuit, **second.iloc[0][[*SAME]]), second) for _, second in pairs])
     number = (
@@ -78,6 +78,12 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
         f"{share:.2%} of the weights"
     )
     return Judgement("C1", verdict, number, ground(pairs, results.rows))
+
+
+def _fairly(verdict: str, pairs: list[tuple[pd.DataFrame, pd.DataFrame]], results: Results) -> str:
+    """Nothing is contradicted where all weights had rates that the circuit lacked, and might have done better with."""
+    equal = all(equal_rates(*pair, results.rows) for pair in pairs)
+    return verdict if equal or verdict != "contradicted" else "undecided"
 
 
 def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -109,12 +115,12 @@ def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgeme
 def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, no_fewer_rates)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, lower_rates_besides)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}"
-    return Judgement("C3b", by_interval(gap, 0, 0), number, ground(pairs, results.rows))
+    return Judgement("C3b", _fairly(by_interval(gap, 0, 0), pairs, results), number, ground(pairs, results.rows))
 
 
 def related_kept(results: Results) -> Judgement:

@@ -36,8 +36,9 @@ def claims_page(folders: Iterable[Results]) -> str:
         "weights too, so that a small model, whose norms and 2 % of the heads are more, leaves it undecided at best. "
         "Accuracy decides; macro-F1 is told beside it, because an arm that gives up a rare label loses little "
         "accuracy. The rules are in `ctsft/report/claims.py`; some were written after the demo's rows had been seen, "
-        "and this is no pre-registration. Only targets with as many seeds as any other are "
-        "pooled, which was decided after Minangkabau's one seed had been seen. `demo` is a micro model on "
+        "and this is no pre-registration. Only targets with as many seeds as any other are pooled, which was decided "
+        "after Minangkabau's one seed had been seen. In C1, C3b and C5 all weights may have been run at rates below "
+        "all of the circuit's besides (the data say so), and then nothing is contradicted. `demo` is a micro model on "
         "constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
         "model is Qwen2.5-0.5B, which was not run here.\n",
     ]

@@ -76,12 +76,10 @@ def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) 
 
 def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
     """The rates that were chosen from; those that only the second arm had are named."""
-    first, second = (
-        {rate for pair in pairs for rates in rates_by_seed(pair[side], tried).values() for rate in rates}
-        for side in (0, 1)
-    )
+    by_seed = [[rates_by_seed(rows, tried) for rows in pair] for pair in pairs]
+    first, second = ({rate for pair in by_seed for rates in pair[side].values() for rate in rates} for side in (0, 1))
     told = f"{'learning rate' if len(first or second) == 1 else 'one of the learning rates'} {_listed(first or second)}"
-    more = second - first if first else set()
+    more = {rate for one, other in by_seed for seed in one.keys() & other.keys() for rate in other[seed] - one[seed]}
     return f"{told} ({pairs[0][1]['arm'].iloc[0]} had {_listed(more)} besides)" if more else told
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ctsft.models.precision import products
+from ctsft.models.precision import with_gradients
 from ctsft.tasks.prompts import Encoded, Layout
 from ctsft.tuning.loop import label_loss
 
@@ -89,7 +89,7 @@ class EWC:
 
     def fisher(self, job: Job) -> list[Tensor]:
         """As many tensors as there are parameters, of their shapes; their mean over all weights is 1."""
-        with products(job.autocast):
+        with with_gradients(job.autocast):
             totals = self._summed(job)
         mean = sum(float(total.double().sum()) for total in totals) / sum(total.numel() for total in totals)
         return [total / mean if mean else total for total in totals]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import with_less
-from ctsft.models.precision import products
+from ctsft.models.precision import with_gradients
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tuning.team import ALONE, Team
 
@@ -198,16 +196,9 @@ def help_train(gradients: Gradients, after_step: Callable[[], None], seed: int) 
 def _accumulate(model, rows: Encoded, label_tokens, layout, micro_batch, autocast, objective, whole: int) -> float:
     """Backward through rows of a batch of `whole`, micro-batch by micro-batch; returns their part of its mean loss."""
     total = 0.0
-    with products(autocast), _plain_attention(autocast):
+    with with_gradients(autocast):
         for group in by_length(rows.prompts, micro_batch):
             loss = objective(model, rows.subset(group), label_tokens, layout, autocast) / whole
             loss.backward()
             total += loss.item()
     return total
-
-
-def _plain_attention(autocast: torch.autocast) -> AbstractContextManager[None]:
-    """torch's fused attention on a CPU goes backwards slowly in bfloat16: as products it is faster there."""
-    with autocast:
-        slow = torch.is_autocast_enabled("cpu")
-    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
