@@ -290,8 +290,12 @@ def test_circuits_that_are_the_models_first_heads_are_counted_and_told(demo):
     best = np.zeros((4, 8))
     best[0, 0], best[3, 7] = 2, 1  # the best is the first head, the second best is not the second
     maps = [Relevance(best, columns, ties=ties) for ties in ("index", "logits")]
-    assert list(summary.by_index(replace(main, maps=maps[1:]))) == []
-    [told] = summary.by_index(replace(main, maps=maps))
+    assert list(summary.by_index(replace(main, maps=maps))) == []  # no row's heads were chosen so
+    with_heads = main.rows["ties"].notna() & (main.rows["n_target"] == 100)
+    older = replace(main, rows=main.rows.assign(ties=main.rows["ties"].mask(with_heads, "index")))
+    assert list(summary.by_index(replace(older, maps=maps[1:]))) == []
+    [told] = summary.by_index(replace(older, maps=maps))
+    assert "the rows of n = 100 took" in told
     assert "1 of 1 circuits of depth 2 are the model's first heads" in told
 
 

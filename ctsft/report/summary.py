@@ -147,7 +147,8 @@ def weakest(results: Results) -> Iterator[str]:
 def by_index(main: Results) -> Iterator[str]:
     """How many circuits of depth 2 are no more than the model's first heads, where ties were decided by index."""
     maps = [m for m in main.maps if m.ties == "index"]
-    if not maps:
+    sizes = sorted(set(main.rows.loc[main.rows["ties"] == "index", "n_target"]))
+    if not maps or not sizes:
         return
     first = 0
     for m in maps:
@@ -156,9 +157,9 @@ def by_index(main: Results) -> Iterator[str]:
         first += heads == set(ranked(np.zeros(m.logits.shape))[: 3 * k])
     yield (
         "Heads that feed none of the last depth's have equal scores, all of them where it lies in the first layer, and "
-        f"these rows took the earlier head then: {first} of {len(maps)} circuits of depth 2 are the model's first "
-        "heads, whatever the scores to the logits say. Rows of the rule that is used now (the score to the logits "
-        "decides) are fewer or missing."
+        f"the rows of n = {', '.join(map(str, sizes))} took the earlier head then: {first} of {len(maps)} circuits of "
+        "depth 2 are the model's first heads, whatever the scores to the logits say. Rows of the rule that is used now "
+        "(the score to the logits decides) are not run there."
     )
 
 
