@@ -386,6 +386,11 @@ def test_all_weights_may_have_lower_rates_besides(demo):
         assert f"(full had {rates[0]:g} besides)" in rule(higher).data
         assert "besides" not in rule(main).data
         assert rule(lower).verdict == "not run"
+    # What all weights were run at above all of the circuit's rates does not count.
+    fewer = set(main.rows["cell"]) - set(lower.rows["cell"])
+    told = {j.claim: j for j in claims.judge(replace(demo, rows=demo.rows[~demo.rows["cell"].isin(fewer)]))}
+    assert told["C1"].verdict != "not run"
+    assert f"{rates[-1]:g}" not in told["C1"].data
     # The circuit answers nothing right: a contradiction, were it not for the rates.
     worse = [np.full_like(a, 9) if b else a for a, b in zip(main.rows["answers"], both, strict=True)]
     worse = replace(main, rows=main.rows.assign(answers=worse))

@@ -48,34 +48,6 @@ def texts_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:
     return pd.Series([" ".join(row) for row in zip(*columns, strict=True)], index=rows.index, dtype=object)
 
 
-def rates_by_seed(some: pd.DataFrame, tried: pd.DataFrame) -> dict[int, set[float]]:
-    """The learning rates that the settings of `some` were tried at, in all the rows `tried`; empty without a rate."""
-    keys = [*SETTING, "dtype", "seed"]
-    near = tried[tried["target"].isin(some["target"]) & tried["arm"].isin(some["arm"])]  # only to be fast
-    same = near[texts_of(near, keys).isin(set(texts_of(some, keys)))]
-    return {int(seed): set(rates) for seed, rates in same[same["lr"].notna()].groupby("seed")["lr"]}
-
-
-def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:
-    """Whether two arms had, on each seed of both, the same learning rates to choose from in the rows `tried`.
-
-    The one with more tries has the better chances, so others are not compared. An arm without a rate fits every other.
-    """
-    one, other = rates_by_seed(first, tried), rates_by_seed(second, tried)
-    return all(one[seed] == other[seed] for seed in one.keys() & other.keys())
-
-
-def lower_rates_besides(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:
-    """Whether the second arm had, on each seed of both, the rates of the first, and others only below all of them.
-
-    For what the paper proposes, first, against all weights, which want a lower rate: further ones are on the hard side
-    for it, on the target as further tries, and on the source because a low rate keeps more of it.
-    """
-    one, other = rates_by_seed(first, tried), rates_by_seed(second, tried)
-    common = [seed for seed in one.keys() & other.keys() if one[seed] != other[seed]]
-    return all(one[seed] < other[seed] and max(other[seed] - one[seed]) < min(one[seed]) for seed in common)
-
-
 def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     """Each arm, for each number of target rows, at the rate that validation prefers on average over targets and seeds.
 

@@ -11,17 +11,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ctsft.report.choosing import (
-    PAPERS_RATE,
-    PAPERS_SHARE,
-    Choice,
-    at_one_rate,
-    at_validated_rate,
-    better_of_two,
-    equal_rates,
-    lower_rates_besides,
-)
+from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, Choice, at_one_rate, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, pooled
+from ctsft.report.fair import equal_rates, lower_rates_besides, unless_lacking, without_higher_rates
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
@@ -67,7 +59,7 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
     if value is None:
         return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
     share = max(first["trainable_share"].max() for first, _ in pairs)
-    verdict = _fairly(by_interval(value, -MARGIN, -MARGIN), pairs, results)
+    verdict = unless_lacking(by_interval(value, -MARGIN, -MARGIN), pairs, results.rows)
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
     # ct_sft had two arms to choose from, each at every rate; the circuit alone has no more tries than full.
@@ -78,12 +70,6 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
         f"{share:.2%} of the weights"
     )
     return Judgement("C1", verdict, number, ground(pairs, results.rows))
-
-
-def _fairly(verdict: str, pairs: list[tuple[pd.DataFrame, pd.DataFrame]], results: Results) -> str:
-    """Nothing is contradicted where all weights had rates that the circuit lacked, and might have done better with."""
-    equal = all(equal_rates(*pair, results.rows) for pair in pairs)
-    return verdict if equal or verdict != "contradicted" else "undecided"
 
 
 def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -120,7 +106,9 @@ def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> 
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}"
-    return Judgement("C3b", _fairly(by_interval(gap, 0, 0), pairs, results), number, ground(pairs, results.rows))
+    return Judgement(
+        "C3b", unless_lacking(by_interval(gap, 0, 0), pairs, results.rows), number, ground(pairs, results.rows)
+    )
 
 
 def related_kept(results: Results) -> Judgement:
@@ -162,7 +150,7 @@ def second_task(results: Results | None) -> Judgement:
     """C5: what C1 and C3b say holds on entailment too. A second model family is a results folder of its own."""
     if results is None:
         return not_run("C5", "script 02")
-    best = results.from_most_source_rows()
+    best = _compared(results)
     parts = [target_accuracy(best), source_kept_better(best)]
     if any(part.number == "–" for part in parts):
         return not_run("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
@@ -217,6 +205,12 @@ def _asked(found: Faithfulness, scorer: str) -> str:
     return f"{scorer}; {found.source}, {rows} validation rows; seeds {seeds}"
 
 
+def _compared(study: Results) -> Results:
+    """The rows that C1 to C3b and C5 are judged by."""
+    best = study.from_most_source_rows()
+    return best.only(best.rows.index.isin(without_higher_rates(best.rows, "full", BOTH).index))
+
+
 def judge(results: Results) -> list[Judgement]:
     """All claims on one results folder; all but C5 on the task of script 01."""
     found = Faithfulness.read(results.folder)
@@ -224,7 +218,7 @@ def judge(results: Results) -> list[Judgement]:
     if main is None:
         rest = [not_run(claim, "script 01") for claim in CLAIMS if claim != "C5"]
         return sorted([*rest, second_task(second)], key=lambda judgement: judgement.claim)
-    main = main.from_most_source_rows()
+    main = _compared(main)
     return [
         target_accuracy(main),
         hard_transfers(main),
@@ -244,13 +238,13 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; and
     in every other precision.
     """
-    studies = [study.from_most_source_rows() for study in results.studies(EXPERIMENT)]
+    studies = [_compared(study) for study in results.studies(EXPERIMENT)]
     others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
     for study in studies[:1]:
         rates = study.rows["lr"]
         if rates.nunique() > 1:
             others.insert(0, ("at one rate for all targets and seeds", study, at_one_rate))
-        if rates.nunique() > 1 and (rates == PAPERS_RATE).any():
+        if rates.nunique() > 1 and (rates[study.rows["arm"] == "circuit"] == PAPERS_RATE).any():
             alone = study.only(rates.isna() | (rates == PAPERS_RATE))
             others.insert(0, (f"at {PAPERS_RATE:g} alone", alone, at_validated_rate))
     rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import at_papers_share, at_validated_rate, equal_rates
+from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, paired, right, stack
+from ctsft.report.fair import equal_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results

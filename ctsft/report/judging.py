@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.choosing import circuits_told, equal_rates, rates_by_seed
+from ctsft.report.choosing import circuits_told
 from ctsft.report.compare import macro_f1_gap
+from ctsft.report.fair import equal_rates, rates_by_seed
 from ctsft.report.render import change
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.transfer import pick

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.choosing import ODYSSEY, equal_rates
+from ctsft.report.choosing import ODYSSEY
 from ctsft.report.compare import paired
 from ctsft.report.costs import read_costs
+from ctsft.report.fair import equal_rates
 from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import Outcome, outcomes

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_SHARE, Choice, at_validated_rate, better_of_two, equal_rates
+from ctsft.report.choosing import PAPERS_SHARE, Choice, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, accuracy, paired, right, stack
+from ctsft.report.fair import equal_rates
 from ctsft.report.render import Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval, spearman
