@@ -244,7 +244,7 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
         rates = study.rows["lr"]
         if rates.nunique() > 1:
             others.insert(0, ("at one rate for all targets and seeds", study, at_one_rate))
-        if rates.nunique() > 1 and (rates[study.rows["arm"] == "circuit"] == PAPERS_RATE).any():
+        if rates.nunique() > 1 and set(study.rows.loc[rates == PAPERS_RATE, "arm"]) >= {"full", *BOTH}:
             alone = study.only(rates.isna() | (rates == PAPERS_RATE))
             others.insert(0, (f"at {PAPERS_RATE:g} alone", alone, at_validated_rate))
     rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
