@@ -10,7 +10,7 @@ import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
-from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share, told_by
+from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share, circuits_by, told_by
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
@@ -46,14 +46,17 @@ def published(name: str) -> pd.DataFrame:
 def of_the_paper(results: Results) -> pd.DataFrame:
     """The rows of the paper's setting: its share of heads and its one learning rate.
 
-    A line of a table has one precision: that of the most rows of its target and n.
+    A line of a table has one precision: that of the most rows of its target and n. How its heads were chosen is told
+    beside it: at this rate that may be another way than at others.
     """
-    studies = [study.rows for name in (EXPERIMENT, ENTAILMENT) for study in results.studies(name)]
+    rates = results.rows["lr"]
+    setting = results.only(rates.isna() | (rates == PAPERS_RATE))
+    studies = [study.rows for name in (EXPERIMENT, ENTAILMENT) for study in setting.studies(name)]
     if not studies:
         return results.rows.iloc[:0]
     rows = at_papers_share(pd.concat(studies))
     precise = rows.groupby(["task", "target", "n_target"])["dtype"].transform(lambda found: found.mode().iloc[-1])
-    return rows[(rows["dtype"] == precise) & (rows["lr"].isna() | (rows["lr"] == PAPERS_RATE))]
+    return rows[rows["dtype"] == precise]
 
 
 WEAK = 50
@@ -92,6 +95,9 @@ def beside(name: str, results: Mapping[str, Results], columns: tuple[str, str], 
                 ", ".join(map(str, sorted(set(here["n_source"])))) or GAP for here in matched
             ]
             table[f"precision, {preset}"] = [", ".join(sorted(set(here["dtype"]))) or GAP for here in matched]
+            if any(here["scorer"].notna().any() for here in matched):
+                told = [sorted(set(circuits_by(here).dropna())) for here in matched]
+                table[f"heads, {preset}"] = [", ".join(names) or GAP for names in told]
     if "depth" in table:
         table["depth"] = [GAP if pd.isna(depth) else str(depth) for depth in table["depth"]]
     if "target" in table:
