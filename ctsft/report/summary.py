@@ -125,7 +125,7 @@ def weakest(results: Results) -> Iterator[str]:
     rates = rows[rows["lr"].notna()].groupby(["target", "n_target", "arm", "depth"], dropna=False)["lr"].nunique()
     alone = int((rates == 1).sum())
     if alone:
-        yield f"One learning rate alone, the paper's, in {alone} of {len(rates)} settings (target, n, arm, depth)."
+        yield f"One learning rate alone in {alone} of {len(rates)} settings (target, n, arm, depth)."
     heads = at_papers_share(rows[rows["arm"] == "circuit"])
     if len(heads) and heads["trainable_share"].max() >= 0.01:
         yield f"The circuit moves up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."

@@ -20,13 +20,13 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
     """Of script 01, a panel for every n: accuracy on the target over that on the source afterwards, a path an arm.
 
     Over all targets, from the lowest rate (the largest marker) to the highest. An arm of several depths is at its
-    deepest. None where no arm was tried at LEAST_RATES.
+    deepest. None where no arm was tried at LEAST_RATES; beside one that was, others of the same n are shown too.
     """
     points = over_all(rate_points(results.on_the_grid_of(EXPERIMENT)))
     if len(points):
         points = points[points["n_source"] == points["n_source"].max()]
         tried = points.groupby(["n_target", "arm", "depth"], dropna=False)["lr"].transform("nunique")
-        points = points[tried >= LEAST_RATES]
+        points = points[tried.groupby(points["n_target"]).transform("max") >= LEAST_RATES]
     if points.empty:
         return None
     sizes = sorted(set(points["n_target"]))
@@ -43,7 +43,8 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
                 both = [(mean_interval(p["source_right"]), mean_interval(p["right"])) for p in mine.to_dict("records")]
                 x, y = ([side[i].value for side in both] for i in (0, 1))
                 axis.plot(x, y, color=COLOURS[arm], linewidth=1, label=arm_label(arm, depth), marker=MARKERS[arm])
-                axis.plot(x[0], y[0], MARKERS[arm], color=COLOURS[arm], markersize=10)
+                if len(mine) > 1:
+                    axis.plot(x[0], y[0], MARKERS[arm], color=COLOURS[arm], markersize=10)
                 for (kept, learnt), rate in zip(both, mine["lr"], strict=True):
                     bars = dict(xerr=arms_of_error(kept), yerr=arms_of_error(learnt))
                     axis.errorbar(kept.value, learnt.value, **bars, color=COLOURS[arm], elinewidth=0.4, alpha=0.5)
