@@ -19,7 +19,7 @@ from common import RESULTS, write
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ctsft.report.figures.style import save, style
-from ctsft.study.estimate import duration
+from ctsft.report.render import duration
 from ctsft.study.grid import Cell, Scores, Theta1, stages
 from ctsft.study.planning import Stage, best, plans
 from ctsft.study.record import read_rows
