@@ -81,7 +81,8 @@ def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
         for depth, axis in enumerate(axes):
             sets = [{head for frontier in depths_of(m, share)[: depth + 1] for head in frontier} for m in maps]
             grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
-            names = [f"{_start(m)}\nseed {m.about['seed']}" for m in maps]
+            by = [f", {m.about['scorer']}" if len({n.about["scorer"] for n in maps}) > 1 else "" for m in maps]
+            names = [f"{_start(m)}\nseed {m.about['seed']}{scorer}" for m, scorer in zip(maps, by, strict=True)]
             look = dict(vmin=0, vmax=1, annot=True, fmt=".2f", cmap="cividis", cbar=False)
             sns.heatmap(grid, ax=axis, xticklabels=names, yticklabels=names if depth == 0 else False, **look)
             axis.tick_params(axis="x", rotation=90)

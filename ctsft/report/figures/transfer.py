@@ -78,15 +78,16 @@ def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[st
 def by_rows_figure(results: Results) -> plt.Figure | None:
     """Accuracy on the target by number of target rows, one line an arm; None where there is only one number.
 
-    At rates that every number of rows was tuned with, and of arms with heads only those whose heads were chosen in one
-    way for all of them: what more rows give must not be what more rates, or other heads, give.
+    At rates that every number of rows was tuned with, and without heads that ties by index chose where the arm has
+    others: what more rows give must not be what more rates, or other heads, give.
     """
     tried = results.rows[results.rows["lr"].notna()].groupby(["target", "n_target"])["lr"].agg(set)
     common = tried.groupby("target").agg(lambda rates: set.intersection(*rates))
     at_common = [pd.isna(lr) or lr in common[target] for target, lr in results.rows[["target", "lr"]].to_numpy()]
     rows = at_papers_share(at_validated_rate(results.rows[at_common]))
     rows = rows[rows["depth"].isna() | (rows["depth"] == 2)]
-    rows = rows[circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique") <= 1]
+    ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
+    rows = rows[(ways <= 1) | (rows["ties"] != "index")]
     tuned = rows[rows["arm"] != "zero_shot"]
     several = tuned.groupby("target")["n_target"].nunique()
     targets = [target for target in dict.fromkeys(tuned["target"]) if several[target] > 1]
