@@ -122,7 +122,8 @@ class Results:
 
     @property
     def preset(self) -> str:
-        return str(self.rows["preset"].iloc[0])
+        """The folder's name. Rows that were moved to another folder still say the preset that they were run by."""
+        return self.folder.resolve().name
 
     @property
     def model(self) -> str:
