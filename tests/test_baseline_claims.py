@@ -14,7 +14,7 @@ from ctsft.report import baseline_claims as module
 from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
 from ctsft.report.choosing import ODYSSEY, at_validated_rate
 from ctsft.report.claims_page import claims_page
-from ctsft.report.measured import odyssey_results, odyssey_rows
+from ctsft.report.measured import odyssey_results
 from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
 from ctsft.storage import write_json
@@ -49,29 +49,32 @@ def test_no_verdict_without_its_interval():
         assert judgement.verdict == "not run" or ("[" in judgement.number and judgement.data)
 
 
-def test_arms_with_other_rates_to_choose_from_are_not_compared(monkeypatch):
-    """A grid that is half done must not give a verdict: the arm with more tries has the better chances."""
-    results = odyssey_results(DEMO)
-    lora = results.rows["arm"] == "lora"
-    one_less = lora & (results.rows["lr"] == results.rows["lr"].max()) & (results.rows["seed"] == 31)
-    a_seed_less = lora & (results.rows["seed"] == 31)
-    for left_out, refused in ((one_less, True), (a_seed_less, False)):
-        monkeypatch.setattr(module, "odyssey_results", lambda _, out=left_out: results.only(~out))
-        verdicts = {judgement.claim: judgement.verdict for judgement in judge_baselines(results)}
-        assert (verdicts["B11"] == "not run") == refused
-        assert verdicts["B10"] != "not run"  # n-grams use no rate
+def test_arms_are_compared_at_the_rates_that_both_had():
+    """A grid that is half done must not favour the arm with more tries."""
+    rows, asked = odyssey_results(DEMO).rows, ASKED["B11"]
+    highest = rows["lr"] == rows["lr"].max()
+    gone = highest & (rows["arm"] == asked.first)
+    told = module.by_arms("B11", asked, rows[~gone])
+    assert told == module.by_arms("B11", asked, rows[~highest])
+    assert f"{rows['lr'].max():g}" not in told.data
+    assert f"{rows['lr'].max():g}" in module.by_arms("B11", asked, rows).data
+    assert module.by_arms("B11", asked, rows[(rows["arm"] != asked.first) | highest]).verdict != "not run"
+    lowest = (rows["arm"] == asked.first) & (rows["lr"] == rows["lr"].min())
+    none = rows[(lowest | (rows["arm"] == asked.second)) & ~(highest | ((rows["arm"] == asked.second) & lowest))]
+    apart = none[(none["arm"] == asked.first) | (none["lr"] != rows["lr"].min())]
+    assert module.by_arms("B11", asked, apart).verdict == "not run"
 
 
 @pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])
 def test_arms_are_judged_by_their_answers(claim):
     """The arm that answers everything right wins against one that answers nothing right."""
     asked, results = ASKED[claim], odyssey_results(DEMO)
-    rows = odyssey_rows(results)
+    rows = results.rows
     answers, gold = asked.of
     verdicts = []
     for winner in (asked.first, asked.second):
         right = [g if arm == winner else (g + 1) % 3 for arm, g in zip(rows["arm"], rows[gold], strict=True)]
-        verdicts.append(module.by_arms(claim, asked, rows.assign(**{answers: right}), results.rows).verdict)
+        verdicts.append(module.by_arms(claim, asked, rows.assign(**{answers: right})).verdict)
     assert verdicts == ["supported", "contradicted"]
 
 
@@ -150,9 +153,8 @@ def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, t
 def test_thresholds_are_the_same_both_ways():
     """Swapping the arms of a claim with threshold 0 swaps its verdict."""
     asked, results = ASKED["B4"], odyssey_results(DEMO)
-    rows = odyssey_rows(results)
     verdicts = {
-        module.by_arms("B4", one, rows, results.rows).verdict
+        module.by_arms("B4", one, results.rows).verdict
         for one in (asked, replace(asked, first=asked.second, second=asked.first))
     }
     assert verdicts in ({"supported", "contradicted"}, {"undecided"})

@@ -33,6 +33,18 @@ def short(tmp_path):
     return replace(DEMO, output=tmp_path, dtype="bfloat16", targets=("d30",), arms=("zero_shot",), seeds=(31,))
 
 
+def test_on_a_gpu_cudnn_attention_is_left_out():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        precision.leave_out_cudnn_attention(CPU)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        precision.leave_out_cudnn_attention(torch.device("cuda"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def lacking(monkeypatch, lacks: bool) -> None:
     monkeypatch.setattr(precision, "lacks_bfloat16", lambda: lacks)
 

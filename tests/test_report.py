@@ -26,6 +26,7 @@ from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
 from ctsft.report.compare import paired, pooled
+from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
@@ -375,27 +376,38 @@ def test_claims_of_unequal_rates_are_not_run(demo):
     assert claims.hard_transfers(main).verdict != "not run"
 
 
-def test_all_weights_may_have_lower_rates_besides(demo):
-    """On the hard side for the circuit: the data name them, and nothing is contradicted. Higher ones are not."""
-    main = demo.of("01_nusax_transfer")
-    both, rates = main.rows["arm"].isin(claims.BOTH), sorted(set(main.rows["lr"].dropna()))
-    higher = main.only(~(both & (main.rows["lr"] == rates[0])))
-    lower = main.only(~(both & (main.rows["lr"] == rates[-1])))
-    for rule in (claims.target_accuracy, claims.source_kept_better):
-        assert rule(higher).verdict != "not run"
-        assert f"(full had {rates[0]:g} besides)" in rule(higher).data
-        assert "besides" not in rule(main).data
-        assert rule(lower).verdict == "not run"
-    # What all weights were run at above all of the circuit's rates does not count.
-    fewer = set(main.rows["cell"]) - set(lower.rows["cell"])
-    told = {j.claim: j for j in claims.judge(replace(demo, rows=demo.rows[~demo.rows["cell"].isin(fewer)]))}
-    assert told["C1"].verdict != "not run"
-    assert f"{rates[-1]:g}" not in told["C1"].data
-    # The circuit answers nothing right: a contradiction, were it not for the rates.
-    worse = [np.full_like(a, 9) if b else a for a, b in zip(main.rows["answers"], both, strict=True)]
-    worse = replace(main, rows=main.rows.assign(answers=worse))
-    assert claims.target_accuracy(worse).verdict == "contradicted"
-    assert claims.target_accuracy(worse.only(higher.rows["cell"].pipe(worse.rows["cell"].isin))).verdict == "undecided"
+def test_rates_that_one_arm_lacks_count_for_none():
+    """By start, target, n and seed; arms without a rate and arms that are not asked about stay whole."""
+    one = dict(task="t", n_source=400, target="a", n_target=25, dtype="float32", seed=31)
+    rows = [one | dict(arm=arm, lr=lr) for arm, lr in (("full", 1e-5), ("full", 1e-3), ("circuit", 1e-3))]
+    rows += [one | dict(arm="lora", lr=1e-5), one | dict(arm="ngrams", lr=None)]
+    rows += [one | dict(seed=777, arm="full", lr=1e-5)]  # alone there
+    table = pd.DataFrame(rows)
+    assert list(at_common_rates(table, ("full", "circuit")).index) == [1, 2, 3, 4, 5]
+    assert list(at_common_rates(table, ("full", "circuit", "lora")).index) == [4, 5]
+    assert list(at_common_rates(table, ("full", "ngrams")).index) == list(table.index)
+
+
+def test_claims_are_judged_at_the_rates_that_all_of_their_arms_had(demo):
+    """Leaving a rate out for one arm on one seed is leaving it out for the others there."""
+    main = demo.of("01_nusax_transfer").rows
+    highest = (main["lr"] == main["lr"].max()) & (main["seed"] == 31)
+    ways = [highest & (main["arm"] == "full"), highest & main["arm"].isin(["full", *claims.BOTH])]
+    told = []
+    for way in ways:
+        gone = set(main.loc[way, "cell"])
+        judged = claims.judge(replace(demo, rows=demo.rows[~demo.rows["cell"].isin(gone)]))
+        told.append([(j.verdict, j.number) for j in judged if j.claim in ("C1", "C3b")])
+    assert told[0] == told[1]
+    assert "not run" not in dict(told[0])
+    assert told[0] != [(j.verdict, j.number) for j in claims.judge(demo) if j.claim in ("C1", "C3b")]
+
+
+def test_what_has_fewer_seeds_is_judged_beside_the_rest(demo):
+    rows = demo.rows[(demo.rows["n_target"] != 25) | (demo.rows["seed"] == 31)]
+    told = [(which, j.claim) for which, j in claims.judge_otherwise(replace(demo, rows=rows))]
+    assert {claim for which, claim in told if which == "with 25 target rows"} == {"C1", "C2", "C3a", "C3b"}
+    assert "with 25 target rows" not in {which for which, _ in claims.judge_otherwise(demo)}
 
 
 def test_circuits_by_index_stand_only_where_there_are_no_others():

@@ -229,6 +229,17 @@ def test_a_loss_that_is_not_finite_fails_the_cell():
         tune(loaded, "full")
 
 
+def test_a_gradient_that_is_not_finite_fails_the_cell_and_makes_no_step():
+    """Kernels may give one beside a finite loss; a step by it would leave no finite weight behind."""
+    loaded = tiny("llama-2kv")
+    weight = loaded.model.get_parameter("model.norm.weight")
+    weight.requires_grad_().register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+    before = state(loaded.model)
+    with pytest.raises(CellFailed, match=r"^the gradient became nan at step 1 of \d+; try a lower learning rate$"):
+        tune(loaded, "full")
+    assert all(torch.equal(value, before[name]) for name, value in state(loaded.model).items())
+
+
 def test_training_without_memory_names_what_every_caller_can_do():
     """Scripts have a flag for checkpointing, and neither the commands nor the library do."""
     loaded = tiny("llama-2kv")

@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from ctsft.errors import UserError
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.families import family_of
+from ctsft.models.precision import leave_out_cudnn_attention
 from ctsft.models.weight_files import refuse_foreign_files
 from ctsft.tasks.download import hub_answers
 from ctsft.tasks.prompts import Layout
@@ -131,7 +132,7 @@ def _check_whole(name: str, missing: list[str], masked: bool, tokenizer) -> None
 def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
     """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
 
-    Remote code is never run.
+    Remote code is never run. On a GPU, cuDNN's attention is switched off for this process, because it can give NaN.
 
     Lower precision is a matter of the computation (autocast), not of the weights: AdamW's steps at the learning
     rates of the protocol are smaller than one bfloat16 step and would be lost.
@@ -180,6 +181,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     _check_whole(name, found["missing_keys"], family.masked, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    leave_out_cudnn_attention(torch.device(device))
     model.to(device).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
     if family.masked:

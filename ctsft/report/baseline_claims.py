@@ -12,10 +12,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
+from ctsft.report.fair import at_common_rates
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
-from ctsft.report.measured import odyssey_results, odyssey_rows
+from ctsft.report.measured import odyssey_results
 from ctsft.report.render import change
 from ctsft.report.rows import Results
 from ctsft.report.self_training import fate, read_self_training, stacked
@@ -85,13 +87,15 @@ ASKED = {
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 
 
-def by_arms(claim: str, asked: Arms, rows: pd.DataFrame, tried: pd.DataFrame) -> Judgement:
-    """`rows`: what script 06 measured (`odyssey_rows`); `tried`: those and the rows that validation refused."""
+def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
+    """`tried`: the rows of script 06, at every rate; those that both arms had on a target and seed count."""
     keys = ("target",) if asked.second == "zero_shot" else SAME  # which has no target rows
+    tried = at_papers_share(at_common_rates(tried, (asked.first, asked.second)))
+    rows = at_validated_rate(tried)
     pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, tried)
     value = pooled(pairs, asked.of)
     if value is None:
-        return not_run(claim, f"{asked.first} and {asked.second} of script 06, at the same rates")
+        return not_run(claim, f"{asked.first} and {asked.second} of script 06, at a common rate")
     number = f"{asked.first} − {asked.second}: {change(value)}"
     if asked.of == TARGET:
         each = {first["target"].iloc[0]: change(paired(first, second)) for first, second in pairs}
@@ -163,5 +167,5 @@ def judge_baselines(results: Results) -> list[Judgement]:
         Arms: lambda claim, _: not_run(claim, "script 06"),
     }
     if travelled is not None:
-        judges[Arms] = partial(by_arms, rows=odyssey_rows(travelled), tried=travelled.rows)
+        judges[Arms] = partial(by_arms, tried=travelled.rows)
     return [judges[type(asked)](claim, asked) for claim, asked in ASKED.items()]

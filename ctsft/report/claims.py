@@ -13,7 +13,7 @@ import pandas as pd
 
 from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, Choice, at_one_rate, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, pooled
-from ctsft.report.fair import equal_rates, lower_rates_besides, unless_lacking, without_higher_rates
+from ctsft.report.fair import at_common_rates, equal_rates
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
@@ -54,12 +54,12 @@ def ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
 def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C1: ct_sft minus full, not worse than MARGIN, with under 1 % of the weights."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, lower_rates_besides)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows)
     value = pooled(pairs)
     if value is None:
         return not_run("C1", "circuit and near_zero at depth 2, and full, on a common seed")
     share = max(first["trainable_share"].max() for first, _ in pairs)
-    verdict = unless_lacking(by_interval(value, -MARGIN, -MARGIN), pairs, results.rows)
+    verdict = by_interval(value, -MARGIN, -MARGIN)
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
     # ct_sft had two arms to choose from, each at every rate; the circuit alone has no more tries than full.
@@ -101,14 +101,12 @@ def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgeme
 def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
     """C3b: the source's accuracy after ct_sft is above that after full."""
     rows = choose(results.rows)
-    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows, lower_rates_besides)
+    pairs = pairs_of(ct_sft(rows, results.rows), pick(rows, arm="full"), SAME, results.rows)
     gap = pooled(pairs, SOURCE)
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}"
-    return Judgement(
-        "C3b", unless_lacking(by_interval(gap, 0, 0), pairs, results.rows), number, ground(pairs, results.rows)
-    )
+    return Judgement("C3b", by_interval(gap, 0, 0), number, ground(pairs, results.rows))
 
 
 def related_kept(results: Results) -> Judgement:
@@ -206,28 +204,27 @@ def _asked(found: Faithfulness, scorer: str) -> str:
 
 
 def _compared(study: Results) -> Results:
-    """The rows that C1 to C3b and C5 are judged by."""
+    """The rows that C1 to C3b and C5 are judged by: from the competent start, at rates that all of their arms had."""
     best = study.from_most_source_rows()
-    return best.only(best.rows.index.isin(without_higher_rates(best.rows, "full", BOTH).index))
+    return best.only(best.rows.index.isin(at_common_rates(best.rows, ("full", *BOTH)).index))
 
 
 def judge(results: Results) -> list[Judgement]:
     """All claims on one results folder; all but C5 on the task of script 01."""
     found = Faithfulness.read(results.folder)
     main, second = results.of(EXPERIMENT), results.of(ENTAILMENT)
+    rules = {"C1": target_accuracy, "C2": hard_transfers, "C3a": source_kept, "C3b": source_kept_better}
     if main is None:
-        rest = [not_run(claim, "script 01") for claim in CLAIMS if claim != "C5"]
-        return sorted([*rest, second_task(second)], key=lambda judgement: judgement.claim)
-    main = _compared(main)
+        first = [not_run(claim, "script 01") for claim in rules]
+    else:
+        compared = _compared(main)
+        first = [rule(compared) for rule in rules.values()]
     return [
-        target_accuracy(main),
-        hard_transfers(main),
-        source_kept(main),
-        source_kept_better(main),
+        *first,
         competent_start(second),
         second_task(second),
         faithful(found),
-        related_kept(main),
+        related_kept(main or results),
         directional(found),
     ]
 
@@ -235,11 +232,16 @@ def judge(results: Results) -> list[Judgement]:
 def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     """The claims that rest on script 01 alone, on other rows of it than `judge` takes, as (which, verdict).
 
-    Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; and
-    in every other precision.
+    Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; with
+    each number of target rows that has fewer seeds than another, and is not pooled with it; in every other precision.
     """
     studies = [_compared(study) for study in results.studies(EXPERIMENT)]
     others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
+    for study in studies[:1]:
+        seeds = pick(study.rows, arm="circuit", depth=2).groupby("n_target")["seed"].nunique()
+        fewer = sorted(seeds[seeds < seeds.max()].index, reverse=True)
+        sizes = [(f"with {n} target rows", study.rows["n_target"].isin([0, n])) for n in fewer]
+        others = [*((told, study.only(here), at_validated_rate) for told, here in sizes), *others]
     for study in studies[:1]:
         rates = study.rows["lr"]
         if rates.nunique() > 1:

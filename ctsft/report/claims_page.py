@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.claims import CLAIMS, judge, judge_otherwise
-from ctsft.report.judging import MARGIN
+from ctsft.report.judging import MARGIN, Judgement
 from ctsft.report.rows import Results
 
 BASELINES_FOLLOW = (
@@ -19,11 +19,22 @@ BASELINES_FOLLOW = (
 )
 
 
+def judged_together(folders: Iterable[Results]) -> list[tuple[Results, list[Judgement]]]:
+    """Every folder with its verdicts; *not run* is left out where another folder of the same model has run the rows."""
+    found = [(results, [*judge(results), *judge_baselines(results)]) for results in folders]
+    told = {(results.model, j.claim) for results, judged in found for j in judged if j.verdict != "not run"}
+    kept = []
+    for results, judged in found:
+        kept.append((results, [j for j in judged if j.verdict != "not run" or (results.model, j.claim) not in told]))
+        told |= {(results.model, j.claim) for j in judged}
+    return kept
+
+
 def claims_page(folders: Iterable[Results]) -> str:
     """The page, from the rows of these folders."""
     folders = list(folders)
     others = {results.preset: judge_otherwise(results) for results in folders}
-    judged = {results.preset: {j.claim: j for j in (*judge(results), *judge_baselines(results))} for results in folders}
+    judged = {results.preset: {j.claim: j for j in found} for results, found in judged_together(folders)}
     out = [
         "# The paper's claims, judged by our rows\n",
         "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals. Claims that "
@@ -37,17 +48,21 @@ def claims_page(folders: Iterable[Results]) -> str:
         "Accuracy decides; macro-F1 is told beside it, because an arm that gives up a rare label loses little "
         "accuracy. The rules are in `ctsft/report/claims.py`; some were written after the demo's rows had been seen, "
         "and this is no pre-registration. Only targets with as many seeds as any other are pooled, which was decided "
-        "after Minangkabau's one seed had been seen. In C1, C3b and C5 all weights may have been run at rates below "
-        "all of the circuit's besides (the data say so), and then nothing is contradicted. `demo` is a micro model on "
-        "constructed languages: it shows that the machinery works, and says nothing about the paper. The paper's "
-        "model is Qwen2.5-0.5B, which was not run here.\n",
+        "after Minangkabau's one seed had been seen. Of two arms that were run at other learning rates, those that "
+        "both had on a target and seed count (decided when a GPU's time had ended before the last cells). `demo` is a "
+        "micro model on constructed languages: it shows that the machinery works, and says nothing about the paper. "
+        "`small` was run on one GPU, `cpu` before it on CPUs; both are of the same model, and where one of them has "
+        "not run a claim's rows and the other has, only the other is told. The paper's model is Qwen2.5-0.5B, which "
+        "was not run here.\n",
     ]
     for claim, words in (CLAIMS | BASELINE_CLAIMS).items():
         if claim == next(iter(BASELINE_CLAIMS)):
             out.append(BASELINES_FOLLOW)
         out.append(f"## {claim}. {words}\n")
         for results in folders:
-            j = judged[results.preset][claim]
+            j = judged[results.preset].get(claim)
+            if j is None:
+                continue
             out.append(f"- `{results.preset}` ({results.model}): **{j.verdict}**. {j.number}. Data: {j.data}.")
             out += [
                 f"- `{results.preset}`, {which}: **{j.verdict}**. {j.number}. Data: {j.data}."

@@ -100,8 +100,8 @@ def cost_tables(folder: Path) -> list[Table]:
         seeds = ", ".join(map(str, sorted(set(rows["seed"]))))
         tables.append(
             Table(
-                f"{one['preset']}_{EXPERIMENT}",
-                f"What tuning on one target costs, preset {one['preset']}",
+                f"{folder.resolve().name}_{EXPERIMENT}",
+                f"What tuning on one target costs, preset {folder.resolve().name}",
                 f"Model `{one['model']}`, {one['n_target']} target rows, on {one['device']} in {one['dtype']}, "
                 f"{one['threads']} threads, seeds {seeds}. Operations are counted in all matrix products (two for a "
                 "product and its sum), in training alone; seconds (of the clock, and of the processor, which other "
@@ -115,8 +115,8 @@ def cost_tables(folder: Path) -> list[Table]:
         one = arithmetic.iloc[0]
         tables.append(
             Table(
-                f"{one['preset']}_07_arithmetic",
-                f"Products in fewer bits, preset {one['preset']}",
+                f"{folder.resolve().name}_07_arithmetic",
+                f"Products in fewer bits, preset {folder.resolve().name}",
                 f"Model `{one['model']}`, theta1 on {one['n_rows']} test rows of {one['language']}; inference only, "
                 "emulated in float32. L-Mul (arXiv 2410.00907) adds mantissas; float8 multiplies rounded operands. "
                 "Against float32: accuracy, paired on rows, with its 95 % interval. Error: mean of |product − exact| / "

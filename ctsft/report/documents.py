@@ -13,14 +13,18 @@ from ctsft.errors import UserError
 from ctsft.report import reproducing
 from ctsft.report.claims import CLAIMS, Judgement, judge, judge_otherwise
 from ctsft.report.rows import Results
+from ctsft.report.transfer import EXPERIMENT
 from ctsft.storage import write_atomic
 
 START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n", "<!-- end -->"
 
 
 def verdicts(folders: Sequence[Results]) -> str:
-    """The paper's claims as Markdown: on real text with the deciding number, on the demo the verdict alone."""
-    real = [results for results in folders if results.preset != "demo"]
+    """The paper's claims as Markdown: on real text with the deciding number, on the demo the verdict alone.
+
+    Real text is that of the folders with rows of script 01, which most of the claims rest on.
+    """
+    real = [results for results in folders if results.preset != "demo" and results.of(EXPERIMENT)]
     demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
     said = [(results, judge(results), judge_otherwise(results)) for results in real]
     lines = [("the paper claims", *(f"{results.model}, real text" for results in real), "demo"), ("---",) * 3]

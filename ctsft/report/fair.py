@@ -26,28 +26,15 @@ def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) 
     return all(one[seed] == other[seed] for seed in one.keys() & other.keys())
 
 
-def lower_rates_besides(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:
-    """Whether the second arm had, on each seed of both, the rates of the first, and others only below all of them.
+def at_common_rates(rows: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Without what one of `arms` was run at and another was not, by start, target, n and seed; other arms stay whole.
 
-    For what the paper proposes, first, against all weights, which want a lower rate: further ones are on the hard side
-    for it, on the target as further tries, and on the source because a low rate keeps more of it.
+    So a grid that is done for one arm and half done for another still compares them, on what both had. An arm that has
+    no rows there takes nothing from the others, nor does one without a rate.
     """
-    one, other = rates_by_seed(first, tried), rates_by_seed(second, tried)
-    common = [seed for seed in one.keys() & other.keys() if one[seed] != other[seed]]
-    return all(one[seed] < other[seed] and max(other[seed] - one[seed]) < min(one[seed]) for seed in common)
-
-
-def without_higher_rates(rows: pd.DataFrame, arm: str, than: Sequence[str]) -> pd.DataFrame:
-    """Without what `arm` was run at above all rates of the arms `than`, by start, target, n and seed.
-
-    Such a rate would not be on the hard side for them: it costs the source more. See `lower_rates_besides`.
-    """
-    ground = texts_of(rows, ["n_source", "target", "n_target", "dtype", "seed"])
-    highest = rows["lr"].where(rows["arm"].isin(than)).groupby(ground).transform("max")
-    return rows[~((rows["arm"] == arm) & (rows["lr"] > highest))]
-
-
-def unless_lacking(verdict: str, pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
-    """Nothing is contradicted where the second arm had rates that the first lacked, and might have done better with."""
-    equal = all(equal_rates(*pair, tried) for pair in pairs)
-    return verdict if equal or verdict != "contradicted" else "undecided"
+    own = rows["arm"].isin(arms) & rows["lr"].notna()
+    ground = texts_of(rows, ["task", "n_source", "target", "n_target", "dtype", "seed"])
+    at_rate = ground + " " + rows["lr"].astype(str)
+    there = rows["arm"].where(own).groupby(ground).transform("nunique")
+    having = rows["arm"].where(own).groupby(at_rate).transform("nunique")
+    return rows[~own | (having == there)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,8 +16,6 @@ from ctsft.report.transfer import pick
 # About one standard error of an accuracy on 400 rows; an effect within it counts as none.
 MARGIN = 0.025
 SAME = ("target", "n_target")
-# Whether the rates that two arms had in some rows are such that the two may be compared.
-Fair = Callable[[pd.DataFrame, pd.DataFrame, pd.DataFrame], bool]
 
 
 @dataclass(frozen=True)
@@ -46,19 +43,19 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
 
 
 def pairs_of(
-    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame, fair: Fair = equal_rates
+    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree.
 
-    Only where the learning rates that both had to choose from, in all the rows `tried`, are `fair`. A verdict is pooled
-    over seeds that all pairs have, so a target that has fewer than others waits until it is whole.
+    Only where both had the same learning rates to choose from in all the rows `tried`. A verdict is pooled over seeds
+    that all pairs have, so a target that has fewer than others waits until it is whole.
     """
     pairs = []
     order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
     settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
     for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
         pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
-        if fair(*pair, tried):
+        if equal_rates(*pair, tried):
             pairs.append((len(set(pair[0]["seed"]) & set(pair[1]["seed"])), pair))
     most = max((seeds for seeds, _ in pairs), default=0)
     return [pair for seeds, pair in pairs if seeds == most > 0]
@@ -76,16 +73,10 @@ def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) 
 
 
 def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
-    """The rates that were chosen from; those that only the second arm had are named."""
-    by_seed = [[rates_by_seed(rows, tried) for rows in pair] for pair in pairs]
-    first, second = ({rate for pair in by_seed for rates in pair[side].values() for rate in rates} for side in (0, 1))
-    told = f"{'learning rate' if len(first or second) == 1 else 'one of the learning rates'} {_listed(first or second)}"
-    more = {rate for one, other in by_seed for seed in one.keys() & other.keys() for rate in other[seed] - one[seed]}
-    return f"{told} ({pairs[0][1]['arm'].iloc[0]} had {_listed(more)} besides)" if more else told
-
-
-def _listed(rates: set[float]) -> str:
-    return ", ".join(f"{rate:g}" for rate in sorted(rates))
+    """The rates that were chosen from."""
+    rates = {rate for pair in pairs for rows in pair for own in rates_by_seed(rows, tried).values() for rate in own}
+    listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
+    return f"{'learning rate' if len(rates) == 1 else 'one of the learning rates'} {listed}"
 
 
 def in_macro_f1(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.baseline_claims import judge_baselines
-from ctsft.report.claims import judge
+from ctsft.report.claims_page import judged_together
 from ctsft.report.compare import SOURCE, accuracy
-from ctsft.report.paper import BEST, matching, of_the_paper, published
+from ctsft.report.paper import BESIDE, BEST, matching, of_the_paper, published
 from ctsft.report.render import GAP, duration
 from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
@@ -134,13 +133,12 @@ ENTRIES = (
 
 def table(folders: Sequence[Results]) -> str:
     """The lines of ENTRIES as Markdown."""
-    verdicts = {
-        results.preset: {j.claim: j.verdict for j in (*judge(results), *judge_baselines(results))}
-        for results in folders
-    }
+    verdicts = {results.preset: {j.claim: j.verdict for j in judged} for results, judged in judged_together(folders)}
     lines = [HEADER, ("---",) * len(HEADER)]
     for entry in ENTRIES:
-        told = [f"{c}: {', '.join(f'{v[c]} ({preset})' for preset, v in verdicts.items())}" for c in entry.claims]
+        told = [
+            f"{c}: {', '.join(f'{v[c]} ({preset})' for preset, v in verdicts.items() if c in v)}" for c in entry.claims
+        ]
         numbers = [line for name, column in entry.numbers for line in compared(name, column, folders)]
         numbers += [_code(f"paper_tables/{name}.md") for name in entry.tables]
         lines.append(
@@ -167,7 +165,7 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
     found = []
     columns = TARGET if column == "accuracy" else SOURCE
     for results in folders:
-        if results.preset == "demo":
+        if results.preset not in BESIDE:
             continue
         rows, lines = of_the_paper(results), published(name)
         for arm, words in ARMS.items():

@@ -106,8 +106,8 @@ def self_training_tables(folder: Path) -> list[Table]:
     one = rows.iloc[0]
     return [
         Table(
-            f"{one['preset']}_{EXPERIMENT}",
-            f"Generations that learn from the last one's labels, preset {one['preset']}",
+            f"{folder.resolve().name}_{EXPERIMENT}",
+            f"Generations that learn from the last one's labels, preset {folder.resolve().name}",
             f"{described(rows, one['source'])}. Every generation starts from theta1; 0 learns from the human rows, the "
             "others from labels that the last one gave to target rows of pool A (whose translations theta1 has seen "
             "with their labels), with the human rows or without them. Labels learned from: how many of those are "

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
-from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.baseline_claims import BASELINE_CLAIMS
 from ctsft.report.choosing import PAPERS_SHARE, at_papers_share, at_validated_rate
-from ctsft.report.claims import CLAIMS, judge, judge_otherwise
+from ctsft.report.claims import CLAIMS, judge_otherwise
+from ctsft.report.claims_page import judged_together
 from ctsft.report.judging import Judgement
 from ctsft.report.measured import odyssey_results
 from ctsft.report.outcomes import outcomes
@@ -105,7 +106,10 @@ def weakest(results: Results) -> Iterator[str]:
     main = results.of(EXPERIMENT)
     yield f"One model, {results.model}; the paper's is Qwen2.5-0.5B, which was not run."
     if main is None:
-        yield "Script 01 has not run."
+        yield "Script 01 has no rows here."
+        if "index" in set(results.rows["ties"]):
+            yield "Its circuits were chosen by the index rule: most are the model's first heads (docs/scores.md)."
+        yield from _rates(results)
         return
     rows = main.rows
     yield from by_index(main)
@@ -221,8 +225,7 @@ def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -
 def report_page(folders: Iterable[Results]) -> str:
     """`report.md`, one part for every results folder of real data."""
     out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
-    for results in folders:
-        judged = [*judge(results), *judge_baselines(results)]
+    for results, judged in judged_together(folders):
         out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
         out += [f"- {line}" for line in weakest(results)]
         for verdict, heading in HEADINGS.items():

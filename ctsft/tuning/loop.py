@@ -93,8 +93,8 @@ def train(
 
     `adjust` is called when the gradients are whole and not clipped yet: it may change them, and returns what it adds to
     the loss. `after_epoch` is called with 1, 2, ... and the model in evaluation mode. The first process of a team
-    calls this; the others call `help_train`. Returns the loss of every step. Raises CellFailed when a loss is not
-    finite.
+    calls this; the others call `help_train`. Returns the loss of every step. Raises CellFailed when a loss or a
+    gradient is not finite.
     """
     model, parameters, n_rows = gradients.model, gradients.parameters, len(gradients.rows)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
@@ -115,10 +115,12 @@ def train(
                 loss = gradients.of(batch)
                 if adjust is not None:
                     loss += adjust()
-                if not math.isfinite(loss):
-                    step = len(losses) + 1
-                    raise CellFailed(f"the loss became {loss} at step {step} of {total}; try a lower learning rate")
-                torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                # A loss may be finite where its gradient is not, and one step would leave no finite weight.
+                size = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip))
+                for what, value in (("loss", loss), ("gradient", size)):
+                    if not math.isfinite(value):
+                        step = f"step {len(losses) + 1} of {total}"
+                        raise CellFailed(f"the {what} became {value} at {step}; try a lower learning rate")
                 optimizer.step()
                 after_step()
                 schedule.step()
