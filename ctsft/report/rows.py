@@ -84,9 +84,10 @@ class Results:
         Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
         script 06 are left out where `experiment` does not run them itself, and so are its rates where other scripts
         tried fewer (see `extra_rates`), and circuits that were chosen in another way than most of the rows' were.
+        Zero-shot rows alone, which a script may have run for another, are no study.
         """
         own = self.rows[self.rows["experiment"] == experiment]
-        if own.empty:
+        if not (own["n_target"] > 0).any():
             return []
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
         if experiment != ODYSSEY:
