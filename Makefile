@@ -23,7 +23,7 @@ test: .venv/ready
 tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
 	$(PY) -m ctsft.report $(RESULTS)
 	$(PY) -m ctsft.report.documents $(RESULTS)
-	$(PY) -m ctsft.advice.evidence $(RESULTS)
+	$(PY) -m ctsft.advice.evidence results/demo results/small
 
 figures: tables              ## and the notebooks, executed on the same rows
 	mkdir -p build

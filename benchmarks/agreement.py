@@ -3,7 +3,8 @@
     git worktree add ../before 0f65de2       # the last commit with the rows of CPUs in results/small
     python benchmarks/agreement.py results/small ../before/results/small
 
-Most pairs start from theta1 of the same seed and precision that each machine made by itself; a column says so.
+Most pairs start from theta1 of the same seed and precision that each machine made by itself; a column says so. To run
+a cell from the same one, give the second folder the first one's cache/theta1, theta1, relevance and circuits.
 `answers` is the share of equal answers to the target's test rows; the other columns are the first folder's accuracy
 minus the second's: their mean, and the mean of their sizes.
 """
@@ -23,13 +24,13 @@ MEASURED = {"target": "accuracy", "source": "source_accuracy"}
 
 
 def pairs(one: Path, other: Path) -> pd.DataFrame:
-    """A line per cell that both folders have; n-grams and zero-shot rows have no learning rate."""
+    """A line per cell that both folders have."""
     first, second = read_cells(one), read_cells(other)
     lines = []
     for cell in first.keys() & second.keys():
         a, b = first[cell], second[cell]
         equal = [x == y for x, y in zip(a["predictions"][1:], b["predictions"][1:], strict=True)]
-        same = "one" if a["theta1"] == b["theta1"] else "each its own"
+        same = "none" if not a["theta1"] else "one" if a["theta1"] == b["theta1"] else "each its own"
         lines.append(
             {name: a[name] for name in KEYS[:-1]}
             | {"theta1": same, "answers": sum(equal) / len(equal)}

@@ -42,6 +42,15 @@ def test_what_was_not_run_is_said_to_be_not_run(without):
     assert "Not run (script 08)" in page
 
 
+def test_what_another_folder_of_the_model_has_run_is_not_told_as_missing(without, tmp_path):
+    whole, part = Results.read(DEMO), Results.read(shutil.copytree(without.folder, tmp_path / "part"))
+    for folders in ([whole, part], [part, whole]):
+        page = claims_page(folders)
+        assert "**not run**" not in page
+        assert "- `part` (demo): " in page.split("## C1.")[1].split("## C2.")[0]
+        assert "`part`" not in page.split("## B1.")[1]
+
+
 def test_no_verdict_without_its_interval():
     judged = judge_baselines(Results.read(DEMO))
     assert {judgement.verdict for judgement in judged} <= {"supported", "contradicted", "undecided", "not run"}

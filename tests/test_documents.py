@@ -73,9 +73,9 @@ def run_line(line: str) -> None:
     elif words[0].endswith("python") and words[1].startswith("benchmarks/"):
         assert Path(words[1]).is_file(), line
     elif words[0].endswith("python") and words[1:3] == ["-m", "ctsft.report"]:
-        assert all(Path(word).name in ("demo", "small", "build") for word in words[3:] if not word.startswith("-")), (
-            line
-        )
+        assert all(
+            Path(word).name in ("demo", "small", "cpu", "build") for word in words[3:] if not word.startswith("-")
+        ), line
     elif words[0] == "printf":
         subprocess.run(line, shell=True, check=True)
     else:
@@ -135,7 +135,7 @@ def test_files_that_a_page_names_exist(page):
 @pytest.mark.parametrize("name", MADE)
 def test_what_a_document_says_of_the_rows_is_what_they_give(name):
     """Else: make tables."""
-    folders = [Results.read(ROOT / "results" / preset) for preset in ("demo", "small")]
+    folders = [Results.read(ROOT / "results" / preset) for preset in ("demo", "small", "cpu")]
     page = (ROOT / name).read_text(encoding="utf-8")
     assert filled(name, page, folders) == page
 
@@ -144,7 +144,7 @@ def test_reproducings_hours_are_those_of_the_rows():
     page = (ROOT / "REPRODUCING.md").read_text(encoding="utf-8")
     rows = pd.read_csv(ROOT / "results/small/01_nusax_transfer.csv")
     seconds = rows["train_seconds"].sum() + rows["eval_seconds"].sum()
-    precisions = ", ".join(f"{dtype} on cpu" for dtype in sorted(set(rows["dtype"])))
+    precisions = ", ".join(sorted(set(rows["dtype"] + " on " + rows["device"])))
     assert f"small: {len(rows)} rows, {duration(seconds)} ({precisions}), theta1 " in page
 
 

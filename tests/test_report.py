@@ -376,6 +376,20 @@ def test_claims_of_unequal_rates_are_not_run(demo):
     assert claims.hard_transfers(main).verdict != "not run"
 
 
+def test_zero_shot_rows_alone_are_no_study(demo):
+    """Script 06's changes are measured from them, whichever script ran them."""
+    own = demo.rows["experiment"] == "01_nusax_transfer"
+    assert demo.of("01_nusax_transfer") is not None
+    assert demo.only(~own | (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is None
+
+
+def test_a_folder_is_told_by_its_name(demo, tmp_path):
+    """Rows that were moved say the preset that they were run by."""
+    moved = Results.read(shutil.copytree(demo.folder, tmp_path / "elsewhere"))
+    assert moved.preset == "elsewhere"
+    assert {table.name.split("_")[0] for table in tables_of(moved)} == {"elsewhere"}
+
+
 def test_rates_that_one_arm_lacks_count_for_none():
     """By start, target, n and seed; arms without a rate and arms that are not asked about stay whole."""
     one = dict(task="t", n_source=400, target="a", n_target=25, dtype="float32", seed=31)

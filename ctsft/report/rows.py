@@ -46,7 +46,8 @@ class Results:
                 f"no result rows in {folder}. Run an experiment script with --output {folder.parent} first."
             )
         gold = labels_by_test(folder)
-        rows = pd.DataFrame(cells).replace("", None)
+        # Rows that were moved to another folder still say the preset that they were run by.
+        rows = pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name)
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
         for name in NUMBERS:
             rows[name] = rows[name].astype(int)
@@ -123,8 +124,7 @@ class Results:
 
     @property
     def preset(self) -> str:
-        """The folder's name. Rows that were moved to another folder still say the preset that they were run by."""
-        return self.folder.resolve().name
+        return str(self.rows["preset"].iloc[0])
 
     @property
     def model(self) -> str:

@@ -31,6 +31,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def gpu(device: torch.device) -> dict[str, str]:
+    """The name of the GPU, where it is one; nothing of a CPU."""
+    return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+
+
 def peak_memory_mb(device: torch.device) -> int:
     """Highest memory so far: of the device on a GPU, of the process on a CPU."""
     if device.type == "cuda":

@@ -23,7 +23,7 @@ from ctsft.study.answering import Answering
 from ctsft.study.competence import read_or_make
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell
-from ctsft.study.provenance import git_commit, versions
+from ctsft.study.provenance import git_commit, gpu, versions
 from ctsft.tasks.prompts import Encoded
 from ctsft.tuning.arms import Arm, FurtherPretraining, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.gradients import Job
@@ -216,6 +216,7 @@ class Workbench(Answering):
             "versions": versions(),
             "git_commit": git_commit(),
             "device": str(self.device),
+            **gpu(self.device),
             "dtype": self.config.dtype,
             "rounded_products": rounds(self.config.dtype, self.device),
         }
