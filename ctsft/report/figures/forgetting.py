@@ -12,16 +12,19 @@ from ctsft.report.transfer import arms_in_order, pick
 
 
 def plane_figure(results: Results) -> plt.Figure | None:
-    """One panel a target, at the largest n: gain on the target over change on the source, with the Pareto front.
+    """One panel a target, at one n: gain on the target over change on the source, with the Pareto front.
 
-    Without `direct`, which never knew the source, so that the other arms can be told apart.
+    The n that most targets and seeds were run with, of several the largest. Without `direct`, which never knew the
+    source, so that the other arms can be told apart.
     """
     points = plane(results)
-    points = points[(points["n_target"] == points["n_target"].max()) & (points["arm"] != "direct")]
+    tuned = results.rows[results.rows["n_target"] > 0].drop_duplicates(["n_target", "target", "seed"])
+    run = tuned["n_target"].value_counts()
+    points = points[(points["n_target"] == run.index[run == run.max()].max()) & (points["arm"] != "direct")]
     if points.empty:
         return None
     targets = list(dict.fromkeys(points["target"]))
-    columns = min(3, len(targets))
+    columns = 2 if len(targets) == 4 else min(3, len(targets))
     lines = -(-len(targets) // columns)
     with style():
         figure, axes = plt.subplots(

@@ -7,6 +7,7 @@ import seaborn as sns
 
 from ctsft.report.choosing import PAPERS_SHARE, at_validated_rate
 from ctsft.report.compare import paired
+from ctsft.report.fair import equal_rates
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
 from ctsft.report.render import change
 from ctsft.report.rows import Results
@@ -15,12 +16,16 @@ from ctsft.report.transfer import pick
 
 
 def difficulty_figure(results: Results) -> plt.Figure | None:
-    """Accuracy of the circuit minus near-zero's, with its paired interval, over the difficulty of the transfer."""
+    """Accuracy of the circuit minus near-zero's, with its paired interval, over the difficulty of the transfer.
+
+    Only where both had the same learning rates to choose from.
+    """
     rows = at_validated_rate(results.rows)
     points = []
     for setting in settings(pick(rows, share=PAPERS_SHARE)).to_dict("records"):
         here = pick(rows, **setting)
-        value = paired(pick(here, arm="circuit"), pick(here, arm="near_zero"))
+        pair = [pick(here, arm=arm) for arm in ("circuit", "near_zero")]
+        value = paired(*pair) if equal_rates(*pair, results.rows) else None
         zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")
         if value is not None and len(zero):
             points.append((setting, difficulty(zero).mean(), value))
