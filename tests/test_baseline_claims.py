@@ -17,6 +17,7 @@ from ctsft.report.claims_page import claims_page
 from ctsft.report.measured import odyssey_results
 from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
+from ctsft.report.summary import report_page
 from ctsft.storage import write_json
 from ctsft.study.measures import path_of
 from ctsft.study.record import append_rows, read_rows
@@ -49,6 +50,8 @@ def test_what_another_folder_of_the_model_has_run_is_not_told_as_missing(without
         assert "**not run**" not in page
         assert "- `part` (demo): " in page.split("## C1.")[1].split("## C2.")[0]
         assert "`part`" not in page.split("## B1.")[1]
+    report = report_page([whole, part])
+    assert report.count("- C1. ") == report.count("- B1. ") == 1  # two parts, and each claim once
 
 
 def test_no_verdict_without_its_interval():

@@ -223,9 +223,15 @@ def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -
 
 
 def report_page(folders: Iterable[Results]) -> str:
-    """`report.md`, one part for every results folder of real data."""
+    """`report.md`, one part for every results folder of real data.
+
+    Of the folders of one model the first that has run a claim tells it, and no other.
+    """
     out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
-    for results, judged in judged_together(folders):
+    told: set[tuple[str, str]] = set()
+    for results, every in judged_together(folders):
+        judged = [j for j in every if (results.model, j.claim) not in told]
+        told |= {(results.model, j.claim) for j in judged}
         out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
         out += [f"- {line}" for line in weakest(results)]
         for verdict, heading in HEADINGS.items():
