@@ -71,10 +71,18 @@ def test_arms_are_compared_at_the_rates_that_both_had():
     assert f"{rows['lr'].max():g}" not in told.data
     assert f"{rows['lr'].max():g}" in module.by_arms("B11", asked, rows).data
     assert module.by_arms("B11", asked, rows[(rows["arm"] != asked.first) | highest]).verdict != "not run"
-    lowest = (rows["arm"] == asked.first) & (rows["lr"] == rows["lr"].min())
-    none = rows[(lowest | (rows["arm"] == asked.second)) & ~(highest | ((rows["arm"] == asked.second) & lowest))]
-    apart = none[(none["arm"] == asked.first) | (none["lr"] != rows["lr"].min())]
+    apart = rows[((rows["arm"] == asked.first) & highest) | ((rows["arm"] == asked.second) & ~highest)]
     assert module.by_arms("B11", asked, apart).verdict == "not run"
+
+
+def test_a_rate_that_one_seed_lacks_is_left_out_for_both_arms_on_that_seed_alone():
+    rows, asked = odyssey_results(DEMO).rows, ASKED["B11"]
+    highest = (rows["lr"] == rows["lr"].max()) & (rows["seed"] == 31)
+    told = module.by_arms("B11", asked, rows[~(highest & (rows["arm"] == asked.first))])
+    assert told == module.by_arms("B11", asked, rows[~(highest & rows["arm"].isin([asked.first, asked.second]))])
+    assert "(fewer on d70 n = 100, seed 31)" in told.data
+    assert "fewer" not in module.by_arms("B11", asked, rows).data
+    assert told.number != module.by_arms("B11", asked, rows[rows["lr"] != rows["lr"].max()]).number
 
 
 @pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])

@@ -1,14 +1,33 @@
-"""Benchmarks are measured by hand; here only that each one starts and explains its flags."""
+"""Benchmarks are measured by hand; here that each one starts and explains its flags, and how two folders are paired."""
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ctsft.study.record import append_rows, read_rows
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_agreement_pairs_cells_by_their_keys(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    pairs = runpy.run_path(str(FOLDER / "agreement.py"))["pairs"]
+    one = FOLDER.parent / "results" / "demo"
+    row = read_rows(one / "01_nusax_transfer.csv")[1]
+    flipped = row["predictions"][:-1] + str((int(row["predictions"][-1]) + 1) % 3)
+    less = f"{float(row['accuracy']) - 0.25:g}"
+    append_rows(tmp_path / "x.csv", [{**row, "predictions": flipped, "accuracy": less, "theta1": "another"}])
+    [line] = pairs(one, tmp_path).to_dict("records")
+    assert (line["arm"], line["theta1"]) == (row["arm"], "each its own")
+    assert line["answers"] == pytest.approx(1 - 1 / (len(flipped) - 1))
+    assert line["target"] == pytest.approx(0.25)
+    assert line["source"] == 0
+    assert set(pairs(one, one)["theta1"]) == {"one", "none"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py"))

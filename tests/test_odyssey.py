@@ -250,7 +250,8 @@ def outcome(**changes) -> Outcome:
     values = dict(
         target="d30", n_target=100, arm="full", depth=None, accuracy=0.6, valid_accuracy=0.6, target_change=kept,
         source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_floor=0.6, train_accuracy=0.7,
-        flips=None, shift=None, trainable=1, trainable_share=1.0, tries=1, rates=(1e-3,), chosen=(1e-3, 1e-3), seeds=2,
+        flips=None, shift=None, trainable=1, trainable_share=1.0, tries=1, rates=(1e-3,), fewest=1, chosen=(1e-3, 1e-3),
+        seeds=2,
     )  # fmt: skip
     return Outcome(**values | changes)
 

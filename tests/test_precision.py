@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ctsft
-from ctsft.models import precision
+from ctsft.models import load, precision
 from ctsft.models.precision import RoundedProducts, autocast, products
 from ctsft.study.grid import Cell
 from ctsft.study.measures import bits_per_byte
@@ -43,6 +43,13 @@ def test_on_a_gpu_cudnn_attention_is_left_out():
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_every_model_is_loaded_without_it(monkeypatch):
+    seen = []
+    monkeypatch.setattr(load, "leave_out_cudnn_attention", seen.append)
+    ctsft.load_model("demo")
+    assert seen == [CPU]
 
 
 def lacking(monkeypatch, lacks: bool) -> None:

@@ -91,18 +91,19 @@ def _as_text(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def kept_text(points: pd.DataFrame) -> str:
-    """Of the rates that cost the source at most MARGIN, what the circuit of depth 2 learns more than all weights."""
+    """Of the rates that cost the source at most MARGIN, what heads of depth 2 learn more than all weights."""
     told = []
     for n_target, here in over_all(points).groupby("n_target"):
         kept = here[[one["before"] - one["source_right"].mean() <= MARGIN for one in here.to_dict("records")]]
-        sides = [pick(kept, arm="circuit", depth=2), pick(kept, arm="full")]
-        if any(side.empty for side in sides):
-            continue
-        circuit, full = (max(side.to_dict("records"), key=lambda one: one["right"].mean()) for side in sides)
-        if circuit["right"].shape == full["right"].shape:
-            value = change(paired_difference(circuit["right"], full["right"]))
-            rates = f"circuit at {circuit['lr']:g} − full at {full['lr']:g}"
-            told.append(f"{circuit['target']}, n = {n_target}: {rates}, on the target {value}")
+        for arm in ("circuit", "near_zero"):
+            sides = [pick(kept, arm=arm, depth=2), pick(kept, arm="full")]
+            if any(side.empty for side in sides):
+                continue
+            heads, full = (max(side.to_dict("records"), key=lambda one: one["right"].mean()) for side in sides)
+            if heads["right"].shape == full["right"].shape:
+                value = change(paired_difference(heads["right"], full["right"]))
+                rates = f"{arm} at {heads['lr']:g} − full at {full['lr']:g}"
+                told.append(f"{heads['target']}, n = {n_target}: {rates}, on the target {value}")
     if not told:
         return ""
     return (

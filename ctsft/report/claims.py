@@ -83,7 +83,8 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
     for other in ("random", "near_zero"):  # the rates that are told last are those of the claim's two arms
         pairs = pairs_of(pick(rows, arm="circuit"), pick(rows, arm=other), SAME, results.rows)
         if pairs:
-            number += f"; circuit − {other} over all targets: {change(pooled(pairs))}, on the source afterwards "
+            targets = len({first["target"].iloc[0] for first, _ in pairs})
+            number += f"; circuit − {other} over {targets} targets: {change(pooled(pairs))}, on the source afterwards "
             number += change(pooled(pairs, SOURCE))
     return Judgement("C2", by_interval(value, 0, 0), number, ground(pairs, results.rows))
 
@@ -225,7 +226,7 @@ def judge(results: Results) -> list[Judgement]:
         competent_start(second),
         second_task(second),
         faithful(found),
-        related_kept(main or results),
+        related_kept(results if main is None else compared),
         directional(found),
     ]
 

@@ -20,14 +20,21 @@ BASELINES_FOLLOW = (
 
 
 def judged_together(folders: Iterable[Results]) -> list[tuple[Results, list[Judgement]]]:
-    """Every folder with its verdicts; *not run* is left out where another folder of the same model has run the rows."""
+    """Every folder with its verdicts; *not run* is left out where a folder `akin` to it has run the rows or said so."""
     found = [(results, [*judge(results), *judge_baselines(results)]) for results in folders]
-    told = {(results.model, j.claim) for results, judged in found for j in judged if j.verdict != "not run"}
-    kept = []
-    for results, judged in found:
-        kept.append((results, [j for j in judged if j.verdict != "not run" or (results.model, j.claim) not in told]))
-        told |= {(results.model, j.claim) for j in judged}
+    kept: list[tuple[Results, list[Judgement]]] = []
+    for number, (results, judged) in enumerate(found):
+        others = [pair for place, pair in enumerate(found) if place != number and akin(results, pair[0])]
+        told = {j.claim for _, other in others for j in other if j.verdict != "not run"}
+        told |= {j.claim for other, own in kept if akin(results, other) for j in own}
+        kept.append((results, [j for j in judged if j.verdict != "not run" or j.claim not in told]))
     return kept
+
+
+def akin(one: Results, other: Results) -> bool:
+    """Whether two folders answer the same questions: of the same weights, on one task at least from the same source."""
+    scopes = [set(zip(r.rows["model_hash"], r.rows["task"], r.rows["source"], strict=True)) for r in (one, other)]
+    return bool(set.intersection(*scopes))
 
 
 def claims_page(folders: Iterable[Results]) -> str:

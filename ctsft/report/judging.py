@@ -73,10 +73,18 @@ def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) 
 
 
 def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
-    """The rates that were chosen from."""
-    rates = {rate for pair in pairs for rows in pair for own in rates_by_seed(rows, tried).values() for rate in own}
+    """The rates that were chosen from, and on which seeds of which targets there were fewer."""
+    found = {
+        (f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}", seed): own
+        for first, second in pairs
+        for rows in (first, second)
+        for seed, own in rates_by_seed(rows, tried).items()
+    }
+    rates = set().union(*found.values())
     listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
-    return f"{'learning rate' if len(rates) == 1 else 'one of the learning rates'} {listed}"
+    fewer = [f"{setting}, seed {seed}" for (setting, seed), own in found.items() if own != rates]
+    told = f"{'learning rate' if len(rates) == 1 else 'one of the learning rates'} {listed}"
+    return f"{told} (fewer on {'; '.join(fewer)})" if fewer else told
 
 
 def in_macro_f1(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:

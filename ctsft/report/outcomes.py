@@ -35,8 +35,9 @@ GAP_TO_TRAINING = 0.15
 class Outcome:
     """One arm on one target with n rows. Changes are after minus theta1, paired; None where nothing was measured.
 
-    `tries`: how many models a seed's validation split has chosen from (learning rates, strengths). `rates`: those that
-    were tried, and `chosen`: the one of every seed, both in rising order; empty without a rate.
+    `tries`: how many models a seed's validation split has chosen from (learning rates, strengths), at most. `rates`:
+    those that were tried on any seed, in rising order; `fewest`: how many on the seed that has fewest; `chosen`: the
+    one of every seed, in rising order. Empty without a rate.
     """
 
     target: str
@@ -59,6 +60,7 @@ class Outcome:
     trainable_share: float
     tries: int
     rates: tuple[float, ...]
+    fewest: int
     chosen: tuple[float, ...]
     seeds: int
 
@@ -124,7 +126,8 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         trainable=int(first["trainable"]),
         trainable_share=float(rows["trainable_share"].mean()),
         tries=int(rows["tries"].max()) * (len(ARMS[arm].classifier.choices) if no_model else 1),
-        rates=first["rates"],
+        rates=tuple(sorted(set().union(*rows["rates"]))),
+        fewest=min(map(len, rows["rates"])),
         chosen=tuple(sorted(rows["lr"].dropna())),
         seeds=int(rows["seed"].nunique()),
     )

@@ -15,7 +15,7 @@ from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
 from ctsft.report.baseline_claims import BASELINE_CLAIMS
 from ctsft.report.choosing import PAPERS_SHARE, at_papers_share, at_validated_rate
 from ctsft.report.claims import CLAIMS, judge_otherwise
-from ctsft.report.claims_page import judged_together
+from ctsft.report.claims_page import akin, judged_together
 from ctsft.report.judging import Judgement
 from ctsft.report.measured import odyssey_results
 from ctsft.report.outcomes import outcomes
@@ -189,7 +189,7 @@ def _rates(results: Results) -> Iterator[str]:
     for target, n in dict.fromkeys((one.target, one.n_target) for one in tuned):
         here = [one for one in tuned if (one.target, one.n_target) == (target, n)]
         most = max((one.rates for one in here), key=len)
-        fewer = [one.arm for one in here if len(one.rates) < len(most)]
+        fewer = [one.arm for one in here if one.fewest < len(most)]
         if fewer:
             yield f"{target}, {n} rows, script 06: fewer rates than others have had: {', '.join(dict.fromkeys(fewer))}."
         for word, end in (("highest", max), ("lowest", min)):
@@ -225,15 +225,18 @@ def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -
 def report_page(folders: Iterable[Results]) -> str:
     """`report.md`, one part for every results folder of real data.
 
-    Of the folders of one model the first that has run a claim tells it, and no other.
+    Of folders that are `akin` the first that has run a claim tells it, and the others say so.
     """
     out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
-    told: set[tuple[str, str]] = set()
-    for results, every in judged_together(folders):
-        judged = [j for j in every if (results.model, j.claim) not in told]
-        told |= {(results.model, j.claim) for j in judged}
+    together = judged_together(folders)
+    for number, (results, every) in enumerate(together):
+        before = [(other, {j.claim for j in own}) for other, own in together[:number] if akin(results, other)]
+        judged = [j for j in every if not any(j.claim in claims for _, claims in before)]
         out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
         out += [f"- {line}" for line in weakest(results)]
+        if len(judged) < len(every):
+            names = ", ".join(f"`{other.preset}`" for other, _ in before)
+            out.append(f"- Told here is only what {names} has not run; all of its verdicts stand in `claims.md`.")
         for verdict, heading in HEADINGS.items():
             out.append(f"\n## {heading}\n")
             out += _listed(judged, verdict) or ["- Nothing."]

@@ -79,7 +79,7 @@ class StudyConfig:
     options, as in cdt+pattern+pooled."""
     ties: Ties = "logits"
     """What decides between heads of equal relevance to inner ones (all that come before none of them): their relevance
-    to the logits; or index, the earlier place, as in the rows of `small` that say so."""
+    to the logits; or index, the earlier place, as in the rows of `cpu` that say so."""
     shares: tuple[float, ...] = (0.02,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
