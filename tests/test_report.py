@@ -382,6 +382,7 @@ def test_zero_shot_rows_alone_are_no_study(demo):
     own = demo.rows["experiment"] == "01_nusax_transfer"
     assert demo.of("01_nusax_transfer") is not None
     assert demo.only(~own | (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is None
+    assert demo.only(own & (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is not None  # all there is
 
 
 def test_a_folder_is_told_by_its_name(demo, tmp_path):

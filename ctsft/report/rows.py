@@ -85,10 +85,13 @@ class Results:
         Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
         script 06 are left out where `experiment` does not run them itself, and so are its rates where other scripts
         tried fewer (see `extra_rates`), and circuits that were chosen in another way than most of the rows' were.
-        Zero-shot rows alone, which a script may have run for another, are no study.
+        Zero-shot rows alone are no study where another script has tuned on the task: they were run for that one.
         """
         own = self.rows[self.rows["experiment"] == experiment]
-        if not (own["n_target"] > 0).any():
+        if own.empty:
+            return []
+        tuned = self.rows[(self.rows["task"] == own["task"].iloc[0]) & (self.rows["n_target"] > 0)]
+        if len(tuned) and experiment not in set(tuned["experiment"]):
             return []
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
         if experiment != ODYSSEY:
