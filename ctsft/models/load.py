@@ -66,7 +66,7 @@ def leave_out_dropout(config: PretrainedConfig) -> None:
 
 
 def _load_tokenizer(source: str, options: dict):
-    """The tokenizer as its files describe it.
+    """The tokenizer as its files describe it; where they name no pad token, its end token stands for one.
 
     Where the files name no model's own class, AutoTokenizer puts the architecture's class in its place, and with it
     other rules of splitting (a word-level tokenizer of a Qwen2 model comes out as byte-level BPE).
@@ -74,7 +74,10 @@ def _load_tokenizer(source: str, options: dict):
     declared = {} if "gguf_file" in options else get_tokenizer_config(source, **options)
     generic = declared.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
     loader = PreTrainedTokenizerFast if generic else AutoTokenizer
-    return loader.from_pretrained(source, trust_remote_code=False, **options)
+    tokenizer = loader.from_pretrained(source, trust_remote_code=False, **options)
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _hub_commit(source: str, revision: str | None) -> str | None:
@@ -125,7 +128,7 @@ def _check_whole(name: str, missing: list[str], masked: bool, tokenizer) -> None
         raise UserError(
             f"the tokenizer of '{name}' has no mask token, which a masked language model needs in the label's place."
         )
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+    if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
 
 
@@ -179,8 +182,6 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             "(and the data with --data-dir)."
         ) from error
     _check_whole(name, found["missing_keys"], family.masked, tokenizer)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     leave_out_cudnn_attention(torch.device(device))
     model.to(device).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
