@@ -129,22 +129,27 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
 
 
 def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, monkeypatch):
-    """Tried in generation 0 alone, or read from the row of another script; then it stays."""
+    """Each is tried once, on validation alone, or read from the row of another script; then one stays."""
     three = replace(config, seeds=(31,), arms=("full",), lrs=(1e-9, 3e-3, 1e-3), generations=1, output=tmp_path)
-    tuned, generation = [], module._generation
+    tried, tuned, validated, generation = [], [], module._validated, module._generation
+
+    def trial(bench, cell):
+        tried.append(cell.lr)
+        return validated(bench, cell)
 
     def step(bench, config, cell, human, number, labels):
         tuned.append((cell.lr, human, number))
         return generation(bench, config, cell, human, number, labels)
 
+    monkeypatch.setattr(module, "_validated", trial)
     monkeypatch.setattr(module, "_generation", step)
     assert run_self_training(three) == 0
     found = read_rows(three.table, COLUMNS)
     [best] = {float(row["lr"]) for row in found}
     assert best > 1e-9
     assert {row["rates"] for row in found} == {"1e-09 0.001 0.003"}
-    first = [(rate, False, 0) for rate in (1e-9, 1e-3, 3e-3)]
-    assert tuned == [*first, (best, False, 1), (best, True, 1)]
+    assert tried == [1e-9, 1e-3, 3e-3]
+    assert tuned == [(best, False, 0), (best, False, 1), (best, True, 1)]
     assert "lr1e-09+0.001+0.003-s31" in found[0]["chain"]
     [cell] = set(self_training_cells(three.folder)["rates"])
     assert cell == f"1e-09, 0.001, 0.003 → {best:g}"
@@ -153,20 +158,21 @@ def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, 
     [alone, _] = module.chains_of(bench, three)
     explodes = three.lrs[0]
 
-    def fails(bench, config, cell, human, number, labels):
+    def fails(bench, cell):
         if cell.lr == explodes:
             raise CellFailed("the loss became nan")
-        return step(bench, config, cell, human, number, labels)
+        return trial(bench, cell)
 
-    monkeypatch.setattr(module, "_generation", fails)
+    monkeypatch.setattr(module, "_validated", fails)
     assert module._preferred(bench, replace(three, output=tmp_path / "without"), alone)[0].lr == best
-    monkeypatch.setattr(module, "_generation", step)
     worst = {key: {"valid_accuracy": 1.0 - number} for number, key in enumerate(alone.keys)}
     monkeypatch.setattr(module, "read_cells", lambda folder: worst)
+    tried.clear()
     tuned.clear()
     cell, _ = module._preferred(bench, replace(three, output=tmp_path / "other"), alone)
     assert cell.lr == 1e-9
     assert tuned == [(1e-9, False, 0)]
+    assert not tried
 
 
 def test_rows_that_a_human_labelled_are_not_among_the_unlabelled(config, tmp_path):

@@ -4,8 +4,8 @@ Generation 0 is tuned on the n human-labelled target rows. Generation g starts f
 unlabelled target rows with the labels of generation g - 1's model: with the human rows in the mix, or without them.
 
 Of several learning rates a chain takes the one whose generation 0 the target's validation split prefers, and stays with
-it. Every generation leaves a file in cache/generations, so a stopped run goes on behind its last one. The two chains of
-a cell have generation 0 in common: it is tuned once.
+it. Every trial of a rate and every generation leave a file in cache/generations, so a stopped run goes on behind its
+last one. The two chains of a cell have the trials and generation 0 in common: both are made once.
 """
 
 from __future__ import annotations
@@ -153,19 +153,25 @@ def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tu
     """The cell at the rate that validation prefers (a tie goes to the lower), and its generation 0."""
     rows = read_cells(config.folder)
 
-    def first(cell: Cell, key: str) -> dict:
-        return _kept(config, f"{key}-{chain.size}-first", partial(_generation, bench, config, cell, False, 0, ()))
-
     def valid(cell: Cell, key: str) -> float:
-        """What another script's row says of the same cell, else what its generation 0 does."""
+        """What another script's row says of the same cell, else what tuning it anew does."""
         try:
-            return float(rows[key]["valid_accuracy"] if key in rows else first(cell, key)["valid_accuracy"])
+            known = rows[key] if key in rows else _kept(config, f"{key}-valid", partial(_validated, bench, cell))
         except CellFailed:
-            return -1.0  # a rate at which the loss explodes; where all do, the first says so below
+            return -1.0  # a rate at which the loss explodes; where all do, generation 0 says so below
+        return float(known["valid_accuracy"])
 
     pairs = list(zip(chain.cells, chain.keys, strict=True))
     cell, key = max(pairs, key=lambda pair: valid(*pair)) if len(pairs) > 1 else pairs[0]
-    return cell, first(cell, key)
+    make = partial(_generation, bench, config, cell, False, 0, ())
+    return cell, _kept(config, f"{key}-{chain.size}-first", make)
+
+
+def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:
+    """A rate's worth. Validation alone is asked: of the rates that lose, nothing else would be used."""
+    with bench.tuned(cell, heads_of(bench, cell)):
+        _, valid = bench.accuracy(cell.target, "valid")
+    return {"valid_accuracy": round(valid["accuracy"], 6)}
 
 
 def _kept(config: SelfTrainingConfig, name: str, make: Callable[[], dict]) -> dict:
@@ -189,7 +195,6 @@ def _generation(
     with bench.tuned(cell, heads_of(bench, cell), rows=rows) as (trained, _):
         target, _ = bench.accuracy(cell.target, "test")
         source, _ = bench.accuracy(config.source, "test")
-        _, valid = bench.accuracy(cell.target, "valid")
         given = bench.predict(unlabelled).digits
     line = {
         "experiment": config.experiment,
@@ -216,7 +221,7 @@ def _generation(
         "git_commit": bench.provenance["git_commit"],
         "created": now(),
     }
-    return {"line": line, "labels": given, "valid_accuracy": round(valid["accuracy"], 6)}
+    return {"line": line, "labels": given}
 
 
 def unlabelled_ids(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> list[str]:
