@@ -7,7 +7,7 @@ else undecided; *not run* where its rows are missing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -158,6 +158,7 @@ def _verdict(value: Difference, threshold: float) -> str:
     return by_interval(value, threshold, threshold)
 
 
+@lru_cache(maxsize=8)  # three pages tell the same verdicts
 def judge_baselines(results: Results) -> list[Judgement]:
     """All of these claims on one results folder."""
     folder, travelled = results.folder, odyssey_results(results.folder)

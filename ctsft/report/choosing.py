@@ -43,8 +43,10 @@ def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataF
 
 def texts_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:
     """The values of these columns as one text a row, to look rows up by; what is missing is empty."""
-    values = rows[list(names)].astype(object)
-    columns = values.where(values.notna(), "").astype(str).to_dict("list").values()
+    columns = [
+        ["" if gone else str(value) for value, gone in zip(rows[name].tolist(), rows[name].isna(), strict=True)]
+        for name in names
+    ]
     return pd.Series([" ".join(row) for row in zip(*columns, strict=True)], index=rows.index, dtype=object)
 
 

@@ -9,6 +9,8 @@ been seen.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pandas as pd
 
 from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, Choice, at_one_rate, at_validated_rate, better_of_two
@@ -211,6 +213,7 @@ def _compared(study: Results) -> Results:
     return best.only(best.rows.index.isin(at_common_rates(best.rows, ("full", *BOTH)).index))
 
 
+@lru_cache(maxsize=8)  # three pages tell the same verdicts
 def judge(results: Results) -> list[Judgement]:
     """All claims on one results folder; all but C5 on the task of script 01."""
     found = Faithfulness.read(results.folder)
@@ -231,6 +234,7 @@ def judge(results: Results) -> list[Judgement]:
     ]
 
 
+@lru_cache(maxsize=8)  # three pages tell the same verdicts
 def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     """The claims that rest on script 01 alone, on other rows of it than `judge` takes, as (which, verdict).
 

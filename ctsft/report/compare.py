@@ -22,10 +22,10 @@ SOURCE = ("source_answers", "source_gold")
 def right(rows: pd.DataFrame, columns: tuple[str, str] = TARGET) -> dict[int, np.ndarray]:
     """Per seed, whether each test row was answered right [N], averaged over the draws of a random control."""
     answers, gold = columns
-    return {
-        int(seed): np.mean([a == g for a, g in zip(group[answers], group[gold], strict=True)], axis=0)
-        for seed, group in rows.groupby("seed")
-    }
+    draws: dict[int, list[np.ndarray]] = {}
+    for seed, answer, label in zip(rows["seed"], rows[answers], rows[gold], strict=True):
+        draws.setdefault(int(seed), []).append(answer == label)
+    return {seed: np.mean(draws[seed], axis=0) for seed in sorted(draws)}
 
 
 def stack(by_seed: dict[int, np.ndarray], seeds: list[int] | None = None) -> np.ndarray:

@@ -12,9 +12,10 @@ from ctsft.report.choosing import SETTING, texts_of
 def rates_by_seed(some: pd.DataFrame, tried: pd.DataFrame) -> dict[int, set[float]]:
     """The learning rates that the settings of `some` were tried at, in all the rows `tried`; empty without a rate."""
     keys = [*SETTING, "dtype", "seed"]
-    near = tried[tried["target"].isin(some["target"]) & tried["arm"].isin(some["arm"])]  # only to be fast
-    same = near[texts_of(near, keys).isin(set(texts_of(some, keys)))]
-    return {int(seed): set(rates) for seed, rates in same[same["lr"].notna()].groupby("seed")["lr"]}
+    near = tried["target"].isin(some["target"]) & tried["arm"].isin(some["arm"]) & tried["lr"].notna()
+    rated = tried.loc[near, [*keys, "lr"]]  # only to be fast
+    same = rated[texts_of(rated, keys).isin(set(texts_of(some, keys)))]
+    return {int(seed): set(rates) for seed, rates in same.groupby("seed")["lr"]}
 
 
 def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) -> bool:

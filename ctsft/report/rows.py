@@ -21,7 +21,7 @@ NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that what is found in one can be kept beside it
 class Results:
     """What a results folder holds.
 
