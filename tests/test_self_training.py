@@ -128,6 +128,27 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
     assert {tuple(row[name] for name in same) for row in found} == {tuple(row[name] for name in same) for row in mine}
 
 
+def test_more_generations_go_on_where_fewer_have_ended(config, rows, monkeypatch, tmp_path):
+    """Nothing is tuned twice, and tables tell the longest chain alone."""
+    short = replace(config, seeds=(31,), arms=("full",), generations=1, output=tmp_path)
+    shutil.copytree(config.folder / "theta1", short.folder / "theta1")
+    shutil.copytree(config.folder / "cache" / "theta1", short.folder / "cache" / "theta1")
+    assert run_self_training(short) == 0
+    tuned, generation = [], module._generation
+
+    def step(bench, config, cell, human, number, labels):
+        tuned.append((human, number))
+        return generation(bench, config, cell, human, number, labels)
+
+    monkeypatch.setattr(module, "_generation", step)
+    assert run_self_training(replace(short, generations=2)) == 0
+    assert tuned == [(False, 2), (True, 2)]
+    mine = [row["predictions"] for row in rows if row["arm"] == "full" and row["seed"] == "31"]
+    found = read_self_training(short.folder)
+    assert list(found["predictions"]) == mine
+    assert set(found["unlabelled"]) == {30}
+
+
 def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, monkeypatch):
     """Each is tried once, on validation alone, or read from the row of another script; then one stays."""
     three = replace(config, seeds=(31,), arms=("full",), lrs=(1e-9, 3e-3, 1e-3), generations=1, output=tmp_path)

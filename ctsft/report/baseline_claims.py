@@ -20,7 +20,7 @@ from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, i
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import change
 from ctsft.report.rows import Results
-from ctsft.report.self_training import fate, read_self_training, stacked
+from ctsft.report.self_training import fate, on_the_first_ground, read_self_training, stacked
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import pick
 from ctsft.tuning.arms import ARMS
@@ -108,9 +108,7 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
 
 def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:
     """`rows`: those of `read_self_training`."""
-    alone = (
-        pick(rows, human=False, **dict(rows[["dtype", "target", "n_target", "rates"]].iloc[0])) if len(rows) else rows
-    )
+    alone = pick(on_the_first_ground(rows), human=False) if len(rows) else rows
     sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)] if len(rows) else [rows] * 2
     if any(side.empty for side in sides):
         return not_run(claim, f"{asked.first} and {asked.second} of script 08")
@@ -120,7 +118,8 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
     data = (
-        f"{one['target']}, {one['n_target']} human rows at first, none later; seeds {seeds}; {len(one['gold'])} rows; "
+        f"{one['target']}, {one['n_target']} human rows at first, {one['unlabelled']} rows of the model's own labels "
+        f"later; seeds {seeds}; {len(one['gold'])} rows; "
         f"in {one['dtype']}"
     )
     verdict = _verdict(value, asked.threshold)

@@ -21,15 +21,24 @@ from ctsft.study.spread import entropy
 from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "08_self_training"
-KEYS = ["dtype", "target", "n_target", "rates", "arm", "depth", "human"]
+# What chains must have in common to be compared, and what tells one of them from another.
+GROUND = ["dtype", "target", "n_target", "unlabelled", "rates"]
+KEYS = [*GROUND, "arm", "depth", "human"]
 
 
 def read_self_training(folder: Path) -> pd.DataFrame:
-    """One line per chain and generation, with `right` and `source_right` [N]; empty where script 08 has not run."""
+    """One line per chain and generation, with `right` and `source_right` [N]; empty where script 08 has not run.
+
+    `unlabelled`: how many rows the models of a chain label. Of chains that differ in their length alone, the longest.
+    """
     path = folder / "self_training" / f"{EXPERIMENT}.csv"
     if not path.is_file():
         return pd.DataFrame()
     rows = pd.read_csv(path, dtype={"rates": str})
+    rows["unlabelled"] = rows["n_rows"].where(rows["generation"] > 0).groupby(rows["chain"]).transform("max")
+    rows["unlabelled"] = (rows["unlabelled"] - rows["n_target"].where(rows["human"], 0)).astype(int)
+    length = rows.groupby("chain")["generation"].transform("max")
+    rows = rows[length == length.groupby([rows[key] for key in (*KEYS, "seed")], dropna=False).transform("max")]
     gold = labels_by_test(folder)
     for column, of in (("predictions", "target"), ("source_predictions", "source")):
         tests = rows["task"] + "/" + rows[of]
@@ -38,6 +47,11 @@ def read_self_training(folder: Path) -> pd.DataFrame:
     rows["gold"] = [gold[test] for test in rows["task"] + "/" + rows["target"]]
     rows["gold_entropy"] = [float(entropy(np.bincount(labels) / len(labels))) for labels in rows["gold"]]
     return rows
+
+
+def on_the_first_ground(rows: pd.DataFrame) -> pd.DataFrame:
+    """The chains that may be compared with the first one."""
+    return pick(rows, **dict(rows[GROUND].iloc[0]))
 
 
 def stacked(rows: pd.DataFrame, column: str = "right") -> np.ndarray:
@@ -77,6 +91,7 @@ def self_training_cells(folder: Path) -> pd.DataFrame:
                     "n": setting["n_target"],
                     "arm": setting["arm"],
                     "depth": GAP if pd.isna(setting["depth"]) else int(setting["depth"]),
+                    "unlabelled": setting["unlabelled"],
                     "human rows": "kept" if setting["human"] else "first only",
                     "generation": generation,
                     "accuracy": interval(mean_interval(stacked(here))),

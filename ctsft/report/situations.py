@@ -145,10 +145,10 @@ def own_labels(folder: Path) -> list[str]:
     for setting in rows[KEYS].drop_duplicates().to_dict("records"):
         chain = pick(rows, **setting)
         last, first = (pick(chain, generation=end(chain["generation"])) for end in (max, min))
-        kept = "human rows kept in the mix" if setting["human"] else "human rows only at first"
+        kept = "the former kept in the mix" if setting["human"] else "the former only at first"
         lines.append(
-            f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} rows, {kept} "
-            f"({setting['dtype']}): "
+            f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} human rows and "
+            f"{setting['unlabelled']} without labels, {kept} ({setting['dtype']}): "
             f"{fate(chain)}; generation {last['generation'].iloc[0]} against 0: "
             f"{change(paired_difference(stacked(last), stacked(first)))}."
         )

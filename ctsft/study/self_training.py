@@ -5,7 +5,8 @@ unlabelled target rows with the labels of generation g - 1's model: with the hum
 
 Of several learning rates a chain takes the one whose generation 0 the target's validation split prefers, and stays with
 it. Every trial of a rate and every generation leave a file in cache/generations, so a stopped run goes on behind its
-last one. The two chains of a cell have the trials and generation 0 in common: both are made once.
+last one. The two chains of a cell have the trials and generation 0 in common: both are made once, and a run with
+more --generations goes on where one with fewer has ended.
 """
 
 from __future__ import annotations
@@ -97,12 +98,13 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
 class Chain:
     """Generations of one arm: `cells` differ in the learning rate alone, with `keys` by which other scripts know them.
 
-    `human`: whether the rows that a human labelled stay in the mix. `size` says how many generations and rows.
+    `human`: whether the rows that a human labelled stay in the mix; `unlabelled`: how many rows models label.
     """
 
     cells: tuple[Cell, ...]
     keys: tuple[str, ...]
-    size: str
+    generations: int
+    unlabelled: int
     human: bool
 
     @property
@@ -112,9 +114,16 @@ class Chain:
     @property
     def name(self) -> str:
         """Chains of other rates, or numbers, are other chains, so all are in the name."""
+        return self._named(f"g{self.generations}-")
+
+    def kept_as(self, number: int) -> str:
+        """The file of a generation. Longer chains have it too, so they begin with what shorter ones have left."""
+        return f"{self._named('')}-{number}"
+
+    def _named(self, length: str) -> str:
         one = f"lr{self.cells[0].lr:g}"
         every = self.keys[0].replace(one, f"lr{self.rates.replace(' ', '+')}")
-        return f"{every}-{self.size}-{'human' if self.human else 'alone'}"
+        return f"{every}-{length}u{self.unlabelled}-{'human' if self.human else 'alone'}"
 
 
 def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
@@ -123,12 +132,12 @@ def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
     for cell in cells(config):
         if get_arm(cell.arm).uses_rate:
             alike.setdefault(replace(cell, lr=0.0), []).append(cell)
-    size = f"g{config.generations}-u{config.unlabelled}"
     return [
         Chain(
             tuple(group),
             tuple(cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in group),
-            size,
+            config.generations,
+            config.unlabelled,
             human,
         )
         for human in (False, True)
@@ -144,7 +153,7 @@ def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> l
         if number:
             labels = tuple(from_digits(known["labels"]).tolist())
             make = partial(_generation, bench, config, cell, chain.human, number, labels)
-            known = _kept(config, f"{chain.name}-{number}", make)
+            known = _kept(config, chain.kept_as(number), make)
         lines.append(known["line"] | {"chain": chain.name, "rates": chain.rates, "human": chain.human})
     return lines
 
@@ -164,7 +173,7 @@ def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tu
     pairs = list(zip(chain.cells, chain.keys, strict=True))
     cell, key = max(pairs, key=lambda pair: valid(*pair)) if len(pairs) > 1 else pairs[0]
     make = partial(_generation, bench, config, cell, False, 0, ())
-    return cell, _kept(config, f"{key}-{chain.size}-first", make)
+    return cell, _kept(config, f"{key}-u{chain.unlabelled}-first", make)
 
 
 def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style, widen
-from ctsft.report.self_training import read_self_training
+from ctsft.report.self_training import on_the_first_ground, read_self_training
 from ctsft.report.transfer import arms_in_order, pick
 
 
@@ -16,8 +16,7 @@ def self_training_figure(folder: Path) -> plt.Figure | None:
     rows = read_self_training(folder)
     if rows.empty:
         return None
-    rows = pick(rows, **{name: rows[name].iloc[0] for name in ("dtype", "target")})
-    rows = pick(rows, n_target=rows["n_target"].max())
+    rows = on_the_first_ground(rows)
     rows = rows.assign(accuracy=[right.mean() for right in rows["right"]])
     panels = ("accuracy", "label_entropy", "confidence", "diversity")
     with style():
@@ -36,5 +35,6 @@ def self_training_figure(folder: Path) -> plt.Figure | None:
             axis.set_xlabel("generation")
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        figure.suptitle(f"{rows['target'].iloc[0]}, {rows['n_target'].iloc[0]} human rows", fontsize=10)
+        target, human, unlabelled = rows[["target", "n_target", "unlabelled"]].iloc[0]
+        figure.suptitle(f"{target}, {human} human rows, {unlabelled} without labels", fontsize=10)
     return figure
