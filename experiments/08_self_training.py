@@ -5,8 +5,8 @@
     python experiments/08_self_training.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Generation 0 is tuned on human labels; each later one starts from theta1 and learns from labels that the one before gave
-to unlabelled target rows, with the human rows in the mix and without them. Every
-chain is at the learning rate whose generation 0 validation prefers.
+to unlabelled target rows, with the human rows in the mix and without them. Every chain is at the learning rate whose
+generation 0 validation prefers, and goes on where it ended when more --generations are asked for.
 
 For your own language, copy this file and change task, source, targets and data_dir below.
 """

@@ -616,15 +616,16 @@ def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(sentiment):
 
 def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo):
     page = report_page([demo])
-    parts = {title: page.split(f"## {title}\n")[1].split("\n## ")[0] for title in HEADINGS.values()}
+    parts = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
     judged = [*claims.judge(demo), *judge_baselines(demo)]
     for judgement in judged:
-        line = f"- {judgement.claim}. {(claims.CLAIMS | BASELINE_CLAIMS)[judgement.claim]} {judgement.number}."
+        line = f"- {judgement.claim}. {(claims.CLAIMS | BASELINE_CLAIMS)[judgement.claim]} {judgement.deciding}."
         assert [title for title, part in parts.items() if line in part] == [HEADINGS[judgement.verdict]]
+    assert len(parts) == len({judgement.verdict for judgement in judged}) + 3 + bool(claims.judge_otherwise(demo))
     verdicts = {(judgement.claim, judgement.verdict) for judgement in judged}
     for said in (TO_THE_AUTHORS, TO_A_USER):
         for cause, sentence in said.items():
-            assert (f"- {sentence} ({cause[0]}, {cause[1]}: " in page) == (cause in verdicts)
+            assert (f"- {sentence} ({cause[0]}, {cause[1]}.)" in page) == (cause in verdicts)
     assert "2 of the paper's 4 seeds" in page
 
 

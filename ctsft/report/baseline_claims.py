@@ -99,8 +99,8 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     number = f"{asked.first} − {asked.second}: {change(value)}"
     if asked.of == TARGET:
         each = {first["target"].iloc[0]: change(paired(first, second)) for first, second in pairs}
-        alone = "".join(f", {target} {told}" for target, told in each.items()) if len(each) > 1 else ""
-        number = f"target, {number}{alone}; {in_macro_f1(pairs)}"
+        alone = [", ".join(f"{target} {told}" for target, told in each.items())] if len(each) > 1 else []
+        number = "; ".join([f"target, {number}", *alone, in_macro_f1(pairs)])
     else:
         number = f"source afterwards, {number}"
     return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs, tried))

@@ -68,7 +68,7 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
     circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=2)
     alone = pooled([(pick(circuit, **second.iloc[0][[*SAME]]), second) for _, second in pairs])
     number = (
-        f"ct_sft − full: {change(value)}, {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
+        f"ct_sft − full: {change(value)}; {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
         f"{share:.2%} of the weights"
     )
     return Judgement("C1", verdict, number, ground(pairs, results.rows))
@@ -158,7 +158,8 @@ def second_task(results: Results | None) -> Judgement:
         return not_run("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
     verdicts = {part.verdict for part in parts}
     verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
-    return Judgement("C5", verdict, "; ".join(part.number for part in parts), parts[0].data)
+    beside = parts[0].number.removeprefix(parts[0].deciding)
+    return Judgement("C5", verdict, f"{', '.join(part.deciding for part in parts)}{beside}", parts[0].data)
 
 
 def faithful(found: Faithfulness | None) -> Judgement:
@@ -182,8 +183,8 @@ def faithful(found: Faithfulness | None) -> Judgement:
     share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
     out = pick(sets, selection="circuit", direction="knock_out", size=circuits["size"].max())
     number = (
-        f"faithfulness of {share}: {interval(kept)}; random sets: {interval(by_chance)}, {wins} of {draws} beaten; "
-        f"of all others without them: {interval(faithfulness_of(found, out))}"
+        f"faithfulness of {share}: {interval(kept)}, {wins} of {draws} random sets like them beaten; random sets: "
+        f"{interval(by_chance)}; of all others without them: {interval(faithfulness_of(found, out))}"
     )
     if found.by_index:
         verdict, number = "undecided", f"{number}; these circuits are not what the scores say (ties by index)"

@@ -20,7 +20,7 @@ START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n",
 
 
 def verdicts(folders: Sequence[Results]) -> str:
-    """The paper's claims as Markdown: on real text with the deciding number, on the demo the verdict alone.
+    """The paper's claims as Markdown: on real text with the number that decides, on the demo the verdict alone.
 
     Real text is that of the folders with rows of script 01, which most of the claims rest on.
     """
@@ -41,7 +41,7 @@ def verdicts(folders: Sequence[Results]) -> str:
 def _told(judgement: Judgement) -> str:
     if judgement.verdict == "not run":
         return judgement.verdict
-    return f"**{judgement.verdict}**: {judgement.number}"
+    return f"**{judgement.verdict}**: {judgement.deciding}"
 
 
 MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.table}

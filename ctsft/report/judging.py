@@ -20,12 +20,19 @@ SAME = ("target", "n_target")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim's verdict on a results folder (supported, contradicted, undecided, not run), its number and its data."""
+    """A claim's verdict on a results folder (supported, contradicted, undecided, not run), its number and its data.
+
+    `number`: what decides, and after semicolons what is told beside it.
+    """
 
     claim: str
     verdict: str
     number: str
     data: str
+
+    @property
+    def deciding(self) -> str:
+        return self.number.partition("; ")[0]
 
 
 def not_run(claim: str, missing: str) -> Judgement:

@@ -20,6 +20,7 @@ from ctsft.report.judging import Judgement
 from ctsft.report.measured import odyssey_results
 from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
+from ctsft.report.render import markdown
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, pick
 
@@ -204,22 +205,21 @@ def _rates(results: Results) -> Iterator[str]:
 def _listed(judged: list[Judgement], verdict: str) -> list[str]:
     words = CLAIMS | BASELINE_CLAIMS
     found = [(f"- {j.claim}. {words[j.claim]}", j) for j in judged if j.verdict == verdict]
-    return [
-        f"{claim} ({j.data}.)" if verdict == "not run" else f"{claim} {j.number}. ({j.data}.)" for claim, j in found
-    ]
+    return [f"{claim} ({j.data}.)" if verdict == "not run" else f"{claim} {j.deciding}." for claim, j in found]
 
 
 def _otherwise(results: Results) -> list[str]:
-    found = judge_otherwise(results)
-    lines = [f"- {j.claim}, {which}: {j.verdict}. {j.number}. ({j.data}.)" for which, j in found]
-    return ["\n## What other rows of the same study say\n", *lines] if lines else []
+    """A line per claim, a column per choice of other rows."""
+    table: dict[str, dict[str, str]] = {}
+    for which, j in judge_otherwise(results):
+        told = j.verdict if j.verdict == "not run" else f"{j.verdict}: {j.deciding}"
+        table.setdefault(j.claim, {"claim": j.claim})[which] = told
+    return [markdown(pd.DataFrame(table.values()))] if table else []
 
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
     found = [(j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences]
-    return [f"- {sentence} ({j.claim}, {j.verdict}: {j.data.split(';')[0]}.)" for j, sentence in found] or [
-        "- Nothing yet."
-    ]
+    return [f"- {sentence} ({j.claim}, {j.verdict}.)" for j, sentence in found]
 
 
 def report_page(folders: Iterable[Results]) -> str:
@@ -227,23 +227,26 @@ def report_page(folders: Iterable[Results]) -> str:
 
     Of folders that are `akin` the first that has run a claim tells it, and the others say so.
     """
-    out = ["# What this replication found\n", "Made by `python -m ctsft.report` from the verdicts in `claims.md`.\n"]
+    out = [
+        "# What this replication found\n",
+        "Made by `python -m ctsft.report` from the verdicts in `claims.md`, which says of every number what it rests "
+        "on, and what is beside it.\n",
+    ]
     together = judged_together(folders)
     for number, (results, every) in enumerate(together):
         before = [(other, {j.claim for j in own}) for other, own in together[:number] if akin(results, other)]
         judged = [j for j in every if not any(j.claim in claims for _, claims in before)]
-        out.append(f"# Preset `{results.preset}`\n\n## The weakest points of this study\n")
-        out += [f"- {line}" for line in weakest(results)]
+        weak = [f"- {line}" for line in weakest(results)]
         if len(judged) < len(every):
             names = ", ".join(f"`{other.preset}`" for other, _ in before)
-            out.append(f"- Told here is only what {names} has not run; all of its verdicts stand in `claims.md`.")
-        for verdict, heading in HEADINGS.items():
-            out.append(f"\n## {heading}\n")
-            out += _listed(judged, verdict) or ["- Nothing."]
-        out += _otherwise(results)
-        out.append("\n## What we would tell the authors\n")
-        out += _following(judged, TO_THE_AUTHORS)
-        out.append("\n## What a user should do\n")
-        out += _following(judged, TO_A_USER)
-        out.append("")
+            weak.append(f"- Told here is only what {names} has not run; all of its verdicts stand in `claims.md`.")
+        parts = {"The weakest points of this study": weak}
+        parts |= {heading: _listed(judged, verdict) for verdict, heading in HEADINGS.items()}
+        parts["What other rows of the same study say"] = _otherwise(results)
+        parts["What we would tell the authors"] = _following(judged, TO_THE_AUTHORS)
+        parts["What a user should do"] = _following(judged, TO_A_USER)
+        out.append(f"# Preset `{results.preset}`\n")
+        for heading, lines in parts.items():
+            if lines:
+                out += [f"## {heading}\n", *lines, ""]
     return "\n".join(out)
