@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,17 @@ Result = TypeVar("Result")
 def is_out_of_memory(error: BaseException) -> bool:
     """Of the device, of torch's allocator on a CPU, or of Python."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def failing_without_memory() -> Iterator[None]:
+    """CellFailed where memory runs out inside: one cell is too large, and others may fit."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CellFailed(f"out of memory ({' '.join(str(error).splitlines()[:1])})") from error
 
 
 def with_less(run: Callable[[int], Result], size: int, what: str) -> Result:

@@ -1,4 +1,4 @@
-"""NusaX-Senti transfer (the paper's tables 1, 2 and 4): does tuning only the circuit's heads reach the target?
+"""NusaX-Senti transfer (the paper's tables 1, 2, 4, 5 and 8): does tuning only the circuit's heads reach the target?
 
     python experiments/01_nusax_transfer.py --output build     # demo: constructed languages, minutes on two cores
     python experiments/01_nusax_transfer.py --preset small --output build     # SmolLM2-135M on real NusaX

@@ -4,8 +4,9 @@
     python experiments/04_forgetting.py --preset small --output build     # SmolLM2-135M on real NusaX and SmSA
     python experiments/04_forgetting.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
-Every arm answers the source's test rows and related tests before and after tuning, and after every epoch. Rows that
-another script wrote in the same output folder are kept; their cells are tuned again only to answer the related tests.
+Every arm answers related tests and the test rows of source and target before and after tuning; with --by-epoch (as in
+the demo) the latter two after every epoch too. Rows that another script wrote in the same output folder are kept; their
+cells are tuned again only to answer the related tests.
 
 For your own language pair, copy this file and change task, source, targets, probes and data_dir below.
 """

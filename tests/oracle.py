@@ -10,6 +10,13 @@ import torch
 from torch import nn
 
 
+def head_outputs(layer, z, head_dim):
+    """W_O^h z_h of every head, [..., heads, hidden]; their sum (plus the bias) is the attention output."""
+    split = z.unflatten(-1, (-1, head_dim))
+    columns = layer.o.weight.unflatten(1, (-1, head_dim))
+    return torch.einsum("...hd,ohd->...ho", split, columns)
+
+
 def give_bias(rel, irrel, bias, split):
     if bias is None:
         return rel, irrel

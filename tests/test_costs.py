@@ -124,6 +124,9 @@ def test_every_product_of_a_model_is_found(name):
     assert calls["attention"] == 2 * layers
     linear = sum(type(module).__name__ in ("Linear", "Conv1D") for module in model.modules())
     assert calls["linear"] == linear
+    with Operands() as operands:
+        model(**INPUTS)
+    assert len(operands.pairs["linear"]) == linear
     assert model.config._attn_implementation == before
 
 
@@ -201,10 +204,28 @@ def test_every_arm_has_its_costs(config, measured):
 
 
 def test_what_is_measured_is_not_measured_again(config, measured, monkeypatch):
-    before = [path.read_bytes() for path in sorted((measured / "costs").glob("*.csv"))]
+    before = [path.read_bytes() for path in sorted((measured / "costs").glob("*.*"))]
     monkeypatch.setattr("ctsft.costs.run.cost_of", lambda *a: pytest.fail("measured again"))
     assert run_costs(config) == 0
-    assert [path.read_bytes() for path in sorted((measured / "costs").glob("*.csv"))] == before
+    assert [path.read_bytes() for path in sorted((measured / "costs").glob("*.*"))] == before
+
+
+def test_a_damaged_line_is_mended_and_a_cell_that_does_not_fit_fails_alone(config, measured, tmp_path, monkeypatch):
+    again = replace(config, output=tmp_path, arithmetic_rows=0)
+    shutil.copytree(measured, again.folder)
+    path = again.table(again.experiment)
+    rows = read_rows(path, COST_COLUMNS)
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\ntorn")
+
+    def too_large(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ctsft.costs.run.cost_of", too_large)
+        assert run_costs(again) == 1
+    assert read_rows(path, COST_COLUMNS) == rows[:-1]
+    assert run_costs(again) == 0
+    assert [row["cell"] for row in read_rows(path, COST_COLUMNS)] == [row["cell"] for row in rows]
 
 
 def test_every_arithmetic_answers_in_every_place(measured):

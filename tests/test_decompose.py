@@ -17,7 +17,6 @@ from ctsft.discovery.problem import Batch, Problem
 from ctsft.discovery.scorers import cdt, cdt_linear
 from ctsft.discovery.totals import record
 from ctsft.heads import Head
-from ctsft.models.anatomy import head_outputs
 from ctsft.tasks.prompts import pad_left
 
 RULES = {
@@ -67,7 +66,7 @@ def oracle_scores(problem: Problem, rules: Rules):
             logits[layer, head] = (right - (words.sum(1) - right) / 2).mean()
             for number, rel_z in rel_zs.items():
                 if number > layer:
-                    written = head_outputs(anatomy.layers[number], rel_z[:, -1], d)
+                    written = oracle.head_outputs(anatomy.layers[number], rel_z[:, -1], d)
                     if anatomy.layers[number].post_attention is not None:
                         total = totals.layers[number].attention_out[:, -1:]
                         scale = anatomy.layers[number].post_attention.module(total) / total
@@ -151,7 +150,7 @@ def test_the_whole_layer_as_source_is_its_deviation_from_the_mean(loaded):
 def test_head_outputs_add_up_to_the_attention_output(loaded):
     batch = pad_left(random_rows(5).prompts, loaded.layout, "cpu")
     for layer, kept in zip(loaded.anatomy.layers, record(loaded, batch).layers, strict=True):
-        total = head_outputs(layer, kept.z, loaded.anatomy.head_dim).sum(-2)
+        total = oracle.head_outputs(layer, kept.z, loaded.anatomy.head_dim).sum(-2)
         if layer.o.bias is not None:
             total = total + layer.o.bias
         torch.testing.assert_close(total, kept.attention_out, rtol=1e-4, atol=1e-5)

@@ -187,10 +187,16 @@ def test_every_set_of_the_plan_is_asked_once(config, found):
 
 
 def test_a_second_run_asks_nothing_again(config, found):
-    path = config.folder / "05_faithfulness.sets.csv"
-    before = path.read_text()
-    assert run_faithfulness(config, faithfulness) == 0
-    assert path.read_text() == before
+    paths = [config.folder / f"05_faithfulness.{kind}" for kind in ("sets.csv", "config.json")]
+    before = [path.read_text() for path in paths]
+    assert run_faithfulness(replace(config, eval_batch=7), faithfulness) == 0
+    assert [path.read_text() for path in paths] == before
+
+
+def test_the_paper_scorer_need_not_be_among_those_that_are_asked(config, tmp_path):
+    short = replace(config, scorer="cdt_linear", scorers=("cdt_linear",), sizes=(0.5,), matched_sizes=(0.5,))
+    assert run_faithfulness(replace(short, random_draws=1, output=tmp_path), lambda folder: "") == 0
+    assert set(Faithfulness.read(tmp_path / "demo").sets["scorer"]) == {"", "cdt_linear"}
 
 
 def test_a_dry_run_says_what_is_left(config, found, tmp_path, capsys):
@@ -277,7 +283,7 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
 
 def test_a_start_of_other_settings_is_no_other_machine(config, found):
     known = read_rows(config.folder / "05_faithfulness.sets.csv", SET_COLUMNS)
-    asked = Asked(Workbench(config), 31, config.folder / "05_faithfulness.sets.csv")
+    asked = Asked(Workbench(config), 31)
     mine = list(plan(config, 31, 32))
     foreign = [row | {"theta1": "0123"} for row in known]
     assert not asked.is_another_theta1(known, mine)
@@ -336,6 +342,7 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
         ({"sizes": (0.5, 1.0)}, "between 0 and 1"),
         ({"shares": (0.02, 0.1)}, "--shares takes one value"),
         ({"scorers": ("cdt", "cdt+loud")}, "'loud' is no option"),
+        ({"row_counts": (2, 48)}, "--row-counts has 2; demo needs 3"),
         ({"known": ("plantd",)}, "'plantd'.*planted, induction, ioi"),
         ({"scorers": ("cdt", "ablation+raw")}, "not of ablation"),
     ],

@@ -427,7 +427,7 @@ def test_findings_are_told_before_training_and_kept_beside_the_rows(tmp_path, ca
     assert run_study(config_of(data, tmp_path / "out", targets=("d90",))) == 0
     write_jsonl(test, sentences("d50", "test", 100))
     # Also when the settings of the last run do not name that language.
-    with pytest.raises(UserError, match=r"the file of topics/d50/test has changed since.*another --output"):
+    with pytest.raises(UserError, match=r"topics/d50/test has changed since.*another --output"):
         run_study(config_of(data, tmp_path / "out"))
 
 
@@ -451,6 +451,23 @@ def test_parallel_languages_of_ones_own_share_their_pools(tmp_path):
     write_jsonl(data / "topics" / "d50" / "test.jsonl", sentences("d50", "test", 99))
     with pytest.raises(UserError, match="do not hold the same ids and labels"):
         Workbench(config_of(data, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"parallel": True}, r"topics/task.json \(parallel, target_pool\)"),
+        ({"columns": {"id": "text"}}, "topics/d00/test"),
+    ],
+)
+def test_a_task_that_reads_its_files_in_another_way_is_another_task(topics, tmp_path, changed, named):
+    """Other pools, or other columns, are other rows: those that lie in the results were made from neither."""
+    data = write_topics(tmp_path / "data")
+    assert run_study(config_of(data, tmp_path / "out")) == 0
+    assert run_study(config_of(data, tmp_path / "out", targets=("d50",))) == 0
+    write_topics(data, **changed)
+    with pytest.raises(UserError, match=f"{named} has changed since.*another --output"):
+        run_study(config_of(data, tmp_path / "out"))
 
 
 def test_twelve_labels_survive_the_way_into_rows_and_back(tmp_path):

@@ -127,6 +127,16 @@ def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path
     assert run_study(other) == 0
 
 
+def test_asking_for_another_related_test_loses_no_answers(config, tmp_path):
+    one = replace(config, output=tmp_path, arms=("zero_shot",), seeds=(31,), bystanders=("demo/d10",))
+    assert run_study(one) == 0
+    [before] = read_measures(one.folder).values()
+    assert run_study(replace(one, bystanders=("demo/d50",))) == 0
+    [after] = read_measures(one.folder).values()
+    assert after["related"]["demo/d10"] == before["related"]["demo/d10"]
+    assert after["related"].keys() == {"demo/d10", "demo/d50"}
+
+
 def test_only_what_validation_prefers_is_measured(config, monkeypatch, tmp_path):
     """A rate that has lost already costs a row, and no measures; the table chooses from both, and counts both tries."""
     two = replace(config, output=tmp_path, arms=("zero_shot", "full"), seeds=(31,), lrs=(3e-3, 1e-9))

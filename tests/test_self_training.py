@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from own_data import label_words, write_topics
 
 from ctsft.errors import CellFailed, UserError
@@ -126,6 +127,23 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
     same = ("chain", "generation", "n_rows", "predictions", "source_predictions", "pseudo_accuracy", "confidence")
     found = read_rows(again.table, COLUMNS)
     assert {tuple(row[name] for name in same) for row in found} == {tuple(row[name] for name in same) for row in mine}
+
+
+def test_a_chain_that_does_not_fit_fails_alone(config, rows, monkeypatch, tmp_path, capsys):
+    short = replace(config, seeds=(31,), arms=("full", "circuit:0"), generations=1, output=tmp_path)
+    shutil.copytree(config.folder / "theta1", short.folder / "theta1")
+    shutil.copytree(config.folder / "cache" / "theta1", short.folder / "cache" / "theta1")
+    generation = module._generation
+
+    def step(bench, config, cell, *rest):
+        if cell.arm == "full":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return generation(bench, config, cell, *rest)
+
+    monkeypatch.setattr(module, "_generation", step)
+    assert run_self_training(short) == 1
+    assert "out of memory (CUDA out of memory" in capsys.readouterr().err
+    assert {row["arm"] for row in read_rows(short.table, COLUMNS)} == {"circuit"}
 
 
 def test_more_generations_go_on_where_fewer_have_ended(config, rows, monkeypatch, tmp_path):

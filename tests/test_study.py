@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,13 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
-from ctsft.storage import read_sealed, write_sealed
+from ctsft.storage import locked, read_sealed, write_sealed
 from ctsft.study import executors
 from ctsft.study.beside import write_settings
-from ctsft.study.circuit_stage import heads_of
+from ctsft.study.circuit_stage import heads_of, relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells, theta1_settings
-from ctsft.study.record import COLUMNS, PROBE_COLUMNS, append_rows, read_rows
+from ctsft.study.record import COLUMNS, PROBE_COLUMNS, SET_COLUMNS, append_rows, read_rows
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import pad_left
@@ -189,6 +190,15 @@ def test_settings_keep_what_earlier_runs_asked_for(tmp_path):
     ]
 
 
+def test_settings_are_compared_as_what_they_came_to(tmp_path):
+    path = tmp_path / "x.config.json"
+    for asked in ("auto", "cpu", "auto"):
+        write_settings(path, {"device": asked, "n": 1}, {"device": "cpu"})
+    last = json.loads(path.read_text())
+    assert last["device"] == "cpu"
+    assert "earlier" not in last
+
+
 def test_settings_are_not_those_of_a_run_that_had_nothing_to_do(config, rows):
     before = (config.folder / "01_nusax_transfer.config.json").read_text()
     assert run_study(replace(config, arms=("zero_shot",))) == 0
@@ -201,6 +211,13 @@ def test_discovery_never_sees_target_rows(config, rows):
     about = json.loads(relevance.read_text())
     assert {*about["mean_row_ids"], *about["score_row_ids"]} <= set(bench.pool_a)
     assert not set(bench.pool_a) & set(bench.pools_b["d30"])
+
+
+def test_scores_are_the_same_in_the_run_that_makes_them_and_in_the_next(config, tmp_path):
+    bench = Workbench(replace(config, output=tmp_path))
+    made, kept = (relevance_of(bench, bench.config, 31, 1, 0.1) for _ in range(2))
+    assert (made.logits == kept.logits).all()
+    assert (made.logits == made.logits.round(9)).all()
 
 
 def test_scores_are_made_on_theta1_whoever_asks_first(config, rows, tmp_path):
@@ -559,6 +576,29 @@ def test_probes_are_measured_beside_the_rows_and_rows_are_not_run_twice(config, 
     lines = read_rows(tmp_path / "demo" / "04_forgetting.probes.csv", PROBE_COLUMNS)
     assert [line["test"] for line in lines].count("demo/d90") == 2
     assert len(lines) == 4 * 3 + 2
+    assert run_study(replace(probing, arms=("zero_shot",), probes=("demo/d10",))) == 0
+    more = read_rows(tmp_path / "demo" / "04_forgetting.probes.csv", PROBE_COLUMNS)
+    assert len(more) == len(lines) + 1  # what was not asked again is still there
+
+
+def test_rows_are_read_whole_while_another_process_replaces_them(tmp_path):
+    """Between its two writes the checksums are the new ones and the rows the old: whoever reads then waits."""
+    path = tmp_path / "x.sets.csv"
+    row = dict.fromkeys(SET_COLUMNS, "1")
+    append_rows(path, [row], SET_COLUMNS)
+    old = path.read_bytes()
+    append_rows(path, [row | {"margin": "2"}], SET_COLUMNS)
+    new = path.read_bytes()
+    with locked(path):
+        path.write_bytes(old)
+        found: list[list[dict]] = []
+        reader = threading.Thread(target=lambda: found.append(read_rows(path, SET_COLUMNS)))
+        reader.start()
+        reader.join(0.2)
+        assert not found
+        path.write_bytes(new)
+    reader.join(10)
+    assert [[line["margin"] for line in rows] for rows in found] == [["2"]]
 
 
 def test_measuring_between_epochs_changes_nothing(config, tmp_path):

@@ -187,6 +187,8 @@ class Operands(TorchFunctionMode):
             self._keep("attention", args[0], args[1].transpose(-1, -2))
         elif function is nn.functional.linear:
             self._keep("linear", args[0].reshape(-1, args[0].shape[-1]), args[1])
+        elif function is torch.addmm:  # the linear layers of GPT-2
+            self._keep("linear", args[1], args[2].T)
         return function(*args, **(kwargs or {}))
 
     def _keep(self, part: str, rows: Tensor, columns: Tensor) -> None:

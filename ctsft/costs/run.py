@@ -27,13 +27,14 @@ from ctsft.costs.arithmetic import (
 from ctsft.costs.measure import cost_of
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import scores
+from ctsft.memory import failing_without_memory
 from ctsft.report.costs import costs
 from ctsft.study.beside import write_settings
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
 from ctsft.study.opening import keep_data, opened
 from ctsft.study.provenance import now
-from ctsft.study.record import append_rows, read_rows
+from ctsft.study.record import append_rows, mend_table, read_rows
 from ctsft.study.workbench import Workbench
 
 COST_COLUMNS = (
@@ -73,6 +74,8 @@ def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
     bench = opened(config)
     config = bench.config
     path = config.table(config.experiment)
+    mend_table(path, COST_COLUMNS)
+    mend_table(config.table(f"{config.experiment}.arithmetic"), ARITHMETIC_COLUMNS)
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
     known = {row["cell"] for row in read_rows(path, COST_COLUMNS)}
     left = [cell for cell, key in keys.items() if key not in known and cell.arm != "zero_shot"]
@@ -80,11 +83,13 @@ def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
     if config.dry_run:
         return 0
     keep_data(bench, {f"{config.task}/{config.source}": bench.split(config.source, "test")})
-    write_settings(path.with_suffix(".config.json"), config.to_dict(), bench.provenance)
+    if left:
+        _tell_settings(bench, config)
     total, failed = sum(parameter.numel() for parameter in bench.model.parameters()), 0
     for cell in tqdm(left, unit="cell", disable=None):
         try:
-            row = cost_of(bench, cell, config.watts)
+            with failing_without_memory():
+                row = cost_of(bench, cell, config.watts)
         except CellFailed as error:
             failed += 1
             print(f"failed: {keys[cell]}: {error}", file=sys.stderr)
@@ -108,6 +113,11 @@ def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
     return 1 if failed else 0
 
 
+def _tell_settings(bench: Workbench, config: CostConfig) -> None:
+    """Before the first new row: what nothing was added to keeps the settings that it was made by."""
+    write_settings(config.table(config.experiment).with_suffix(".config.json"), config.to_dict(), bench.provenance)
+
+
 def _where_from(bench: Workbench) -> dict[str, object]:
     return {
         "model": bench.model_name,
@@ -129,6 +139,14 @@ def _answer_in_arithmetics(bench: Workbench, config: CostConfig) -> None:
     theta1 = bench.theta1_of(config.seeds[0])
     rows = bench.prompts(config.source, "test")
     rows = rows.subset(range(min(config.arithmetic_rows, len(rows))))
+    keys = {
+        f"{config.source}-n{len(rows)}-{theta1['weight_hash']}-{arithmetic.name}-{where}": (arithmetic, where)
+        for arithmetic, where in _combinations()
+    }
+    known = {row["key"] for row in read_rows(path, ARITHMETIC_COLUMNS)}
+    if keys.keys() <= known:
+        return
+    _tell_settings(bench, config)
     generator = torch.Generator().manual_seed(0)
     random = tuple(torch.randn(PAIRS, generator=generator) for _ in range(2))
     sample = rows.subset(range(min(16, len(rows))))
@@ -139,10 +157,8 @@ def _answer_in_arithmetics(bench: Workbench, config: CostConfig) -> None:
     counts = {str(name): value for name, value in counter.get_flop_counts()["Global"].items()}
     share = {"attention": counts.get("aten.bmm", 0) / counter.get_total_flops()}
     share |= {"linear": 1 - share["attention"], "everywhere": 1.0}
-    known = {row["key"] for row in read_rows(path, ARITHMETIC_COLUMNS)}
     exact = bench.predict(rows).digits
-    for arithmetic, where in _combinations():
-        key = f"{config.source}-n{len(rows)}-{theta1['weight_hash']}-{arithmetic.name}-{where}"
+    for key, (arithmetic, where) in keys.items():
         if key in known:
             continue
         started = time.perf_counter()

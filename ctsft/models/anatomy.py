@@ -245,10 +245,3 @@ def anatomy(model: nn.Module) -> Anatomy:
         unembedding=model.get_output_embeddings(),
         norm_parameters=norm_parameters,
     )
-
-
-def head_outputs(layer: Layer, z: Tensor, head_dim: int) -> Tensor:
-    """W_O^h z_h of every head, [..., heads, hidden]; their sum (plus the bias) is the attention output."""
-    split = z.unflatten(-1, (-1, head_dim))
-    columns = layer.o.weight.unflatten(1, (-1, head_dim))
-    return torch.einsum("...hd,ohd->...ho", split, columns)

@@ -54,9 +54,9 @@ def refuse_other_model(folder: Path, model: str, weights: str) -> None:
 
 
 def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
-    """Stop where `folder` has rows of this task that were made from files with another content.
+    """Stop where `folder` has rows of this task that were made from files with another content, or read otherwise.
 
-    `hashes` are the sha256 of the files by language/split.
+    `hashes` are those of `StudyData.data_sha256`.
     """
     known = read_json(folder / DATA).get(task, {}) if (folder / DATA).is_file() else {}
     if not known:  # rows from before there was such a file: their settings say it
@@ -65,8 +65,9 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
     for name, sha256 in known.items():
         if hashes.get(name, sha256) != sha256:
             raise UserError(
-                f"the file of {task}/{name} has changed since the rows in {folder} were made (see {DATA} there). "
-                "Rows of both would be mixed: give another --output, or move the old rows away."
+                f"{task}/{name} has changed since the rows in {folder} were made, or task.json says to read it in "
+                f"another way (see {DATA} there). Rows of both would be mixed: give another --output, or move the old "
+                "rows away."
             )
 
 
@@ -90,7 +91,8 @@ def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[st
         except Damaged as error:
             set_aside(path, error)
             known = None
-        settings = json.loads(json.dumps(settings))
+        # What was asked for as "auto" or as a path stands there as what it came to, and is compared as that.
+        settings = json.loads(json.dumps({name: about.get(name, value) for name, value in settings.items()}))
         told: list[tuple[dict, dict]] = []
         # What an earlier run says in another way than `known` is a whole run again, to be told against this one.
         for run in [*(known | run for run in known.pop("earlier", [])), known] if known else []:

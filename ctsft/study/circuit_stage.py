@@ -58,7 +58,7 @@ def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: in
     seconds = time.perf_counter() - started
     relevance.about |= settings | about | {"seconds": round(seconds, 1), "created": now(), **bench.provenance}
     relevance.save(path)
-    return relevance
+    return Relevance.load(path)  # rounded as it is kept, so that this run and the next one choose the same heads
 
 
 def _stored(path: Path, theta1_hash: str) -> Relevance | None:

@@ -64,6 +64,7 @@ class StudyConfig:
     source_batch_size: int | None = None
     """Rows per optimizer step of the competence stage; without it --batch-size."""
     epochs: int = 5
+    """Epochs of the target stage."""
     batch_size: int = 16
     """Rows per optimizer step."""
     eval_batch: int = 32
@@ -98,7 +99,7 @@ class StudyConfig:
     """Precision of the computation (weights stay float32); auto is bfloat16 on a GPU, float32 on a CPU."""
     deterministic: bool = False
     """Let torch use deterministic algorithms alone: on a GPU the same seed then gives the same bits, in more time. An
-    operation that has none ends the run, and torch names it. Like the batch sizes, it makes no other cell."""
+    operation that has none ends the run, and torch names it. Like --micro-batch, it makes no other cell."""
     data_dir: Path | None = None
     """Folder with the data; without it (and without CTSFT_DATA_DIR) the data are downloaded."""
     output: Path = Path("results")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from itertools import product
 
 from ctsft.errors import UserError
+from ctsft.storage import digest
 from ctsft.study.config import StudyConfig
 from ctsft.tasks.checks import findings
 from ctsft.tasks.task import SPLITS, Rows, check_aligned, draw, pools
@@ -40,15 +42,22 @@ class StudyData:
         return self.rows[language, name]
 
     def data_sha256(self) -> dict[str, str]:
-        """Checksums of all splits of source and targets, whatever has been read of them so far."""
+        """Checksums of all splits of source and targets, whatever has been read of them so far.
+
+        Of a user's own task also that of which training rows are whose: `parallel` and `target_pool`.
+        """
         languages = {self.config.source, *self.config.targets}
         for pair in product(languages, SPLITS):
             self.split(*pair)
-        return {
+        hashes = {
             f"{language}/{name}": rows.sha256[:16]
             for (language, name), rows in sorted(self.rows.items())
             if language in languages
         }
+        whose = {"parallel": self.task.parallel, "target_pool": self.task.target_pool if self.task.parallel else None}
+        return (
+            hashes if self.task.published else hashes | {"task.json (parallel, target_pool)": digest(json.dumps(whose))}
+        )
 
     def _source_rows(self, train: Rows) -> Rows:
         """Where the rows of the competence stage come from: pool A, or the task's further rows when it is too small."""

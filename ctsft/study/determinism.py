@@ -4,8 +4,9 @@ On a CPU, with a fixed number of threads, that holds anyway. On a GPU some of th
 order their threads finish, and the last bits differ from run to run; --deterministic leaves these out.
 
 It is no part of a cell's key. A key names what is asked: model, data, arm, rate, seed. The algorithms answer it up to
-rounding, as do the batch sizes, checkpointing and the machine, which are in no key either; with it in the key, rows of
-one question would not pair, and a table begun without it would be run again. It stands in the settings beside the rows.
+rounding, as do the sizes of micro-batches and of batches in evaluation, checkpointing and the machine, which are in no
+key either; with it in the key, rows of one question would not pair, and a table begun without it would be run again. It
+stands in the settings beside the rows.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def disk(bench: Workbench, todo: Sequence[Theta1 | Scores | Cell]) -> str:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in bench.model.parameters())
     seeds = [stage.seed for stage in todo if isinstance(stage, Theta1)]
     new = sum(not theta1_paths(bench, seed)[1].is_file() for seed in seeds)
-    maps = sum(isinstance(stage, Scores) for stage in todo) * 4 * bench.anatomy.n_heads**2
+    maps = len({stage.seed for stage in todo if isinstance(stage, Scores)}) * 8 * bench.anatomy.n_heads**2
     answers = 2 * len(bench.split(bench.config.source, "test").examples)
     rows = sum(isinstance(stage, Cell) for stage in todo) * (ROW_BYTES + answers)
     return (

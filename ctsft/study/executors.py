@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
-from ctsft.memory import is_out_of_memory
+from ctsft.memory import failing_without_memory
 from ctsft.storage import locked, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
@@ -93,14 +93,12 @@ def settle(job: Job, cell: Cell, wait: bool = False) -> Outcome | None:
         note = folder / "failed" / f"{key}.json"
         started = time.perf_counter()
         try:
-            row, lines = run_cell(job.bench, job.tests, cell, key)
-        except (CellFailed, RuntimeError, MemoryError) as error:
-            if not isinstance(error, CellFailed) and not is_out_of_memory(error):
-                raise
-            reason = str(error) if isinstance(error, CellFailed) else f"out of memory ({str(error).splitlines()[0]})"
-            about = {"cell": key, "reason": reason, "git_commit": git_commit(), "created": now(), **versions()}
+            with failing_without_memory():
+                row, lines = run_cell(job.bench, job.tests, cell, key)
+        except CellFailed as error:
+            about = {"cell": key, "reason": str(error), "git_commit": git_commit(), "created": now(), **versions()}
             write_json(note, about)
-            return Outcome(key, "failed", reason)
+            return Outcome(key, "failed", str(error))
         with finishing():
             _write(job, key, row, lines)
             note.unlink(missing_ok=True)

@@ -22,9 +22,11 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
+from ctsft.memory import failing_without_memory
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
+from ctsft.study.data import StudyData
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import keep_data, opened
@@ -73,6 +75,11 @@ class FaithfulnessConfig(OneProcess):
         for name in self.known:
             if name not in CIRCUITS:
                 raise UserError(f"unknown circuit '{name}' in --known. Valid: {', '.join(CIRCUITS)}.")
+        fewest = len(self.effective_task.labels)
+        if min(self.row_counts, default=fewest) < fewest:
+            raise UserError(
+                f"--row-counts has {min(self.row_counts)}; {self.task} needs {fewest}, a row of every label."
+            )
         if not all(0 < size < 1 for size in (*self.sizes, *self.matched_sizes)):
             raise UserError("--sizes and --matched-sizes are shares of all heads and lie between 0 and 1.")
 
@@ -111,8 +118,8 @@ def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSe
 class Asked:
     """The sets of one seed, asked one after the other; finished ones are in the file already."""
 
-    def __init__(self, bench: Workbench, seed: int, path: Path):
-        self.bench, self.seed, self.path = bench, seed, path
+    def __init__(self, bench: Workbench, seed: int):
+        self.bench, self.seed = bench, seed
         self.config: FaithfulnessConfig = bench.config
         self.theta1 = bench.theta1_of(seed)
         self.maps: dict[str, Relevance] = {}
@@ -150,7 +157,7 @@ class Asked:
         bench, shape = self.bench, (len(self.bench.anatomy.layers), self.bench.anatomy.heads)
         if self.mean is None:
             # One mean for all scorers, aligned by offset, so that only the choice of heads differs.
-            self.mean = problem_of(bench, replace(self.config, scorer="cdt"), self.seed)[0].mean
+            self.mean = problem_of(bench, replace(self.config, scorer="cdt", scorers=("cdt",)), self.seed)[0].mean
         started = time.perf_counter()
         rows, answers, error = bench.prompts(wanted.language, "valid"), None, None
         try:
@@ -158,7 +165,8 @@ class Asked:
                 kept = np.full(shape, wanted.selection == "all")
             else:
                 kept = named(self.heads_of(wanted), shape)
-            with heads_at_mean(bench.loaded, self.mean, kept if wanted.direction == "knock_out" else ~kept):
+            out = kept if wanted.direction == "knock_out" else ~kept
+            with failing_without_memory(), heads_at_mean(bench.loaded, self.mean, out):
                 answers = bench.predict(rows)
         except CellFailed as reason:
             error = str(reason)
@@ -195,15 +203,22 @@ def stability_maps(bench: Workbench, seed: int) -> None:
     relevance_of(bench, replace(config, pool="shared"), seed, DEPTH, config.shares[0])
 
 
-def other_starts(config: FaithfulnessConfig) -> None:
-    """Score the heads of theta1 from other sources, and from other numbers of source rows."""
+def other_starts(config: FaithfulnessConfig) -> list[FaithfulnessConfig]:
+    """The same study from other sources, and from other numbers of source rows; UserError where rows are missing."""
     starts = [replace(config, n_source=rows) for rows in config.checkpoints]
     for language in config.other_sources:
         targets = tuple(other for other in (config.source, *config.targets) if other != language)
         starts.append(replace(config, source=language, targets=targets))
     for start in starts:
+        StudyData(start)
+    return starts
+
+
+def maps_from(starts: Sequence[FaithfulnessConfig]) -> None:
+    """Score the heads of their theta1."""
+    for start in starts:
         bench = Workbench(start)
-        for seed in config.seeds:
+        for seed in start.seeds:
             try:
                 relevance_of(bench, start, seed, DEPTH, start.shares[0])
             except CellFailed as error:
@@ -215,6 +230,7 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
     path = config.folder / f"{config.experiment}{SETS}"
     bench = opened(config)
     config = bench.config
+    starts = other_starts(config)
     known = read_rows(path, SET_COLUMNS)
     finished = {row["set"] for row in known}
     todo = [wanted for seed in config.seeds for wanted in plan(config, seed, bench.anatomy.n_heads)]
@@ -229,10 +245,9 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
     languages = (config.source, *config.targets)
     keep_data(bench, {f"{config.task}/{name}:valid": bench.split(name, "valid") for name in languages})
     about = {"model_hash": bench.loaded.weights, **bench.provenance}
-    write_settings(config.folder / f"{config.experiment}.config.json", config.to_dict(), about)
     with tqdm(todo, unit="set", disable=None) as bar:
         for seed in config.seeds:
-            asked = Asked(bench, seed, path)
+            asked = Asked(bench, seed)
             mine = [wanted for wanted in todo if wanted.seed == seed]
             again = asked.is_another_theta1(known, mine)
             # A curve has one theta1: what another machine has begun is not completed on ours.
@@ -241,7 +256,11 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
                     f"seed {seed}: sets of another theta1 are in {path}, so the others are not asked of ours "
                     f"({asked.theta1['weight_hash']}). Give another --output to ask all of them of it."
                 )
-            for wanted in (*asked.tuned, *(asked.ends() if asked.tuned else ())) if again else (*mine, *asked.tuned):
+            tuned = (*asked.tuned, *(asked.ends() if asked.tuned else ()))
+            wanted_here = tuned if again else (*mine, *asked.tuned)
+            if any(asked.key(wanted) not in finished for wanted in wanted_here):
+                write_settings(config.folder / f"{config.experiment}.config.json", config.to_dict(), about)
+            for wanted in wanted_here:
                 if asked.key(wanted) not in finished:
                     append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
                 bar.update()
@@ -249,7 +268,7 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
                 relevance_of(bench, config, seed, DEPTH, config.shares[0])
             else:
                 stability_maps(bench, seed)
-    other_starts(config)
+    maps_from(starts)
     run_known(
         config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.known_seeds or config.seeds
     )

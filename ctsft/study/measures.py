@@ -57,18 +57,20 @@ def tests_of(folder: Path) -> dict[str, set[str]]:
 
 def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: Predictions) -> None:
     """Measure the model as it is now, the cell's arm tuned, and write the file. `target`: its answers on the target."""
-    arm, config = get_arm(cell.arm), bench.config
+    arm, config, path = get_arm(cell.arm), bench.config, path_of(bench.config.folder, key)
+    # What an earlier run has asked too is asked again, so that no answer is lost.
+    asked = dict.fromkeys([*(read_json(path)["related"] if path.is_file() else ()), *config.bystanders])
     trained_on = None
     if cell.n_target:
         rows = bench.training_rows(replace(arm, extra_rows=None), cell)
         trained_on = share_right(bench.predict(rows).digits, digits(rows.labels))
     languages = [config.source, cell.target]
-    languages += [test.partition("/")[2] for test in config.bystanders if test.startswith(f"{config.task}/")]
+    languages += [test.partition("/")[2] for test in asked if test.startswith(f"{config.task}/")]
     content = {
         "cell": key,
         "target_probabilities": per_mille(probabilities(target.logits)),
         "train_accuracy": trained_on,
-        "related": {test: tests.answers(test) for test in config.bystanders if test != f"{config.task}/{cell.target}"},
+        "related": {test: tests.answers(test) for test in asked if test != f"{config.task}/{cell.target}"},
         "bits_per_byte": {}
         if arm.classifier
         else {
@@ -79,7 +81,7 @@ def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: P
         "git_commit": bench.provenance["git_commit"],
         "created": now(),
     }
-    write_json(path_of(config.folder, key), content)
+    write_json(path, content)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

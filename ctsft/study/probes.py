@@ -1,4 +1,5 @@
-"""What a cell does beside its row: the answers to related tests before and after tuning, epoch by epoch."""
+"""What a cell does beside its row: answers before and after tuning to related tests, target and source; with --by-epoch
+those to the last two after every epoch."""
 
 from __future__ import annotations
 

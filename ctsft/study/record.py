@@ -33,12 +33,21 @@ TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOW
 
 
 def _unit(row: Mapping[str, str], columns: Sequence[str]) -> str:
-    """What is measured as one, and replaced as one: a cell, a set of heads, a known circuit with seed and scorer."""
-    return "-".join(row[name] for name in (columns[:3] if columns == KNOWN_COLUMNS else columns[:1]))
+    """What is measured as one, and replaced as one: a cell, its answers to a test after an epoch, a set of heads, a
+    known circuit with seed and scorer."""
+    return "-".join(row[name] for name in (columns[:3] if columns in (KNOWN_COLUMNS, PROBE_COLUMNS) else columns[:1]))
 
 
 def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     """All rows of a results file as text; none where there is no file yet. Damaged names the first faulty line."""
+    try:
+        return _whole(path, columns)
+    except Damaged:
+        with locked(path):  # another process may have been between its two writes, of checksums and of rows
+            return _whole(path, columns)
+
+
+def _whole(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     rows = []
     for line, row in _lines(path, columns):
         if isinstance(row, str):
@@ -108,11 +117,11 @@ def append_rows(
     text = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in new]
     with locked(path):
         measured = {_unit(row, columns) for row in text}
-        rows = [row for row in read_rows(path, columns) if _unit(row, columns) not in measured]
+        rows = [row for row in _whole(path, columns) if _unit(row, columns) not in measured]
         rank = {cell: number for number, cell in enumerate(order)}
         for row in text:
-            own = rank.get(_unit(row, columns), len(rank))
-            later = (place for place, other in enumerate(rows) if rank.get(_unit(other, columns), -1) > own)
+            own = rank.get(row[columns[0]], len(rank))
+            later = (place for place, other in enumerate(rows) if rank.get(other[columns[0]], -1) > own)
             rows.insert(next(later, len(rows)), row)
         table = _table(rows, columns)
         lines = table.split("\n")[1:-1]
@@ -134,14 +143,18 @@ def mend(folder: Path) -> None:
     """Set damaged results files of `folder` aside, and keep their good rows; the other cells are then run again."""
     for path in sorted(folder.glob("*.csv")):
         columns = TABLES.get("".join(path.suffixes))
-        if columns is None:
-            continue
-        with locked(path):
-            lines = _lines(path, columns)
-            faults = [f"{path}, line {line}: {row}." for line, row in lines if isinstance(row, str)]
-            if faults:
-                set_aside(path, faults[0], copy=True)
-                write_atomic(path, _table([row for _, row in lines if isinstance(row, dict)], columns))
+        if columns is not None:
+            mend_table(path, columns)
+
+
+def mend_table(path: Path, columns: Sequence[str]) -> None:
+    """The same for one file of these columns."""
+    with locked(path):
+        lines = _lines(path, columns)
+        faults = [f"{path}, line {line}: {row}." for line, row in lines if isinstance(row, str)]
+        if faults:
+            set_aside(path, faults[0], copy=True)
+            write_atomic(path, _table([row for _, row in lines if isinstance(row, dict)], columns))
 
 
 def read_cells(folder: Path, first: str = "") -> dict[str, dict[str, str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
+from ctsft.memory import failing_without_memory
 from ctsft.report.self_training import self_training
 from ctsft.storage import read_json, write_json
 from ctsft.study.beside import write_settings
@@ -29,7 +30,7 @@ from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.opening import keep_data, opened
 from ctsft.study.probes import share_right
 from ctsft.study.provenance import now
-from ctsft.study.record import append_rows, read_cells, read_rows
+from ctsft.study.record import append_rows, mend_table, read_cells, read_rows
 from ctsft.study.spread import spread
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
@@ -70,6 +71,7 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
     """
     bench = opened(config)
     config = bench.config
+    mend_table(config.table, COLUMNS)
     known = {row["chain"] for row in read_rows(config.table, COLUMNS)}
     chains = chains_of(bench, config)
     left = [chain for chain in chains if chain.name not in known]
@@ -83,7 +85,8 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
     failed = 0
     for chain in tqdm(left, unit="chain", disable=None):
         try:
-            lines = generations(bench, config, chain)
+            with failing_without_memory():
+                lines = generations(bench, config, chain)
         except CellFailed as error:
             failed += 1
             print(f"failed: {chain.name}: {error}", file=sys.stderr)

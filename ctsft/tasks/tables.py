@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,8 @@ class Table:
             lines.append(Line(number, **line))
         if not lines:
             raise UserError(f"{where} has no rows.")
+        if columns:  # the same file, read in another way, has other rows
+            sha256 = hashlib.sha256(json.dumps([sha256, dict(columns)], sort_keys=True).encode()).hexdigest()
         return cls(where, tuple(lines), "pair" in chosen, sha256)
 
     def rows(self, language: str, split: str, labels: tuple[str, ...], paired: bool) -> Rows:
