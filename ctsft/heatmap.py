@@ -9,6 +9,7 @@ import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.relevance import Relevance
+from ctsft.errors import UserError
 from ctsft.heads import Head
 
 RESET = "\x1b[0m"
@@ -45,13 +46,19 @@ def _background(size: float) -> str:
     return f"\x1b[48;2;{red};{green};{blue}m\x1b[30m"
 
 
-def picture(relevance: Relevance, share: float, path: Path) -> None:
-    """The same as a figure, with the circuit's depths outlined; the ending of `path` chooses the format."""
+def picture(relevance: Relevance, depth: int, share: float, path: Path) -> None:
+    """The same as a figure, with the circuit's depths outlined; the ending of `path` chooses the format.
+
+    Raises UserError for an ending that is no picture's.
+    """
     from ctsft.report.figures.circuits import relevance_figure
     from ctsft.report.rows import Results
 
     empty = pd.DataFrame()
-    figure = relevance_figure(Results(path.parent, empty, empty, [relevance]), share)
+    figure = relevance_figure(Results(path.parent, empty, empty, [relevance]), share, depth)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise UserError(f"'{path.name}' is no picture: its name must end in one of .{', .'.join(sorted(known))}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=200)
 

@@ -137,11 +137,14 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
         for generation, right in enumerate((0.7, last))
     ]
-    about = dict(
-        dtype="float32", target="d70", n_target=25, rates="0.001", lr=1e-3, human=False, seed=31, gold_entropy=1.5
-    )
-    rows = pd.DataFrame(chains).assign(**about, gold=[np.ones(400, int)] * 4)
-    assert module.by_generations("B6", ASKED["B6"], rows).verdict == verdict
+    about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
+    rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, gold=[np.ones(400, int)] * 4)
+    judged = module.by_generations("B6", ASKED["B6"], rows)
+    assert judged.verdict == verdict
+    # A seed that one of the two arms has not finished waits.
+    begun = rows[(rows["arm"] == "full") | (rows["generation"] == 0)].assign(seed=777)
+    assert module.by_generations("B6", ASKED["B6"], pd.concat([rows, begun])) == judged
+    assert module.by_generations("B6", ASKED["B6"], begun).verdict == "not run"
 
 
 def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path):

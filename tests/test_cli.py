@@ -349,6 +349,8 @@ def test_show_prints_and_draws(work, tmp_path, capsys):
         (["evaluate", "--model", "demo", "--task", "nusaxx", "--language", "d30"], "unknown task 'nusaxx'"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "x"], "unknown language 'x'"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--device", "gpu"], "unknown device"),
+        (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--device", "meta"], "not supported"),
+        (["show", "{work}/scores", "--png", "{new}.xyz"], "is no picture: its name must end in"),
         (["evaluate", "--model", "demo", "--task", "demo", "--language", "d30", "--delta", "{work}/delta"], "made on"),
         (["predict", "--model", "demo", "--input", "x.csv"], "neither a delta nor the checkpoint says"),
         (["predict", "--model", "{work}/theta1", "--input", "x.csv"], "cannot open x.csv"),

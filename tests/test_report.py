@@ -23,6 +23,7 @@ from ctsft.errors import UserError
 from ctsft.heads import Head
 from ctsft.report import claims, summary
 from ctsft.report.__main__ import figures_of, tables_of
+from ctsft.report.__main__ import main as report_main
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
@@ -729,6 +730,33 @@ def test_verdicts_follow_the_rows(folder):
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------
+
+
+def test_a_study_that_has_only_begun_is_drawn_and_judged(tmp_path):
+    """Nothing but zero-shot cells is done, and no circuit was asked whether it is faithful."""
+    folder = shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("cache", "0[346]*", "*.sha256"))
+    for name, column, begun in (
+        ("01_nusax_transfer.csv", "arm", {"zero_shot"}),
+        ("02_xnli_generalization.csv", "arm", {"zero_shot"}),
+        ("05_faithfulness.sets.csv", "selection", {"none", "all"}),
+    ):
+        rows = pd.read_csv(folder / name, dtype=str, keep_default_na=False)
+        rows[rows[column].isin(begun)].to_csv(folder / name, index=False)
+    results = Results.read(folder)
+    assert tables_of(results)
+    assert figures_of(results)
+    judged = {judgement.claim: judgement.verdict for judgement in claims.judge(results)}
+    assert {judged[claim] for claim in ("C1", "C2", "C3a", "C3b", "C5", "C6", "C8")} == {"not run"}
+    plt.close("all")
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path, monkeypatch, capsys):
+    other = shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("cache"))
+    monkeypatch.setattr(sys, "argv", ["report", str(DEMO), str(other)])
+    with pytest.raises(SystemExit) as ended:
+        report_main()
+    assert ended.value.code == 2
+    assert "two results folders have the same name" in capsys.readouterr().err
 
 
 def test_every_figure_is_drawn_from_the_demo(demo):

@@ -29,9 +29,26 @@ from ctsft.study.record import read_rows
 from ctsft.study.self_training import COLUMNS, run_self_training
 from ctsft.study.spread import entropy, spread
 from ctsft.study.workbench import Workbench
+from ctsft.tasks.task import digits, from_digits
 from ctsft.tuning.arms import get_arm
 
 PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "08_self_training.py"))["PRESETS"]
+
+
+GENERATION = module._generation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def turning():
+    """So small a model gives all rows one label, and its chains would come to rest at once: here the labels turn."""
+
+    def turned(bench, config, cell, human, number, labels):
+        made = GENERATION(bench, config, cell, human, number, labels)
+        return made | {"labels": digits((from_digits(made["labels"]) + number) % 3)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_generation", turned)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +115,7 @@ def test_each_generation_learns_from_the_last_ones_labels(config, rows, monkeypa
     module.generations(bench, replace(config, output=tmp_path), alone)
     assert [len(training) for training in seen] == [15, 30, 30]
     assert seen[1].labels == given[0]
-    assert seen[2].labels == given[1]
+    assert seen[2].labels == tuple((label + 1) % 3 for label in given[1])
     assert set(seen[1].ids) <= set(bench.pool_a)
     assert set(seen[0].ids) <= set(bench.pools_b[alone.cells[0].target])
 
@@ -127,6 +144,37 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
     same = ("chain", "generation", "n_rows", "predictions", "source_predictions", "pseudo_accuracy", "confidence")
     found = read_rows(again.table, COLUMNS)
     assert {tuple(row[name] for name in same) for row in found} == {tuple(row[name] for name in same) for row in mine}
+
+
+def test_a_generation_that_gives_back_what_it_learned_is_where_a_chain_rests(config, monkeypatch, tmp_path):
+    """The next one would start from theta1 and learn the same again: it is written down, not tuned."""
+    tuned, honest = [], module._kept
+
+    def step(bench, config, cell, human, number, labels):
+        tuned.append((human, number))
+        return GENERATION(bench, config, cell, human, number, labels)
+
+    def never_the_same(*asked):
+        made = honest(*asked)
+        return made | {"labels": Fresh(made.get("labels", ""))}
+
+    monkeypatch.setattr(module, "_generation", step)
+    for output, kept in ((tmp_path / "rest", honest), (tmp_path / "all", never_the_same)):
+        monkeypatch.setattr(module, "_kept", kept)
+        assert run_self_training(replace(config, seeds=(31,), arms=("full",), generations=3, output=output)) == 0
+    assert tuned == [(False, 0), (False, 1), (True, 1), (False, 0), *((h, n) for h in (False, True) for n in (1, 2, 3))]
+    short, whole = (read_rows(replace(config, output=tmp_path / name).table, COLUMNS) for name in ("rest", "all"))
+    same = [name for name in COLUMNS if name != "created"]
+    assert [[row[name] for name in same] for row in short] == [[row[name] for name in same] for row in whole]
+
+
+class Fresh(str):
+    """Labels that equal no others."""
+
+    def __eq__(self, other):
+        return False
+
+    __hash__ = str.__hash__
 
 
 def test_a_chain_that_does_not_fit_fails_alone(config, rows, monkeypatch, tmp_path, capsys):

@@ -48,7 +48,10 @@ class Predict:
         delta = load_delta(self.delta) if self.delta else None
         loaded = self.using.load()
         checkpoint = about_checkpoint(self.using.model)
-        about = delta.about if delta else checkpoint
+        # A delta that was made in a loop of one's own may say nothing of the task that the checkpoint was tuned on.
+        about = (
+            {name: checkpoint[name] for name in ("task",) if name in checkpoint} | delta.about if delta else checkpoint
+        )
         if "task" not in about:
             raise UserError("neither a delta nor the checkpoint says which labels to give: tune with `ctsft tune`.")
         task = task_of(about["task"])
@@ -128,6 +131,9 @@ def _writing(name: str) -> Iterator[IO[str]]:
         yield sys.stdout
         return
     partial = Path(f"{name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        yield file
-    os.replace(partial, name)
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(partial, name)
+    except OSError as error:
+        raise UserError(f"cannot write {name}: {error.strerror or error}.") from error

@@ -30,5 +30,5 @@ class Show:
         relevance = load_scores(self.scores)
         print(terminal(relevance, self.depth, self.share, in_colour()))
         if self.png:
-            picture(relevance, self.share, self.png)
+            picture(relevance, self.depth, self.share, self.png)
             print(f"picture: {self.png}")

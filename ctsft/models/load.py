@@ -95,8 +95,12 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device '{name}'. Valid: auto, cpu, cuda, cuda:<number>.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"the device '{name}' is not supported. Valid: auto, cpu, cuda, cuda:<number>.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda was asked for, but torch sees no GPU here. Use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name} was asked for, but torch sees {torch.cuda.device_count()} GPU(s) here.")
     return device
 
 

@@ -123,6 +123,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="write one self-contained HTML page here, and nothing else")
     arguments = parser.parse_args()
     try:
+        names = [folder.resolve().name for folder in arguments.results]
+        if len(set(names)) < len(names):
+            raise UserError("two results folders have the same name, which names tables and figures: rename one.")
         folders = [Results.read(folder) for folder in arguments.results]
         if arguments.page:
             tables = {results.preset: tables_of(results) for results in folders}

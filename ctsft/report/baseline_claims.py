@@ -108,19 +108,24 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
 
 def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:
     """`rows`: those of `read_self_training`."""
-    alone = pick(on_the_first_ground(rows), human=False) if len(rows) else rows
-    sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)] if len(rows) else [rows] * 2
-    if any(side.empty for side in sides):
-        return not_run(claim, f"{asked.first} and {asked.second} of script 08")
+    missing = f"{asked.first} and {asked.second} of script 08, to the same generation"
+    if rows.empty:
+        return not_run(claim, missing)
+    alone = pick(on_the_first_ground(rows), human=False)
+    sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)]
+    last = pd.concat(sides)["generation"].max()
+    common = set.intersection(*(set(side.loc[side["generation"] == last, "seed"]) for side in sides))
+    if not common:
+        return not_run(claim, missing)
+    sides = [side[side["seed"].isin(common)] for side in sides]
     value = paired_difference(*(_lost(side) for side in sides))
-    ends = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
-    number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {ends}"
+    told = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
+    number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {told}"
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
     data = (
         f"{one['target']}, {one['n_target']} human rows at first, {one['unlabelled']} rows of the model's own labels "
-        f"later; seeds {seeds}; {len(one['gold'])} rows; "
-        f"in {one['dtype']}"
+        f"later; seeds {seeds}; {len(one['gold'])} rows; in {one['dtype']}"
     )
     verdict = _verdict(value, asked.threshold)
     # Where the other arm does not decay there is no decay to slow down, whatever else the generations gain.

@@ -19,6 +19,16 @@ BASELINES_FOLLOW = (
 )
 
 
+# What is said of folders of these names.
+ABOUT = {
+    "demo": "`demo` is a micro model on constructed languages: it shows that the machinery works, and says nothing "
+    "about the paper.",
+    "small": "`small` was run on one GPU; the paper's model is Qwen2.5-0.5B, which was not run there.",
+    "cpu": "`cpu` was run on CPUs before `small`, and is of the same model; where one of them has not run a claim's "
+    "rows and the other has, only the other is told.",
+}
+
+
 def judged_together(folders: Iterable[Results]) -> list[tuple[Results, list[Judgement]]]:
     """Every folder with its verdicts; *not run* is left out where a folder `akin` to it has run the rows or said so."""
     found = [(results, [*judge(results), *judge_baselines(results)]) for results in folders]
@@ -56,11 +66,10 @@ def claims_page(folders: Iterable[Results]) -> str:
         "accuracy. The rules are in `ctsft/report/claims.py`; some were written after the demo's rows had been seen, "
         "and this is no pre-registration. Only targets with as many seeds as any other are pooled, which was decided "
         "after Minangkabau's one seed had been seen. Of two arms that were run at other learning rates, those that "
-        "both had on a target and seed count (decided when a GPU's time had ended before the last cells). `demo` is a "
-        "micro model on constructed languages: it shows that the machinery works, and says nothing about the paper. "
-        "`small` was run on one GPU, `cpu` before it on CPUs; both are of the same model, and where one of them has "
-        "not run a claim's rows and the other has, only the other is told. The paper's model is Qwen2.5-0.5B, which "
-        "was not run here.\n",
+        "both had on a target and seed count (decided when a GPU's time had ended before the last cells). C4 has two "
+        f"thresholds: supported where the whole loss lies above 0, contradicted where it lies below {MARGIN}.",
+        *(words for preset, words in ABOUT.items() if preset in judged),
+        "",
     ]
     for claim, words in (CLAIMS | BASELINE_CLAIMS).items():
         if claim == next(iter(BASELINE_CLAIMS)):

@@ -27,14 +27,17 @@ def verdicts(folders: Sequence[Results]) -> str:
     real = [results for results in folders if results.preset != "demo" and results.of(EXPERIMENT)]
     demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
     said = [(results, judge(results), judge_otherwise(results)) for results in real]
-    lines = [("the paper claims", *(f"{results.model}, real text" for results in real), "demo"), ("---",) * 3]
+    lines = [
+        ("the paper claims", *(f"{results.model}, real text" for results in real), "demo"),
+        ("---",) * (len(real) + 2),
+    ]
     for claim, words in CLAIMS.items():
         cells = []
         for _, own, others in said:
             told = [_told(j) for j in own if j.claim == claim]
             told += [f"{which}: {_told(j)}" for which, j in others if j.claim == claim and j.number != "–"]
             cells.append("<br>".join(told))
-        lines.append((f"{claim}. {words}", *cells, demo[claim]))
+        lines.append((f"{claim}. {words}", *cells, demo.get(claim, "not run")))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

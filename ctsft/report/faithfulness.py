@@ -37,9 +37,9 @@ class Faithfulness:
 
     @classmethod
     def read(cls, folder: Path) -> Faithfulness | None:
-        """None where script 05 has not run."""
+        """None where script 05 has not run, or not far enough to have asked of a circuit."""
         lines = [line for path in sorted(folder.glob(f"*{SETS}")) for line in read_rows(path, SET_COLUMNS)]
-        if not lines:
+        if not any(line["selection"] == "circuit" and not line["circuit"] for line in lines):
             return None
         gold = labels_by_test(folder)
         sets = pd.DataFrame(lines).drop_duplicates("set")

@@ -34,10 +34,9 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
         if line["arm"] == "zero_shot":
             continue
         here = pick(rows, **line)
-        zero = rows[(rows["arm"] == "zero_shot") & (rows["target"] == line["target"])]
-        full = pick(
-            rows, **(line | {"arm": "full", "depth": None, "n_source": line["n_source"] or rows["n_source"].max()})
-        )
+        start = line["n_source"] or rows["n_source"].max()
+        zero = pick(rows, arm="zero_shot", target=line["target"], n_source=start)
+        full = pick(rows, **(line | {"arm": "full", "depth": None, "n_source": start}))
         both = before_and_after(here, zero) if len(here) else None
         fair = line["arm"] != "full" and equal_rates(here, full, results.rows)
         against = paired(here, full, SOURCE) if len(here) and fair else None
@@ -114,7 +113,7 @@ def related_cells(results: Results) -> pd.DataFrame:
         ["n_target", "arm", "depth", "test"], dropna=False
     ):
         # A mean over targets needs the same seeds in all of them.
-        whole = here.groupby("target")["seed"].nunique().nunique() == 1
+        whole = len({tuple(sorted(set(seeds))) for _, seeds in here.groupby("target")["seed"]}) == 1
         after = np.mean([stack(right(g)) for _, g in here.groupby("target")], axis=0) if whole else None
         table.append(
             {
@@ -146,7 +145,7 @@ def plane(results: Results) -> pd.DataFrame:
 
     In front: no arm of its panel is as good in both and better in one.
     """
-    rows = by_a_model(at_papers_share(at_validated_rate(results.rows)))
+    rows = by_a_model(at_papers_share(at_validated_rate(results.from_most_source_rows().rows)))
     zero = rows[rows["arm"] == "zero_shot"]
     points = []
     for setting in rows.loc[rows["arm"] != "zero_shot", KEYS].drop_duplicates().to_dict("records"):

@@ -14,9 +14,13 @@ from ctsft.study.measures import measured, read_measures
 
 
 def odyssey_results(folder: Path) -> Results | None:
-    """What script 06 ran; of cells that another script ran too, its own rows, which fit its measurements."""
+    """What script 06 ran from the most source rows.
+
+    Of cells that another script ran too, its own rows, which fit its measurements.
+    """
     results = Results.read(folder, ODYSSEY)
-    return results.only(_asked(results.rows, measured(folder))).of(ODYSSEY)
+    found = results.only(_asked(results.rows, measured(folder))).of(ODYSSEY)
+    return found and found.from_most_source_rows()
 
 
 def odyssey_rows(results: Results) -> pd.DataFrame:

@@ -111,7 +111,8 @@ def source_sanity(results: Mapping[str, Results]) -> pd.DataFrame:
     for preset, title in BESIDE.items():
         zero = None
         if preset in results:
-            zero = pick(of_the_paper(results[preset]), arm="zero_shot").drop_duplicates("seed")
+            rows = of_the_paper(results[preset])
+            zero = pick(rows[rows["source"] == "indonesian"], arm="zero_shot").drop_duplicates("seed")
         told = "not run" if zero is None else interval(accuracy(zero, SOURCE))
         table[title] = [told if arm == "competence" else GAP for arm in table["arm"]]
         table[f"seeds, {preset}"] = [

@@ -15,7 +15,7 @@ import pandas as pd
 from ctsft.report.judging import by_interval
 from ctsft.report.render import GAP, Table, change, described, interval, markdown
 from ctsft.report.rows import labels_by_test
-from ctsft.report.stats import mean_interval, paired_difference
+from ctsft.report.stats import Difference, mean_interval, paired_difference
 from ctsft.report.transfer import pick
 from ctsft.study.spread import entropy
 from ctsft.tasks.task import from_digits
@@ -59,19 +59,26 @@ def stacked(rows: pd.DataFrame, column: str = "right") -> np.ndarray:
     return np.stack(list(rows.sort_values("seed")[column])).astype(float)
 
 
+def against_first(chain: pd.DataFrame, generation: int) -> Difference:
+    """Accuracy in `generation` minus that in generation 0, on the seeds that have come so far."""
+    here, first = pick(chain, generation=generation), pick(chain, generation=0)
+    return paired_difference(stacked(here), stacked(first[first["seed"].isin(here["seed"])]))
+
+
 def fate(chain: pd.DataFrame) -> str:
     """What became of a chain (all seeds of one setting) by its last generation: collapsed, decayed, or held.
 
     A dip on the way that later generations make good is no end.
     """
-    first, numbers = pick(chain, generation=0), range(1, int(chain["generation"].max()) + 1)
-    changes = {n: paired_difference(stacked(pick(chain, generation=n)), stacked(first)) for n in numbers}
+    numbers = range(1, int(chain["generation"].max()) + 1)
+    changes = {n: against_first(chain, n) for n in numbers}
     gone = [n for n, value in changes.items() if by_interval(value, 0, 0) == "contradicted"]
     if not gone or gone[-1] != numbers[-1]:
         return "held"
     since = next(n for n in reversed(numbers) if n - 1 not in gone)
     last = pick(chain, generation=numbers[-1]).set_index("seed")["label_entropy"]
-    narrow = int((last < first.set_index("seed")["label_entropy"] / 2).sum())
+    first = pick(chain, generation=0).set_index("seed")["label_entropy"].reindex(last.index)
+    narrow = int((last < first / 2).sum())
     return f"collapsed from {since} ({narrow} of {len(last)} seeds)" if narrow else f"decayed from {since}"
 
 
@@ -81,10 +88,9 @@ def self_training_cells(folder: Path) -> pd.DataFrame:
     table = []
     for _, setting in rows[KEYS].drop_duplicates().iterrows() if len(rows) else []:
         chain = pick(rows, **setting.to_dict())
-        first = pick(chain, generation=0)
         end = fate(chain)
         for generation, here in chain.groupby("generation"):
-            against = paired_difference(stacked(here), stacked(first)) if generation else None
+            against = against_first(chain, generation) if generation else None
             table.append(
                 {
                     "target": setting["target"],

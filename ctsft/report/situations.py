@@ -21,8 +21,7 @@ from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.render import GAP, change, fraction
 from ctsft.report.rows import Results
-from ctsft.report.self_training import KEYS, fate, read_self_training, stacked
-from ctsft.report.stats import paired_difference
+from ctsft.report.self_training import KEYS, against_first, fate, read_self_training
 from ctsft.report.transfer import about, pick
 from ctsft.tuning.arms import ARMS
 
@@ -144,13 +143,12 @@ def own_labels(folder: Path) -> list[str]:
     lines = []
     for setting in rows[KEYS].drop_duplicates().to_dict("records"):
         chain = pick(rows, **setting)
-        last, first = (pick(chain, generation=end(chain["generation"])) for end in (max, min))
+        last = chain["generation"].max()
         kept = "the former kept in the mix" if setting["human"] else "the former only at first"
         lines.append(
             f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} human rows and "
             f"{setting['unlabelled']} without labels, {kept} ({setting['dtype']}): "
-            f"{fate(chain)}; generation {last['generation'].iloc[0]} against 0: "
-            f"{change(paired_difference(stacked(last), stacked(first)))}."
+            f"{fate(chain)}; generation {last} against 0: {change(against_first(chain, last))}."
         )
     return lines
 

@@ -105,7 +105,9 @@ TO_A_USER = {
 def weakest(results: Results) -> Iterator[str]:
     """What limits the rows of one folder, in sentences."""
     main = results.of(EXPERIMENT)
-    yield f"One model, {results.model}; the paper's is Qwen2.5-0.5B, which was not run."
+    papers_model = "Qwen2.5-0.5B"
+    other = "" if papers_model in results.model else f"; the paper's is {papers_model}, which was not run"
+    yield f"One model, {results.model}{other}."
     if main is None:
         yield "Script 01 has no rows here."
         if "index" in set(results.rows["ties"]):

@@ -29,7 +29,11 @@ def difficulty(zero_shot: pd.DataFrame, column: str = "accuracy") -> pd.Series:
 
 
 def by_the_papers_rule(rows: pd.DataFrame, zero_shot: pd.DataFrame) -> pd.DataFrame:
-    """The circuit's rows where the transfer is hard, near-zero's where it is easy, by zero-shot on validation rows."""
+    """The circuit's rows where the transfer is hard, near-zero's where it is easy.
+
+    Hard by zero-shot accuracy on the target's validation rows, over theta1's on the source's test rows, which are no
+    target rows (where languages are parallel, they are translations of the target's test rows).
+    """
     hard = difficulty(zero_shot, "valid_accuracy") > HARD
     wanted = rows["seed"].map(hard).map({True: "circuit", False: "near_zero"})
     return rows[rows["arm"] == wanted]
@@ -129,7 +133,8 @@ def surface(results: Results) -> pd.DataFrame:
     Only points that every target has at every seed, so that no mean is over different ground.
     """
     arms = ["circuit", "near_zero", "bottom", "random"]
-    rows = results.rows[results.rows["arm"].isin(arms)]
+    rows = results.from_most_source_rows().rows
+    rows = rows[rows["arm"].isin(arms)]
     keys = ["n_target", "arm", "depth", "share", "lr"]
     whole = rows.groupby("n_target")[["target", "seed"]].apply(lambda g: len(g.drop_duplicates()))
     points = (
@@ -149,7 +154,7 @@ def surface(results: Results) -> pd.DataFrame:
 
 def sweep_cells(results: Results) -> pd.DataFrame:
     """Accuracy by share of heads, every arm at its validated learning rate; targets are averaged."""
-    rows = at_validated_rate(results.rows)
+    rows = at_validated_rate(results.from_most_source_rows().rows)
     rows = rows[rows["share"].notna()]
     table = []
     for (n, arm, depth, share), here in rows.groupby(["n_target", "arm", "depth", "share"]):
@@ -203,8 +208,9 @@ def tradeoff_tables(results: Results) -> list[Table]:
             "permutation of rows, Holm-corrected over the table's lines, and speaks of "
             "these checkpoints alone. `difficulty` is 1 - zero-shot accuracy / "
             "accuracy on the source. Arms with other learning rates to choose from are not compared. "
-            "Paper's rule: the circuit where more than a third is lost (on validation), else "
-            "near-zero. `ct_sft`: the better on validation. `oracle`: the better on test, which nobody can know. "
+            "Paper's rule: the circuit where more than a third is lost (from the source's test rows to the target's "
+            "validation rows), else near-zero. `ct_sft`: the better on validation. `oracle`: the better on test, which "
+            "nobody can know. "
             f"{correlation_text(results)}",
             tradeoff_cells(results),
         ),

@@ -149,12 +149,19 @@ def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
 
 
 def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> list[dict]:
-    """One chain, a line per generation; those that are known from before are not tuned again."""
+    """One chain, a line per generation; those that are known from before are not tuned again.
+
+    Every generation starts from theta1, so one that gives the very labels that it learned from is where a chain ends:
+    those behind it repeat it.
+    """
     cell, start = _preferred(bench, config, chain)
-    known, lines = start, []
+    known, lines, learned_from = start, [], None
     for number in range(config.generations + 1):
-        if number:
-            labels = tuple(from_digits(known["labels"]).tolist())
+        if number and known["labels"] == learned_from:  # it gave back what it learned: the next would be the same again
+            known = known | {"line": known["line"] | {"generation": number}}
+        elif number:
+            learned_from = known["labels"]
+            labels = tuple(from_digits(learned_from).tolist())
             make = partial(_generation, bench, config, cell, chain.human, number, labels)
             known = _kept(config, chain.kept_as(number), make)
         lines.append(known["line"] | {"chain": chain.name, "rates": chain.rates, "human": chain.human})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 
 from ctsft.errors import UserError
 from ctsft.models.load import Loaded
@@ -29,11 +30,14 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
 
     `about` goes into ctsft.json beside the weights, where `ctsft predict` finds the prompt and the temperature.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; give a new folder.")
-    cast("PreTrainedModel", loaded.model).save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    try:
+        cast("PreTrainedModel", loaded.model).save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the checkpoint to {folder}: {error}.") from error
     if about:
         write_json(folder / ABOUT, dict(about))
 
@@ -49,7 +53,7 @@ def merge(loaded: Loaded, delta: HeadDelta, folder: str | Path) -> None:
 
 def about_checkpoint(folder: str | Path) -> dict:
     """What `export` wrote of a checkpoint; empty for a checkpoint from elsewhere."""
-    path = Path(folder) / ABOUT
+    path = Path(folder).expanduser() / ABOUT
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:

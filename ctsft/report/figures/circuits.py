@@ -26,17 +26,19 @@ def _start(relevance: Relevance) -> str:
     return f"{relevance.about['source']} ({rows})" if rows else relevance.about["source"]
 
 
-def depths_of(relevance: Relevance, share: float) -> list[list[Head]]:
-    """The heads of depth 0, 1, 2, as far as the stored scores to inner heads allow."""
-    return known_frontiers(relevance, 2, heads_per_depth(relevance.logits.size, share))
+def depths_of(relevance: Relevance, share: float, depth: int = 2) -> list[list[Head]]:
+    """The heads of each depth up to `depth`, as far as the stored scores to inner heads allow."""
+    return known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, share))[: depth + 1]
 
 
-def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
+def relevance_figure(results: Results, share: float = 0.02, depth: int = 2) -> plt.Figure | None:
     """Score of every head to the logits, layers x heads, one panel a map; the circuit's depths are outlined."""
     maps = results.maps
     if not maps:
         return None
-    outlines = ("black", "tab:orange", "tab:green")
+    outlines = [
+        ("black", "tab:orange", "tab:green", "tab:purple", "tab:brown")[number % 5] for number in range(depth + 1)
+    ]
     with style():
         layers = len(maps[0].logits)
         columns = min(2, len(maps))
@@ -52,7 +54,7 @@ def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None
                 cmap="RdBu_r", vmin=-end, vmax=end, cbar_kws={"label": "relevance to the logits", "extend": "both"}
             )
             sns.heatmap(relevance.logits, ax=axis, **look)
-            for frontier, colour in zip(depths_of(relevance, share), outlines, strict=False):
+            for frontier, colour in zip(depths_of(relevance, share, depth), outlines, strict=False):
                 for head in frontier:
                     axis.add_patch(
                         Rectangle((head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6)
@@ -66,7 +68,7 @@ def relevance_figure(results: Results, share: float = 0.02) -> plt.Figure | None
         for axis in axes.flat[len(maps) :]:
             axis.set_visible(False)
         handles = [Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, linewidth=1.6) for colour in outlines]
-        labels = [f"circuit, depth {depth}" for depth in range(3)]
+        labels = [f"circuit, depth {number}" for number in range(depth + 1)]
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 

@@ -21,7 +21,7 @@ from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
 
 
-def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure:
+def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure | None:
     """Two panels a target, one row an arm that was run: accuracy on the target, and on the source.
 
     They show the number of target rows that most cells have; of several, the largest.
@@ -32,6 +32,8 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
     rows = at_validated_rate(results.from_most_source_rows().on_the_grid_of(experiment).rows)
     targets = list(dict.fromkeys(rows["target"]))
     tuned = rows[rows["arm"] != "zero_shot"]
+    if tuned.empty:
+        return None
     n_target = int(tuned["n_target"].mode().max())
     tuned = tuned[tuned["n_target"] == n_target]
     targets = [target for target in targets if target in set(tuned["target"])]
