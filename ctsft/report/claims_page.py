@@ -24,7 +24,7 @@ ABOUT = {
     "demo": "`demo` is a micro model on constructed languages: it shows that the machinery works, and says nothing "
     "about the paper.",
     "small": "`small` was run on one GPU; the paper's model is Qwen2.5-0.5B, which was not run there.",
-    "cpu": "`cpu` was run on CPUs before `small`, and is of the same model; where one of them has not run a claim's "
+    "cpu": "`cpu` was run on CPUs, and is of the same model as `small`; where one of them has not run a claim's "
     "rows and the other has, only the other is told.",
 }
 

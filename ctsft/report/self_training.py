@@ -34,7 +34,8 @@ def read_self_training(folder: Path) -> pd.DataFrame:
     path = folder / "self_training" / f"{EXPERIMENT}.csv"
     if not path.is_file():
         return pd.DataFrame()
-    rows = pd.read_csv(path, dtype={"rates": str})
+    # Rows that were moved to another folder still say the preset that they were run by.
+    rows = pd.read_csv(path, dtype={"rates": str}).assign(preset=folder.resolve().name)
     rows["unlabelled"] = rows["n_rows"].where(rows["generation"] > 0).groupby(rows["chain"]).transform("max")
     rows["unlabelled"] = (rows["unlabelled"] - rows["n_target"].where(rows["human"], 0)).astype(int)
     length = rows.groupby("chain")["generation"].transform("max")
@@ -131,7 +132,8 @@ def self_training_tables(folder: Path) -> list[Table]:
             f"Generations that learn from the last one's labels, preset {folder.resolve().name}",
             f"{described(rows, one['source'])}. Every generation starts from theta1; 0 learns from the human rows, the "
             "others from labels that the last one gave to target rows of pool A (whose translations theta1 has seen "
-            "with their labels), with the human rows or without them. Labels learned from: how many of those are "
+            "with their labels), with the human rows or without them. Those behind a generation that gave back the "
+            "very labels that it learned from repeat it. Labels learned from: how many of those are "
             f"right. Entropy and diversity in bits; the gold labels have {one['gold_entropy']:.2f}. A chain "
             "*decayed* where its last generation's accuracy is below generation 0's with its whole paired 95 % "
             "interval (from the generation since which all were), and *collapsed* where the label entropy of some "

@@ -136,7 +136,7 @@ def surface(results: Results) -> pd.DataFrame:
     rows = results.from_most_source_rows().rows
     rows = rows[rows["arm"].isin(arms)]
     keys = ["n_target", "arm", "depth", "share", "lr"]
-    whole = rows.groupby("n_target")[["target", "seed"]].apply(lambda g: len(g.drop_duplicates()))
+    whole = rows.drop_duplicates(["n_target", "target", "seed"]).groupby("n_target").size()
     points = (
         rows.groupby(keys)
         .agg(
