@@ -49,9 +49,8 @@ class Predict:
         loaded = self.using.load()
         checkpoint = about_checkpoint(self.using.model)
         # A delta that was made in a loop of one's own may say nothing of the task that the checkpoint was tuned on.
-        about = (
-            {name: checkpoint[name] for name in ("task",) if name in checkpoint} | delta.about if delta else checkpoint
-        )
+        asked = {"task": checkpoint["task"]} if "task" in checkpoint else {}
+        about = asked | delta.about if delta else checkpoint
         if "task" not in about:
             raise UserError("neither a delta nor the checkpoint says which labels to give: tune with `ctsft tune`.")
         task = task_of(about["task"])

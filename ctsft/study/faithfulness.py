@@ -26,10 +26,10 @@ from ctsft.memory import failing_without_memory
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
-from ctsft.study.data import StudyData
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import keep_data, opened
+from ctsft.study.other_maps import maps_from, other_starts, stability_maps
 from ctsft.study.provenance import now
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, read_rows
 from ctsft.study.workbench import Workbench
@@ -193,36 +193,6 @@ class Asked:
             "git_commit": bench.provenance["git_commit"],
             "created": now(),
         }
-
-
-def stability_maps(bench: Workbench, seed: int) -> None:
-    """Score the heads again on other numbers of rows, and on rows shared with the mean."""
-    config = bench.config
-    for rows in config.row_counts:
-        relevance_of(bench, replace(config, score_rows=rows), seed, DEPTH, config.shares[0])
-    relevance_of(bench, replace(config, pool="shared"), seed, DEPTH, config.shares[0])
-
-
-def other_starts(config: FaithfulnessConfig) -> list[FaithfulnessConfig]:
-    """The same study from other sources, and from other numbers of source rows; UserError where rows are missing."""
-    starts = [replace(config, n_source=rows) for rows in config.checkpoints]
-    for language in config.other_sources:
-        targets = tuple(other for other in (config.source, *config.targets) if other != language)
-        starts.append(replace(config, source=language, targets=targets))
-    for start in starts:
-        StudyData(start)
-    return starts
-
-
-def maps_from(starts: Sequence[FaithfulnessConfig]) -> None:
-    """Score the heads of their theta1."""
-    for start in starts:
-        bench = Workbench(start)
-        for seed in start.seeds:
-            try:
-                relevance_of(bench, start, seed, DEPTH, start.shares[0])
-            except CellFailed as error:
-                tqdm.write(f"no scores from {start.n_source} rows of {start.source}, seed {seed}: {error}")
 
 
 def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
