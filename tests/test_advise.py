@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ctsft.advice import evidence as evidence_module
-from ctsft.advice.evidence import ARM, SETTING, _rates, evidence, shipped
+from ctsft.advice.evidence import ARM, OFFERED, SETTING, _rates, evidence, shipped
 from ctsft.advice.probe import Probe, concentration, ngrams, probe
 from ctsft.advice.recommend import advise, nearest, trial
 from ctsft.cli import main
@@ -23,6 +23,7 @@ from ctsft.library import drawn_rows, load_task, training_rows
 from ctsft.models.load import load_model
 from ctsft.report import documents
 from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
+from ctsft.report.fair import at_common_rates
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
 from ctsft.tasks.task import Rows
@@ -178,7 +179,8 @@ def test_advice_is_tried_on_languages_that_it_was_not_drawn_from():
 def test_evidence_follows_from_the_committed_rows(preset):
     """Counted again here; and the table in the package is what the committed rows give (else: make tables)."""
     found = evidence([ROOT / "results" / preset])
-    rows = at_papers_share(at_validated_rate(by_usual_circuits(Results.read(ROOT / "results" / preset).rows)))
+    every = at_papers_share(by_usual_circuits(Results.read(ROOT / "results" / preset).rows))
+    rows = at_validated_rate(at_common_rates(every, OFFERED))
     for line in found.itertuples():
         here = rows[(rows["task"] == line.task) & (rows["target"] == line.target) & (rows["n_source"] == line.n_source)]
         here = here[here["dtype"] == line.dtype]

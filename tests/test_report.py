@@ -485,9 +485,10 @@ def test_what_keeps_the_source_is_compared_at_the_rate_that_learns_most(demo):
 
 
 def test_a_cell_belongs_to_a_scripts_grid_whoever_ran_it_first(demo):
-    """Some of script 01's cells are given to script 06; cells at a rate or of an arm that 01 has not stay outside."""
+    """Cells of script 01, then all of an arm's, are another's; at a rate or of an arm that 01 has not they stay out."""
     own = demo.on_the_grid_of("01_nusax_transfer")
     given = (own.rows["arm"] == "full") & (own.rows["seed"] == 31) & (own.rows["target"] == "d30")
+    given |= own.rows["arm"] == "near_zero"  # which 01 was asked for, as the settings beside its table say
     moved = demo.rows.copy()
     moved.loc[moved["cell"].isin(own.rows.loc[given, "cell"]), "experiment"] = "06_adaptation_odyssey"
     again = replace(demo, rows=moved).on_the_grid_of("01_nusax_transfer")

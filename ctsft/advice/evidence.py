@@ -16,11 +16,14 @@ import pandas as pd
 from ctsft.errors import UserError
 from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
 from ctsft.report.claims import MARGIN
+from ctsft.report.fair import at_common_rates
 from ctsft.report.rows import Results
 from ctsft.storage import write_atomic
 
 SETTING = ["preset", "task", "dtype", "n_source", "target", "n_target"]
 ARM = [*SETTING, "arm", "depth"]
+# What `ctsft tune` makes and a user would want; the other arms are controls, or baselines of the scripts.
+OFFERED = ("circuit", "near_zero", "norm_only", "full")
 START = ["task", "dtype", "n_source", "target", "seed"]
 COMPETENT = 2 * MARGIN  # how far a start must be above the majority class to be one
 DIGITS = 6
@@ -37,13 +40,14 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
 
     `transfer` is zero-shot accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost`
     what it takes from the source, both in accuracy; `cells` is the number of rows. `lr` is the rate that validation
-    prefers over all seeds together (a tie goes to the lower), of those that all of them have. `ties`: by which rule the
-    heads were chosen, see `Relevance`. Settings whose start is no better than the majority class are left out, because
+    prefers over all seeds together (a tie goes to the lower), of those that all of them have. The OFFERED arms choose
+    from the rates that all of them have in a setting, for every seed. `ties`: by which rule the heads were chosen, see
+    `Relevance`. Settings whose start is no better than the majority class are left out, because
     there is no transfer to advise on.
     """
     parts = []
     for folder in folders:
-        every = by_usual_circuits(at_papers_share(Results.read(folder).rows))
+        every = at_common_rates(by_usual_circuits(at_papers_share(Results.read(folder).rows)), OFFERED)
         rows = at_validated_rate(every)
         start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
         rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ctsft.advice.evidence import SETTING
+from ctsft.advice.evidence import OFFERED, SETTING
 from ctsft.advice.probe import Probe
 from ctsft.report.claims import MARGIN
 
@@ -16,8 +16,6 @@ TRANSFER_STEP = 0.1
 NEAREST = 4
 FAR = 2
 FEW_ROWS = 5
-# What `ctsft tune` makes and a user would want; the other arms are controls, or baselines of the scripts.
-ARMS = ("circuit", "near_zero", "norm_only", "full")
 LANGUAGE = ["preset", "task", "target"]
 
 
@@ -34,7 +32,7 @@ def compared(near: pd.DataFrame) -> pd.DataFrame:
     arms = near.groupby(["arm", "depth"], dropna=False)
     mean = arms.agg(gain=("gain", "mean"), cost=("cost", "mean"), cells=("cells", "sum"), settings=("gain", "size"))
     mean = mean.reset_index()
-    mean["offered"] = mean["arm"].isin(ARMS)
+    mean["offered"] = mean["arm"].isin(OFFERED)
     settings = len(near[SETTING].drop_duplicates())
     return mean[mean["settings"] == settings].sort_values("gain", ascending=False, kind="stable")
 
@@ -63,7 +61,7 @@ def trial(table: pd.DataFrame, may_lose: float) -> tuple[Trial, Trial] | None:
     """
     advised: list[tuple[bool, float]] = []
     always: list[tuple[bool, float]] = []
-    offered = table[table["arm"].isin(ARMS)]
+    offered = table[table["arm"].isin(OFFERED)]
     for _, own in offered.groupby(SETTING, sort=False):
         others = offered[(offered[LANGUAGE] != own[LANGUAGE].iloc[0]).any(axis=1)]
         candidates = allowed(compared(nearest(others, own["transfer"].mean(), own["n_target"].iloc[0])), may_lose)

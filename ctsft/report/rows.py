@@ -11,6 +11,7 @@ import pandas as pd
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
+from ctsft.report.asked import asked_for
 from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
 from ctsft.report.related import related_lines
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
@@ -108,9 +109,9 @@ class Results:
         return found
 
     def on_the_grid_of(self, experiment: str) -> Results:
-        """The rows of the targets, sizes, rates and arms that the script `experiment` wrote rows of.
+        """The rows of the targets, sizes, rates and arms that the script `experiment` wrote rows of, or asked for.
 
-        Scripts share cells, so some of them may have been written by another one, which ran them first.
+        Scripts share cells, so some of them, or all of an arm, may have been written by another one, which ran first.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         arms = ["arm", "depth", "share", "scorer", "ties", "kv_policy"]
@@ -119,7 +120,7 @@ class Results:
         keep.index = self.rows.index
         for name in ("task", "n_source", "target", "n_target", "lr"):
             keep &= self.rows[name].isin(own[name])
-        return self.only(keep)
+        return self.only(keep | asked_for(self.rows, self.folder, experiment))
 
     def from_most_source_rows(self) -> Results:
         """Only the rows that start from the most source rows; `direct` starts from none and stays."""

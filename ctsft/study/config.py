@@ -187,17 +187,7 @@ class StudyConfig:
 
     def arm_depths(self) -> list[tuple[str, int | None]]:
         """Every (arm, depth) to run; the depth is None for arms that choose no heads."""
-        pairs: list[tuple[str, int | None]] = []
-        for text in self.arms:
-            name, _, own = text.partition(":")
-            arm = get_arm(name)
-            if own and not arm.needs_heads:
-                raise UserError(f"'{text}': the arm '{name}' has no depth.")
-            if own and not re.fullmatch(r"\d+(,\d+)*", own):
-                raise UserError(f"'{text}': depths are whole numbers from 0 on, as in circuit:0,2.")
-            depths = tuple(int(depth) for depth in own.split(",")) if own else self.depths
-            pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
-        return pairs
+        return arm_depths(self.arms, self.depths)
 
     def part(self, cells: Sequence[Item]) -> Sequence[Item]:
         """The cells of this shard: neighbours in the grid, because they share theta1 and scores."""
@@ -228,6 +218,24 @@ class StudyConfig:
     def to_dict(self) -> dict:
         """For the record: folders by their last name, because the rest belongs to one machine."""
         return {key: value.name if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def arm_depths(arms: Sequence[str], usual: Sequence[int]) -> list[tuple[str, int | None]]:
+    """Every (arm, depth) that texts such as "full" and "circuit:0,2" name, "circuit" at the `usual` depths.
+
+    The depth is None for arms that choose no heads. Raises UserError for an unknown arm, or a depth that is none.
+    """
+    pairs: list[tuple[str, int | None]] = []
+    for text in arms:
+        name, _, own = text.partition(":")
+        arm = get_arm(name)
+        if own and not arm.needs_heads:
+            raise UserError(f"'{text}': the arm '{name}' has no depth.")
+        if own and not re.fullmatch(r"\d+(,\d+)*", own):
+            raise UserError(f"'{text}': depths are whole numbers from 0 on, as in circuit:0,2.")
+        depths = [int(depth) for depth in own.split(",")] if own else usual
+        pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
+    return pairs
 
 
 @dataclass(frozen=True)
