@@ -435,6 +435,8 @@ def test_circuits_by_index_stand_only_where_there_are_no_others():
     rows += [line | dict(task="u", n_target=25), line | dict(dtype="bfloat16", n_target=25)]
     table = pd.DataFrame(rows)
     assert list(by_usual_circuits(table).index) == [3, 4, 5, 6, 7, 8]
+    sized = pd.concat([table, table.iloc[[0]].assign(arm="lt_sft")], ignore_index=True)
+    assert 9 in by_usual_circuits(sized).index  # it tunes no heads of theirs, only as many weights
     more = pd.concat([table, table.iloc[[3]].assign(scorer="ablation")] * 2, ignore_index=True)
     kept = by_usual_circuits(more[more["n_target"] == 25])
     same = (kept["task"] == "t") & (kept["dtype"] == "float32")

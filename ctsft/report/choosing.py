@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from ctsft.tuning.arms import get_arm
+
 # What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
 # and the variant of an arm).
 SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "ties", "kv_policy"]
@@ -81,8 +83,9 @@ def told_by(scorer: str, ties: str) -> str:
 
 
 def circuits_by(rows: pd.DataFrame) -> pd.Series:
-    """How the heads of each row were chosen, in words; missing where an arm has none."""
-    told = [told_by(*pair) for pair in zip(rows["scorer"], rows["ties"], strict=True)]
+    """How the heads of each row were chosen, in words; missing where an arm tunes none, or takes their number alone."""
+    columns = zip(rows["arm"], rows["scorer"], rows["ties"], strict=True)
+    told = [None if get_arm(arm).takes_size_alone else told_by(scorer, ties) for arm, scorer, ties in columns]
     return pd.Series(told, index=rows.index, dtype=object)
 
 

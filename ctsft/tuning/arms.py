@@ -57,6 +57,11 @@ class Arm:
         return self.heads is not None
 
     @property
+    def takes_size_alone(self) -> bool:
+        """Whether the heads only say how many weights it tunes."""
+        return self.moves == "sparse"
+
+    @property
     def uses_rate(self) -> bool:
         """Whether a learning rate means anything to it."""
         return self.moves != "nothing"
