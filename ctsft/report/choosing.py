@@ -89,6 +89,11 @@ def circuits_by(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(told, index=rows.index, dtype=object)
 
 
+def chosen_by_index(rows: pd.DataFrame) -> pd.Series:
+    """Whether a row tunes heads that ties by index have chosen, most of which are the model's first."""
+    return circuits_by(rows).notna() & (rows["ties"] == "index")
+
+
 def circuits_told(rows: pd.DataFrame) -> str:
     """The same for a caption; empty where no row has heads."""
     found = sorted(set(circuits_by(rows).dropna()))
@@ -102,7 +107,7 @@ def by_usual_circuits(rows: pd.DataFrame) -> pd.DataFrame:
     no arm on any target has others.
     """
     chosen, keys = circuits_by(rows), [rows["task"], rows["n_target"], rows["dtype"]]
-    sound = chosen.where(rows["ties"] != "index")
+    sound = chosen.where(~chosen_by_index(rows))
     counted = sound.where(sound.notna().groupby(keys).transform("any"), chosen)
     usual = counted.groupby(keys).transform(lambda names: next(iter(names.dropna().mode()), None))
     return rows[chosen.isna() | (chosen == usual)]

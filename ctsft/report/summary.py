@@ -13,7 +13,7 @@ import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
 from ctsft.report.baseline_claims import BASELINE_CLAIMS
-from ctsft.report.choosing import PAPERS_SHARE, at_papers_share, at_validated_rate
+from ctsft.report.choosing import PAPERS_SHARE, at_papers_share, at_validated_rate, chosen_by_index
 from ctsft.report.claims import CLAIMS, judge_otherwise
 from ctsft.report.claims_page import akin, judged_together
 from ctsft.report.judging import Judgement
@@ -110,7 +110,7 @@ def weakest(results: Results) -> Iterator[str]:
     yield f"One model, {results.model}{other}."
     if main is None:
         yield "Script 01 has no rows here."
-        if "index" in set(results.rows["ties"]):
+        if chosen_by_index(results.rows).any():
             yield "Its circuits were chosen by the index rule: most are the model's first heads (docs/scores.md)."
         yield from _rates(results)
         return
@@ -154,7 +154,7 @@ def weakest(results: Results) -> Iterator[str]:
 def by_index(main: Results) -> Iterator[str]:
     """How many circuits of depth 2 are no more than the model's first heads, where ties were decided by index."""
     maps = [m for m in main.maps if m.ties == "index"]
-    sizes = sorted(set(main.rows.loc[main.rows["ties"] == "index", "n_target"]))
+    sizes = sorted(set(main.rows.loc[chosen_by_index(main.rows), "n_target"]))
     if not maps or not sizes:
         return
     first = 0

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import at_papers_share, at_validated_rate, circuits_by
+from ctsft.report.choosing import at_papers_share, at_validated_rate, chosen_by_index, circuits_by
 from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.figures.style import (
     COLOURS,
@@ -89,7 +89,7 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
     rows = at_papers_share(at_validated_rate(results.rows[at_common]))
     rows = rows[rows["depth"].isna() | (rows["depth"] == 2)]
     ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
-    rows = rows[(ways <= 1) | (rows["ties"] != "index")]
+    rows = rows[(ways <= 1) | ~chosen_by_index(rows)]
     tuned = rows[rows["arm"] != "zero_shot"]
     several = tuned.groupby("target")["n_target"].nunique()
     targets = [target for target in dict.fromkeys(tuned["target"]) if several[target] > 1]
