@@ -110,8 +110,10 @@ def weakest(results: Results) -> Iterator[str]:
     yield f"One model, {results.model}{other}."
     if main is None:
         yield "Script 01 has no rows here."
-        if chosen_by_index(results.rows).any():
-            yield "Its circuits were chosen by the index rule: most are the model's first heads (docs/scores.md)."
+        told = ", ".join(sorted(set(results.rows.loc[chosen_by_index(results.rows), "experiment"])))
+        if told:
+            yield f"Circuits of {told} were chosen by index: most are the model's first heads (docs/scores.md)."
+        yield from _starts(results.rows)
         yield from _rates(results)
         return
     rows = main.rows
@@ -141,14 +143,19 @@ def weakest(results: Results) -> Iterator[str]:
         + "".join(f"; {count} rows {what} are set aside" for what, count in main.set_aside)
         + "."
     )
-    if rows[rows["arm"] != "direct"].groupby("seed")["theta1"].nunique().max() > 1:
-        yield "The rows of a seed come from more than one machine: their theta1 differ in the last bits."
+    yield from _starts(rows)
     yield from _at_the_edge(main)
     yield from _rates(results)
     yield (
         "The rules of some verdicts were written after rows had been seen, B9 to B18 after many of those that they are "
         "judged by (see claims.md); and no verdict is corrected for how many there are."
     )
+
+
+def _starts(rows: pd.DataFrame) -> Iterator[str]:
+    same = rows[rows["theta1"].notna()].groupby(["task", "source", "n_source", "dtype", "seed"])
+    if same["theta1"].nunique().max() > 1:
+        yield "The rows of a seed come from more than one machine: their theta1 differ in the last bits."
 
 
 def by_index(main: Results) -> Iterator[str]:
