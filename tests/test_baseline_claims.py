@@ -181,3 +181,11 @@ def test_thresholds_are_the_same_both_ways():
         for one in (asked, replace(asked, first=asked.second, second=asked.first))
     }
     assert verdicts in ({"supported", "contradicted"}, {"undecided"})
+
+
+def test_a_penalty_that_chose_from_more_models_says_so():
+    rows = odyssey_results(DEMO).rows
+    told = {claim: module.by_arms(claim, ASKED[claim], rows).data for claim in ("B3", "B4", "B9")}
+    assert told["B3"].endswith("; ewc chose from 9 models, full from 3")
+    assert "models" not in told["B4"]  # as many
+    assert "models" not in told["B9"]  # n-grams have no rate

@@ -1,4 +1,4 @@
-"""Claims B1 to B18: what baselines keep and cost, what self-training does, what cheap arithmetic does.
+"""Claims B1 to B20: what baselines keep and cost, what self-training does, what cheap arithmetic does.
 
 Each has one number and one threshold: supported where its whole interval lies above, contradicted where it lies below,
 else undecided; *not run* where its rows are missing.
@@ -83,6 +83,8 @@ ASKED = {
     ),
     "B17": Arms("A pull towards theta1 learns more than the circuit (L2-SP).", "l2sp", "circuit", TARGET, 0.0),
     "B18": Arms("Replay helps the circuit keep the source.", "circuit_replay", "circuit", SOURCE, 0.0),
+    "B19": Arms("A penalty learns at least as much as the circuit (EWC).", "ewc", "circuit", TARGET, -MARGIN),
+    "B20": Arms("A lottery's weights keep the source better than the circuit.", "lt_sft", "circuit", SOURCE, 0.0),
 }
 BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 
@@ -103,7 +105,18 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
         number = "; ".join([f"target, {number}", *alone, in_macro_f1(pairs)])
     else:
         number = f"source afterwards, {number}"
-    return Judgement(claim, _verdict(value, asked.threshold), number, ground(pairs, tried))
+    data = ground(pairs, tried) + _more_tries(_of_arm(tried, asked.first), _of_arm(tried, asked.second))
+    return Judgement(claim, _verdict(value, asked.threshold), number, data)
+
+
+def _more_tries(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """What is said where one arm chose from more models than the other on a seed: a penalty has strengths too."""
+    one, other = (
+        side[side["lr"].notna()].groupby(["target", "n_target", "seed"]).size().max() for side in (first, second)
+    )
+    if one == other or pd.isna(one) or pd.isna(other):
+        return ""
+    return f"; {first['arm'].iloc[0]} chose from {one} models, {second['arm'].iloc[0]} from {other}"
 
 
 def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:

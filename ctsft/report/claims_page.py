@@ -15,7 +15,7 @@ BASELINES_FOLLOW = (
     "`ctsft/report/baseline_claims.py`). They were written after the first demo rows had been seen, B9 to B12 after "
     "SmolLM2's rows on Javanese had been seen too (those on Buginese had not been run, so where a claim names both, "
     "Buginese alone is the fair test of it), B13 to B15 after both, B16 to B18 after the rows of L2-SP and of the "
-    "circuit with replay had been seen.\n"
+    "circuit with replay, B19 and B20 after those of EWC and the lottery on Buginese had been seen.\n"
 )
 
 
@@ -55,8 +55,8 @@ def claims_page(folders: Iterable[Results]) -> str:
     out = [
         "# The paper's claims, judged by our rows\n",
         "Made by `python -m ctsft.report`. Differences are paired on test rows, with 95 % intervals. Claims that "
-        f"something is *kept* or *matched* (C1, C3a, C7, B5, B7, B11, B13, B14) allow a loss of {MARGIN}, about one "
-        f"standard error of an accuracy on 400 rows: *supported* where the whole interval lies above −{MARGIN}, "
+        f"something is *kept* or *matched* (C1, C3a, C7, B5, B7, B11, B13, B14, B19) allow a loss of {MARGIN}, about "
+        f"one standard error of an accuracy on 400 rows: *supported* where the whole interval lies above −{MARGIN}, "
         "*contradicted* where it lies below. Claims that something is *better* need the whole interval above 0, or "
         "below. Bounds count as they are printed, rounded to two decimals, so that one of 0.00 is not above 0: the "
         "bootstrap's own error (about 0.001) could put it on the other side. Everything else is *undecided*, even "

@@ -105,7 +105,7 @@ ENTRIES = (
         ("06_adaptation_odyssey.csv",),
         ("odyssey", "situations"),
         ("odyssey",),
-        ("B1", "B2", "B3", "B4", "B5", "B9", "B10", "B11", "B12", "B13", "B14", "B15", "B16", "B17", "B18"),
+        ("B1", "B2", "B3", "B4", "B5", *(f"B{number}" for number in range(9, 21))),
         "06_adaptation_odyssey",
     ),
     Entry(

@@ -80,6 +80,10 @@ TO_A_USER = {
     ("B15", "supported"): "If source rows are at hand, tune all weights with one of them for every four target rows: "
     "that learns more than the circuit; look at B1 for what it keeps.",
     ("B1", "supported"): "If source rows are at hand, replay them: that keeps the source better than the circuit does.",
+    (
+        "B3",
+        "supported",
+    ): "If all weights may move, hold them by a penalty (EWC): that keeps more of the source than plain tuning.",
     ("B9", "contradicted"): "Fit character n-grams on your rows before anything else: they take seconds and no model, "
     "and on such rows as these they beat the circuit. Tune only what beats them on validation.",
     (
@@ -147,7 +151,7 @@ def weakest(results: Results) -> Iterator[str]:
     yield from _at_the_edge(main)
     yield from _rates(results)
     yield (
-        "The rules of some verdicts were written after rows had been seen, B9 to B18 after many of those that they are "
+        "The rules of some verdicts were written after rows had been seen, B9 to B20 after many of those that they are "
         "judged by (see claims.md); and no verdict is corrected for how many there are."
     )
 
