@@ -34,6 +34,7 @@ from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
+from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.stats import (
     Difference,
     holm,
@@ -45,7 +46,7 @@ from ctsft.report.stats import (
     ratio_interval,
     spearman,
 )
-from ctsft.report.summary import HEADINGS, TO_A_USER, TO_THE_AUTHORS, report_page
+from ctsft.report.summary import HEADINGS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty
 from ctsft.report.transfer import ENTAILMENT, about, pick, transfer, transfer_cells, transfer_table
 

@@ -42,8 +42,8 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
     what it takes from the source, both in accuracy; `cells` is the number of rows. `lr` is the rate that validation
     prefers over all seeds together (a tie goes to the lower), of those that all of them have. The OFFERED arms choose
     from the rates that all of them have in a setting, for every seed. `ties`: by which rule the heads were chosen, see
-    `Relevance`. Settings whose start is no better than the majority class are left out, because
-    there is no transfer to advise on.
+    `Relevance`. Settings whose start is no better than the majority class are left out, because there is no transfer to
+    advise on.
     """
     parts = []
     for folder in folders:
