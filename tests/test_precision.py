@@ -6,6 +6,7 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -150,17 +151,23 @@ def test_all_that_is_computed_takes_rounded_products(short, monkeypatch, run, ar
 
 
 def test_a_study_computes_the_same_either_way(short, monkeypatch):
-    """Answers of a tuned model: of these rows none lies at a tie that the order of sums would decide."""
-    answers = []
+    """What tuning does to the answers is the same up to 2 % of it: the order of sums grows over the steps.
+
+    (Half a per cent where it was measured, and 5 % where the products are left in float32.)
+    """
+    answers, before = [], None
     for lacks in (False, True):
         lacking(monkeypatch, lacks)
-        bench = Workbench(replace(short, n_source=60, epochs=1))
+        bench = Workbench(replace(short, n_source=60, epochs=1, seeds=(2025,)))
+        prompts = bench.prompts("d30", "valid")
+        if before is None:
+            before = bench.predict(prompts).logits
         assert bench.provenance["rounded_products"] is lacks
-        bench.theta1_of(31)
-        answers.append(bench.predict(bench.prompts("d30", "valid")).logits)
+        bench.theta1_of(2025)
+        answers.append(bench.predict(prompts).logits)
         bench.config.folder.joinpath("cache").rename(bench.config.folder / f"cache-{lacks}")
     first, second = answers
-    assert abs(first - second).max() < 0.05 * abs(first).max()
+    assert np.linalg.norm(first - second) < 0.02 * np.linalg.norm(first - before)
     assert (first.argmax(-1) == second.argmax(-1)).mean() > 0.95
 
 
