@@ -338,6 +338,10 @@ def test_the_page_names_an_arm_for_every_situation(results):
     assert found[first].valid_accuracy == max(one.valid_accuracy for one in found.values())
     kept = re.search(r"source must be kept\*.*: (`(\w+)`|no arm)", page)
     assert kept[1] == "no arm" or found[kept[2]].source_change.low > -0.025
+    models = [one for one in found.values() if one.arm != "ngrams"]
+    row = next(line for line in page.splitlines() if line.startswith("| Probabilities must be believed"))
+    of_models = min(models, key=lambda one: one.ece).arm
+    assert row.split("|")[2].strip() in (f"`{of_models}`", f"`ngrams`; of the models `{of_models}`")
     fluent = re.search(r"must stay likely\*.*: (.+)\.", page)[1]
     for one in found.values():
         assert (f"`{one.arm}`" in fluent) == (one.arm != "ngrams" and max(one.bits.values()) < 0.02)

@@ -103,7 +103,7 @@ ENTRIES = (
         "which arm for which situation?",
         "06_adaptation_odyssey",
         ("06_adaptation_odyssey.csv",),
-        ("odyssey", "situations"),
+        ("odyssey", "situations", "answers"),
         ("odyssey",),
         ("B1", "B2", "B3", "B4", "B5", *(f"B{number}" for number in range(9, 21))),
         "06_adaptation_odyssey",

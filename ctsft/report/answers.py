@@ -1,0 +1,175 @@
+"""What one setting (a target with n rows) answers to a reader's situation: an arm, in one word and in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ctsft.report.compare import paired
+from ctsft.report.fair import equal_rates
+from ctsft.report.judging import MARGIN, by_interval
+from ctsft.report.outcomes import Outcome
+from ctsft.report.render import GAP, change, fraction
+from ctsft.report.transfer import pick
+from ctsft.tuning.arms import ARMS
+
+SMALL_SHARE = 0.02
+MORE_BITS = 0.02
+ON_TEST = "on test rows"
+FLAGS = {"harmed": "Worse than not adapting", "forgetful": "Forgetful", "overfitted": "Overfitted"}
+NO_ARM = "no arm"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`taken`: one word for the page's table; empty where the sentence alone answers. `by`: what picks, if not the
+    target's validation split."""
+
+    situation: str
+    told: str
+    taken: str = ""
+    by: str = ""
+
+    @property
+    def line(self) -> str:
+        return f"- *{self.situation}*{f' ({self.by})' if self.by else ''}: {self.told}"
+
+
+def named(arm: str, depth: float | None) -> str:
+    return f"`{arm}`{'' if pd.isna(depth) else f' at depth {depth:.0f}'} ({ARMS[arm].words})"
+
+
+def best(found: Sequence[Outcome]) -> Outcome | None:
+    """The highest validation accuracy; None of nothing."""
+    return max(found, key=lambda one: one.valid_accuracy, default=None)
+
+
+def answers(
+    here: Sequence[Outcome], zero: Outcome, rows: pd.DataFrame, tried: pd.DataFrame, costs: pd.DataFrame
+) -> list[Answer]:
+    """One for every situation, from the outcomes `here` of one target and n, and `zero` without adapting.
+
+    `rows`: theirs, to compare with `full` where the rows `tried` give both the same learning rates to choose from.
+    `costs`: those of script 07. Where a classifier without a model is picked, the best of the tuned models is told too.
+    """
+
+    def against_full(one: Outcome) -> str:
+        own, full = pick(rows, arm=one.arm, depth=one.depth), pick(rows, arm="full")
+        fair = len(full) and one.arm != "full" and equal_rates(own, full, tried)
+        value = paired(own, full) if fair else None
+        return "" if value is None else f"; against `full` {change(value)}"
+
+    def told(one: Outcome) -> str:
+        source = GAP if one.source_change is None else change(one.source_change)
+        return f"{named(one.arm, one.depth)}: target {change(one.target_change)}, source {source}{against_full(one)}."
+
+    def answer(
+        situation: str,
+        of: Sequence[Outcome],
+        by: str = "",
+        first: Callable[[Sequence[Outcome]], Outcome | None] = best,
+        words: Callable[[Outcome], str] = told,
+    ) -> Answer:
+        one = first(of)
+        if one is None:
+            return Answer(situation, f"{NO_ARM}.", NO_ARM, by)
+        model = first([other for other in of if _is_model(other)])
+        if model in (one, None):
+            return Answer(situation, words(one), f"`{one.arm}`", by)
+        both = f"{words(one)} Of the tuned models: {words(model)}"
+        return Answer(situation, both, f"`{one.arm}`; of the models `{model.arm}`", by)
+
+    models = [one for one in here if _is_model(one)]
+    kept = [one for one in models if one.source_change is not None]
+    keeping = [one for one in kept if by_interval(one.source_change, -MARGIN, -MARGIN) == "supported"]
+    return [
+        answer("Only the target counts", here),
+        answer(
+            "The source must be kept", keeping, f"shown to lose less than {MARGIN}, by its whole interval {ON_TEST}"
+        ),
+        answer(
+            "Little to store",
+            [one for one in here if one.trainable_share < SMALL_SHARE],
+            f"under {SMALL_SHARE:.0%} of the weights",
+        ),
+        _little_to_compute(answer, here, costs, told),
+        _least("Probabilities must be believed", "a calibration error of", "{:.3f}", lambda one: one.ece, here, zero),
+        _least(
+            "A name or a group in front must not change the answer",
+            "a share of answers changed of",
+            "{:.1%}",
+            lambda one: one.flips,
+            here,
+            zero,
+        ),
+        Answer(
+            "Text must stay likely",
+            f"{_fluent(models)}.",
+            by=f"none of the held-out texts, related languages' too, costs {MORE_BITS} bits a byte more",
+        ),
+        *(
+            Answer("No language model", f"{named(one.arm, one.depth)} has {fraction(one.accuracy)}{against_full(one)}.")
+            for one in here
+            if not _is_model(one)
+        ),
+        *(Answer(words, f"{_marked(here, flag)}.") for flag, words in FLAGS.items()),
+    ]
+
+
+def _is_model(one: Outcome) -> bool:
+    return ARMS[one.arm].classifier is None
+
+
+def _little_to_compute(
+    answer: Callable[..., Answer], here: Sequence[Outcome], costs: pd.DataFrame, told: Callable[[Outcome], str]
+) -> Answer:
+    situation = "Little to compute"
+    by = f"the fewest operations of those that helped {ON_TEST}; circuits have their heads already"
+    if costs.empty:
+        return Answer(situation, "not run (script 07).", by=by)
+    flops = costs.groupby(["arm", costs["depth"].fillna(-1)])["flops"].mean()
+
+    def of(one: Outcome) -> float | None:
+        return flops.get((one.arm, -1 if one.depth is None else one.depth))
+
+    def words(one: Outcome) -> str:
+        full = flops.get(("full", -1))
+        share = "" if full is None else f", {of(one) / full:.0%} of `full`'s"
+        return f"{of(one) / 1e9:.3g} GFLOP{share}, take {told(one)}"
+
+    known = [one for one in here if "helped" in one.flags and of(one) is not None]
+    return answer(situation, known, by, lambda some: min(some, key=of, default=None), words)
+
+
+def _least(
+    situation: str,
+    words: str,
+    form: str,
+    value: Callable[[Outcome], float | None],
+    here: Sequence[Outcome],
+    zero: Outcome,
+) -> Answer:
+    """The arm with the least `value` on test rows, beside the arm with the most and beside not adapting."""
+    known = [one for one in here if value(one) is not None]
+    if not known:
+        return Answer(situation, "not measured.")
+    least, most = min(known, key=value), max(known, key=value)
+    model = min(filter(_is_model, known), key=value, default=least)
+    told, taken = [f"{named(least.arm, least.depth)} has {words} {form.format(value(least))}"], f"`{least.arm}`"
+    if model is not least:
+        told.append(f"of the tuned models {named(model.arm, model.depth)} the least, {form.format(value(model))}")
+        taken += f"; of the models `{model.arm}`"
+    told += [f"{named(most.arm, most.depth)} the most, {form.format(value(most))}"] if most is not least else []
+    return Answer(situation, f"{'; '.join(told)}; without adapting {form.format(value(zero))}.", taken, ON_TEST)
+
+
+def _marked(here: Sequence[Outcome], flag: str) -> str:
+    return ", ".join(dict.fromkeys(f"`{one.arm}`" for one in here if flag in one.flags)) or "none"
+
+
+def _fluent(models: Sequence[Outcome]) -> str:
+    """The arms under which no held-out text became less likely by MORE_BITS."""
+    names = [f"`{one.arm}`" for one in models if one.bits and max(one.bits.values()) < MORE_BITS]
+    return ", ".join(dict.fromkeys(names)) or "none"
