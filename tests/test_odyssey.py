@@ -340,8 +340,13 @@ def test_the_page_names_an_arm_for_every_situation(results):
     assert kept[1] == "no arm" or found[kept[2]].source_change.low > -0.025
     models = [one for one in found.values() if one.arm != "ngrams"]
     row = next(line for line in page.splitlines() if line.startswith("| Probabilities must be believed"))
-    of_models = min(models, key=lambda one: one.ece).arm
-    assert row.split("|")[2].strip() in (f"`{of_models}`", f"`ngrams`; of the models `{of_models}`")
+    best = min(models, key=lambda one: one.ece)
+    assert row.split("|")[2].strip().split("; ")[-1] == f"`{best.arm}` {best.ece:.3f}"
+    picked = next(line for line in page.splitlines() if line.startswith("| Only the target counts")).split("|")[2]
+    best = max(models, key=lambda one: one.valid_accuracy)
+    level = [one for one in models if one is not best and one.valid_accuracy >= best.valid_accuracy - 0.025]
+    assert f"`{best.arm}` {best.target_change.value:+.3f}".replace("-", "−") in picked
+    assert picked.strip().endswith(f"({len(level)})") or not level
     fluent = re.search(r"must stay likely\*.*: (.+)\.", page)[1]
     for one in found.values():
         assert (f"`{one.arm}`" in fluent) == (one.arm != "ngrams" and max(one.bits.values()) < 0.02)

@@ -31,6 +31,7 @@ from ctsft.report.compare import paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN, by_interval
+from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
@@ -314,7 +315,7 @@ def test_rows_in_two_precisions_are_two_studies(demo):
     assert set(transfer_cells(second.on_the_grid_of("01_nusax_transfer"))["target"]) == {"d30"}
     table = transfer_table(second).suffixed("bfloat16")
     assert table.name == "demo_01_nusax_transfer_bfloat16"
-    judged = {j.claim: j for which, j in claims.judge_otherwise(both) if which == "in bfloat16"}
+    judged = {j.claim: j for which, j in judge_otherwise(both) if which == "in bfloat16"}
     assert list(judged) == ["C1", "C2", "C3a", "C3b"]
     assert judged["C1"].data.startswith("d30 n = ")
     assert "d30" not in claims.target_accuracy(first).data
@@ -326,14 +327,14 @@ SETTING_BUT_TARGET = ["n_source", "n_target", "arm", "depth", "share", "scorer",
 
 
 def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
-    told = [which for which, _ in claims.judge_otherwise(demo)]
+    told = [which for which, _ in judge_otherwise(demo)]
     assert set(told) == {"at one rate for all targets and seeds"}  # the demo has not the paper's
     one = at_one_rate(demo.of("01_nusax_transfer").rows)
     tuned = one[one["lr"].notna()]
     assert (tuned.groupby(SETTING_BUT_TARGET, dropna=False)["lr"].nunique() == 1).all()
     slow = demo.rows["lr"] == 1e-3
     paper = replace(demo, rows=demo.rows.assign(lr=demo.rows["lr"].where(~slow, 5e-5)))
-    judged = {j.claim: j for which, j in claims.judge_otherwise(paper) if which == "at 5e-05 alone"}
+    judged = {j.claim: j for which, j in judge_otherwise(paper) if which == "at 5e-05 alone"}
     assert list(judged) == ["C1", "C2", "C3a", "C3b"]
     assert "learning rate 5e-05;" in judged["C1"].data
     alone = paper.only(paper.rows["lr"].isna() | (paper.rows["lr"] == 5e-5)).of("01_nusax_transfer")
@@ -423,9 +424,9 @@ def test_claims_are_judged_at_the_rates_that_all_of_their_arms_had(demo):
 
 def test_what_has_fewer_seeds_is_judged_beside_the_rest(demo):
     rows = demo.rows[(demo.rows["n_target"] != 25) | (demo.rows["seed"] == 31)]
-    told = [(which, j.claim) for which, j in claims.judge_otherwise(replace(demo, rows=rows))]
+    told = [(which, j.claim) for which, j in judge_otherwise(replace(demo, rows=rows))]
     assert {claim for which, claim in told if which == "with 25 target rows"} == {"C1", "C2", "C3a", "C3b"}
-    assert "with 25 target rows" not in {which for which, _ in claims.judge_otherwise(demo)}
+    assert "with 25 target rows" not in {which for which, _ in judge_otherwise(demo)}
 
 
 def test_circuits_by_index_stand_only_where_there_are_no_others():
@@ -462,16 +463,17 @@ def test_rates_over_all_targets_are_the_mean_of_their_lines(demo):
     assert len(pick(fewer, arm="full")) == len(pick(table, arm="full")) - 2  # its line, and that over all targets
 
 
-def test_paths_go_from_the_lowest_rate_to_the_highest(demo):
+def test_every_rate_is_drawn_over_its_rate(demo):
     main = demo.of("01_nusax_transfer")
     figure = by_rate_figure(main)
-    [axis] = figure.axes
-    full = next(line for line in axis.lines if line.get_label() == "all weights")
     table = pick(rate_cells(main.on_the_grid_of("01_nusax_transfer")), arm="full")
     over = table[table["target"].str.startswith("all ")]
     assert list(over["learning rate"]) == ["0.001", "0.003", "0.01"]
-    for line, column in zip(full.get_data(), ("source after", "accuracy"), strict=True):
-        assert list(line) == pytest.approx([float(text.split()[0]) for text in over[column]], abs=6e-4)
+    for axis, column in zip(figure.axes, ("accuracy", "source after"), strict=True):
+        full = next(line for line in axis.lines if line.get_label() == "all weights")
+        rates, values = full.get_data()
+        assert list(rates) == pytest.approx([1e-3, 3e-3, 1e-2], rel=0.3)  # arms stand beside each other
+        assert list(values) == pytest.approx([float(text.split()[0]) for text in over[column]], abs=6e-4)
     one_rate = main.only(main.rows["lr"].isna() | (main.rows["lr"] == 1e-3))
     assert by_rate_figure(one_rate) is None
     plt.close(figure)
@@ -626,7 +628,7 @@ def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo)
     for judgement in judged:
         line = f"- {judgement.claim}. {(claims.CLAIMS | BASELINE_CLAIMS)[judgement.claim]} {judgement.deciding}."
         assert [title for title, part in parts.items() if line in part] == [HEADINGS[judgement.verdict]]
-    assert len(parts) == len({judgement.verdict for judgement in judged}) + 3 + bool(claims.judge_otherwise(demo))
+    assert len(parts) == len({judgement.verdict for judgement in judged}) + 3 + bool(judge_otherwise(demo))
     verdicts = {(judgement.claim, judgement.verdict) for judgement in judged}
     for said in (TO_THE_AUTHORS, TO_A_USER):
         for cause, sentence in said.items():

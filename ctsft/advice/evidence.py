@@ -36,19 +36,19 @@ def shipped() -> pd.DataFrame:
 
 
 def evidence(folders: Sequence[Path]) -> pd.DataFrame:
-    """One line per setting, arm and depth of the rows in `folders`, means over seeds, every arm at its validated rate.
+    """One line per setting, arm and depth of the rows in `folders`, means over seeds, every arm at one rate.
 
-    `transfer` is zero-shot accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost`
-    what it takes from the source, both in accuracy; `cells` is the number of rows. `lr` is the rate that validation
-    prefers over all seeds together (a tie goes to the lower), of those that all of them have. The OFFERED arms choose
-    from the rates that all of them have in a setting, for every seed. `ties`: by which rule the heads were chosen, see
-    `Relevance`. Settings whose start is no better than the majority class are left out, because there is no transfer to
-    advise on.
+    `lr` is the rate that validation prefers over all seeds together (a tie goes to the lower), of those that all of
+    them have; the rest of the line is at that rate, for it is what a reader is told to try. `transfer` is zero-shot
+    accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost` what it takes from the
+    source, both in accuracy; `cells` is the number of rows. The OFFERED arms choose from the rates that all of them
+    have in a setting, for every seed. `ties`: by which rule the heads were chosen, see `Relevance`. Settings whose
+    start is no better than the majority class are left out, because there is no transfer to advise on.
     """
     parts = []
     for folder in folders:
         every = at_common_rates(by_usual_circuits(at_papers_share(Results.read(folder).rows)), OFFERED)
-        rows = at_validated_rate(every)
+        rows = _at_one_rate(every)
         start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
         rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)
         rows["transfer"] = rows["zero_shot"] / rows["source_accuracy_before"]
@@ -56,7 +56,6 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
         rows["cost"] = rows["source_accuracy_before"] - rows["source_accuracy"]
         majority = rows["source_gold"].map(lambda gold: np.bincount(gold).max() / len(gold))
         rows["above"] = rows["source_accuracy_before"] - majority
-        rows = rows.drop(columns="lr").merge(_rates(every), on=ARM, how="left")
         parts.append(rows[rows.groupby(SETTING)["above"].transform("mean") > COMPETENT])
     if not parts:
         raise UserError("evidence is made of result rows: give results folders, such as results/demo.")
@@ -75,13 +74,14 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
     return table.round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
 
 
-def _rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of every setting, arm and depth the one rate for all seeds; two seeds that choose apart would name none."""
+def _at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every setting, arm and depth at one rate for all seeds; two seeds that choose apart would name none."""
     tried = rows[rows["lr"].notna()].groupby([*ARM, "lr"], dropna=False, as_index=False)
     found = tried.agg(valid=("valid_accuracy", "mean"), seeds=("seed", "nunique"))
     whole = found[found["seeds"] == found.groupby(ARM, dropna=False)["seeds"].transform("max")]
     best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(ARM)
-    return best[[*ARM, "lr"]]
+    chosen = rows.merge(best[[*ARM, "lr"]], on=[*ARM, "lr"])["cell"]
+    return at_validated_rate(rows[rows["lr"].isna() | rows["cell"].isin(chosen)])  # what is left: an arm's variants
 
 
 def main() -> None:

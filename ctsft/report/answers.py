@@ -24,8 +24,8 @@ NO_ARM = "no arm"
 
 @dataclass(frozen=True)
 class Answer:
-    """`taken`: one word for the page's table; empty where the sentence alone answers. `by`: what picks, if not the
-    target's validation split."""
+    """`taken`: the arm and its number, for the page's table; empty where the sentence alone answers. `by`: what picks,
+    if not the target's validation split."""
 
     situation: str
     told: str
@@ -75,11 +75,16 @@ def answers(
         one = first(of)
         if one is None:
             return Answer(situation, f"{NO_ARM}.", NO_ARM, by)
-        model = first([other for other in of if _is_model(other)])
-        if model in (one, None):
-            return Answer(situation, words(one), f"`{one.arm}`", by)
-        both = f"{words(one)} Of the tuned models: {words(model)}"
-        return Answer(situation, both, f"`{one.arm}`; of the models `{model.arm}`", by)
+        tuned = [other for other in of if _is_model(other)]
+        model = first(tuned) or one
+        rivals = _level(model, tuned) if first is best else []
+        sentence, taken = words(one), _in_short(one)
+        if model is not one:
+            sentence, taken = f"{sentence} Of the tuned models: {words(model)}", f"{taken}; {_in_short(model)}"
+        if rivals:
+            listed = ", ".join(f"`{other.arm}`" for other in rivals)
+            sentence, taken = f"{sentence} Within {MARGIN} of it on validation: {listed}.", f"{taken} ({len(rivals)})"
+        return Answer(situation, sentence, taken, by)
 
     models = [one for one in here if _is_model(one)]
     kept = [one for one in models if one.source_change is not None]
@@ -116,6 +121,16 @@ def answers(
         ),
         *(Answer(words, f"{_marked(here, flag)}.") for flag, words in FLAGS.items()),
     ]
+
+
+def _in_short(one: Outcome) -> str:
+    changes = (one.target_change, one.source_change)
+    return f"`{one.arm}` {' / '.join(GAP if each is None else change(each).partition(' ')[0] for each in changes)}"
+
+
+def _level(one: Outcome, of: Sequence[Outcome]) -> list[Outcome]:
+    """The others whose validation accuracy is within MARGIN of its own: so few rows do not tell them apart."""
+    return [other for other in of if other is not one and one.valid_accuracy - other.valid_accuracy <= MARGIN]
 
 
 def _is_model(one: Outcome) -> bool:
@@ -155,12 +170,16 @@ def _least(
     known = [one for one in here if value(one) is not None]
     if not known:
         return Answer(situation, "not measured.")
+
+    def short(one: Outcome) -> str:
+        return f"`{one.arm}` {form.format(value(one))}"
+
     least, most = min(known, key=value), max(known, key=value)
     model = min(filter(_is_model, known), key=value, default=least)
-    told, taken = [f"{named(least.arm, least.depth)} has {words} {form.format(value(least))}"], f"`{least.arm}`"
+    told, taken = [f"{named(least.arm, least.depth)} has {words} {form.format(value(least))}"], short(least)
     if model is not least:
         told.append(f"of the tuned models {named(model.arm, model.depth)} the least, {form.format(value(model))}")
-        taken += f"; of the models `{model.arm}`"
+        taken += f"; {short(model)}"
     told += [f"{named(most.arm, most.depth)} the most, {form.format(value(most))}"] if most is not least else []
     return Answer(situation, f"{'; '.join(told)}; without adapting {form.format(value(zero))}.", taken, ON_TEST)
 

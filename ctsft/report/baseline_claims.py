@@ -98,15 +98,25 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     value = pooled(pairs, asked.of)
     if value is None:
         return not_run(claim, f"{asked.first} and {asked.second} of script 06, at a common rate")
-    number = f"{asked.first} − {asked.second}: {change(value)}"
-    if asked.of == TARGET:
-        each = {first["target"].iloc[0]: change(paired(first, second)) for first, second in pairs}
-        alone = [", ".join(f"{target} {told}" for target, told in each.items())] if len(each) > 1 else []
-        number = "; ".join([f"target, {number}", *alone, in_macro_f1(pairs)])
-    else:
-        number = f"source afterwards, {number}"
+    where = "target" if asked.of == TARGET else "source afterwards"
+    told = [f"{where}, {asked.first} − {asked.second}: {change(value)}"]
+    each = {first["target"].iloc[0]: change(paired(first, second, asked.of)) for first, second in pairs}
+    told += [", ".join(f"{target} {alone}" for target, alone in each.items())] if len(each) > 1 else []
+    told += [in_macro_f1(pairs)] if asked.of == TARGET else []
+    number = "; ".join([*told, *_at_each_rate(asked, tried, keys)])
     data = ground(pairs, tried) + _more_tries(_of_arm(tried, asked.first), _of_arm(tried, asked.second))
     return Judgement(claim, _verdict(value, asked.threshold), number, data)
+
+
+def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
+    """The same comparison with both arms at one rate: at validated ones they may stand at different places."""
+    rates = [set(_of_arm(tried, arm)["lr"].dropna()) for arm in (asked.first, asked.second)]
+    told = []
+    for rate in sorted(set.intersection(*rates)):
+        rows = at_validated_rate(tried[tried["lr"] == rate])  # what is left to choose is a penalty's strength
+        pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, rows)
+        told += [f"{rate:g} {change(pooled(pairs, asked.of))}"] if pairs else []
+    return [f"with both at one rate {', '.join(told)}"] if len(told) > 1 else []
 
 
 def _more_tries(first: pd.DataFrame, second: pd.DataFrame) -> str:

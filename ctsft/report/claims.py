@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, Choice, at_one_rate, at_validated_rate, better_of_two
+from ctsft.report.choosing import PAPERS_SHARE, Choice, at_validated_rate, better_of_two, circuits_told
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.fair import at_common_rates, equal_rates
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
@@ -21,7 +21,7 @@ from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.measured import with_related
 from ctsft.report.render import change, interval
-from ctsft.report.rows import Results, precision_of
+from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
 from ctsft.report.tradeoff import comparable, difficulty_predicts
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
@@ -125,11 +125,19 @@ def related_kept(results: Results) -> Judgement:
     rows = found.rows
     fair = equal_rates(*(rows[rows["cell"].isin(side["cell"])] for side in (circuit, full)), rows)
     gap = related_change(circuit, full) if len(full) and fair else None
-    number = f"related tests after − before: {change(kept)}; circuit − full: {change(gap)}"
-    tests = ", ".join(sorted(set(circuit["test"])))
-    targets = ", ".join(dict.fromkeys(circuit["target"]))
+    number = f"related tests after − before: {change(kept)}"
+    tests, targets = sorted(set(circuit["test"])), list(dict.fromkeys(circuit["target"]))
+    # A mean over targets and tests may hide that they differ in sign.
+    parts = [{"test": test} for test in tests] + [{"target": target} for target in targets if len(targets) > 1]
+    for part in parts if len(parts) > 1 else []:
+        number += f", {next(iter(part.values()))} {change(related_change(pick(circuit, **part)))}"
+    number += f"; circuit − full: {change(gap)}"
+    for target in targets if len(targets) > 1 and gap is not None else []:
+        number += f", {target} {change(related_change(*(pick(side, target=target) for side in (circuit, full))))}"
     sizes = ", ".join(str(n) for n in sorted(set(circuit["n_target"])))
-    data = f"{tests}; tuned on {targets}; n = {sizes}"
+    seeds = ", ".join(map(str, sorted(set(circuit["seed"]))))
+    heads = circuits_told(rows[rows["cell"].isin(circuit["cell"])])
+    data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{heads}"
     return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
 
 
@@ -152,7 +160,7 @@ def second_task(results: Results | None) -> Judgement:
     """C5: what C1 and C3b say holds on entailment too. A second model family is a results folder of its own."""
     if results is None:
         return not_run("C5", "script 02")
-    best = _compared(results)
+    best = compared(results)
     parts = [target_accuracy(best), source_kept_better(best)]
     if any(part.number == "–" for part in parts):
         return not_run("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
@@ -199,6 +207,8 @@ def directional(found: Faithfulness | None) -> Judgement:
     number = f"area under faithfulness, cdt − magnitude: {change(value)}"
     if found.main != "cdt":
         number += f"; {found.main} − magnitude: {change(area(found, found.main, 'magnitude'))}"
+    if found.no_negative("cdt"):
+        number += "; no score of cdt is negative, so it is not by their signs that they rank better"
     return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude"))
 
 
@@ -208,7 +218,7 @@ def _asked(found: Faithfulness, scorer: str) -> str:
     return f"{scorer}; {found.source}, {rows} validation rows; seeds {seeds}"
 
 
-def _compared(study: Results) -> Results:
+def compared(study: Results) -> Results:
     """The rows that C1 to C3b and C5 are judged by: from the competent start, at rates that all of their arms had."""
     best = study.from_most_source_rows()
     return best.only(best.rows.index.isin(at_common_rates(best.rows, ("full", *BOTH)).index))
@@ -223,38 +233,13 @@ def judge(results: Results) -> list[Judgement]:
     if main is None:
         first = [not_run(claim, "script 01") for claim in rules]
     else:
-        compared = _compared(main)
-        first = [rule(compared) for rule in rules.values()]
+        best = compared(main)
+        first = [rule(best) for rule in rules.values()]
     return [
         *first,
         competent_start(second),
         second_task(second),
         faithful(found),
-        related_kept(results if main is None else compared),
+        related_kept(results if main is None else best),
         directional(found),
     ]
-
-
-@lru_cache(maxsize=8)  # three pages tell the same verdicts
-def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
-    """The claims that rest on script 01 alone, on other rows of it than `judge` takes, as (which, verdict).
-
-    Where several rates were tried, at the paper's one and at one for each arm, chosen over all targets and seeds; with
-    each number of target rows that has fewer seeds than another, and is not pooled with it; in every other precision.
-    """
-    studies = [_compared(study) for study in results.studies(EXPERIMENT)]
-    others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
-    for study in studies[:1]:
-        seeds = pick(study.rows, arm="circuit", depth=2).groupby("n_target")["seed"].nunique()
-        fewer = sorted(seeds[seeds < seeds.max()].index, reverse=True)
-        sizes = [(f"with {n} target rows", study.rows["n_target"].isin([0, n])) for n in fewer]
-        others = [*((told, study.only(here), at_validated_rate) for told, here in sizes), *others]
-    for study in studies[:1]:
-        rates = study.rows["lr"]
-        if rates.nunique() > 1:
-            others.insert(0, ("at one rate for all targets and seeds", study, at_one_rate))
-        if rates.nunique() > 1 and set(study.rows.loc[rates == PAPERS_RATE, "arm"]) >= {"full", *BOTH}:
-            alone = study.only(rates.isna() | (rates == PAPERS_RATE))
-            others.insert(0, (f"at {PAPERS_RATE:g} alone", alone, at_validated_rate))
-    rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
-    return [(which, rule(study, choose)) for which, study, choose in others for rule in rules]

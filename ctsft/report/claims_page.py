@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
-from ctsft.report.claims import CLAIMS, judge, judge_otherwise
+from ctsft.report.claims import CLAIMS, judge
 from ctsft.report.judging import MARGIN, Judgement
+from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.rows import Results
 
 BASELINES_FOLLOW = (

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ctsft.errors import UserError
 from ctsft.report import reproducing
-from ctsft.report.claims import CLAIMS, Judgement, judge, judge_otherwise
+from ctsft.report.claims import CLAIMS, Judgement, judge
+from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT
 from ctsft.storage import write_atomic

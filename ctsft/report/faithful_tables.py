@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
+from ctsft.report.faithfulness import Faithfulness, area, beaten, controls, faithfulness_of
 from ctsft.report.paying import paying_text
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown
 from ctsft.report.rows import Results
@@ -50,7 +50,7 @@ def chance_cells(found: Faithfulness) -> pd.DataFrame:
         mine = pick(same, selection=selection)
         kept, without = pick(mine, direction="keep"), pick(mine, direction="knock_out")
         random = pick(same, selection=f"random:{selection}")
-        others = {name: faithfulness_of(found, pick(same, selection=name)) for name in ("near_zero", "bottom")}
+        others = {name: faithfulness_of(found, pick(same, selection=name)) for name in controls(found)}
         table.append(
             {
                 "heads": f"{selection}, {size}",
@@ -65,6 +65,11 @@ def chance_cells(found: Faithfulness) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def _lowest(found: Faithfulness) -> str:
+    same = "No score is negative: the heads nearest to zero (`near_zero`) are those of the lowest scores too. "
+    return same if found.no_negative(found.main) else ""
 
 
 def _beaten(mine: pd.DataFrame, random: pd.DataFrame) -> str:
@@ -96,7 +101,7 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
             f"Circuits against chance, preset {preset}",
             f"{about} Scorer `{found.circuits}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads "
             "by the score to the logits. Random sets have as many heads in every layer; `random beaten` counts "
-            f"those of a lower margin than ours. {paying_text(found, results)}",
+            f"those of a lower margin than ours. {_lowest(found)}{paying_text(found, results)}",
             chance_cells(found),
         ),
         Table(

@@ -97,9 +97,18 @@ class Faithfulness:
         rows = set(lines["score_rows"])
         return {m.about["seed"]: m for m in self.maps if m.about["scorer"] == scorer and usual(m, rows)}
 
+    def no_negative(self, scorer: str) -> bool:
+        """Whether it gives no head a negative score: the heads nearest to zero are the lowest then."""
+        return all((m.logits >= 0).all() for m in self.maps_of(scorer).values())
+
     @property
     def scorers(self) -> list[str]:
         return list(dict.fromkeys(pick(self.sets, selection="top")["scorer"]))
+
+
+def controls(found: Faithfulness) -> tuple[str, ...]:
+    """The selections that a circuit is compared with, but for random ones; one where two are the same heads."""
+    return ("near_zero",) if found.no_negative(found.main) else ("near_zero", "bottom")
 
 
 def usual(relevance: Relevance, score_rows: set[str]) -> bool:

@@ -106,25 +106,22 @@ def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Di
 
 
 def related_cells(results: Results) -> pd.DataFrame:
-    """Related tests by arm: accuracy before and after, and the change, over all targets; see `with_related`."""
+    """Related tests by target, n and arm: accuracy before and after, and the change; see `with_related`."""
     lines = last_lines(results)
     table = []
-    for (n, arm, depth, test), here in lines[lines["role"] == "related"].groupby(
-        ["n_target", "arm", "depth", "test"], dropna=False
+    for (target, n, arm, depth, test), here in lines[lines["role"] == "related"].groupby(
+        ["target", "n_target", "arm", "depth", "test"], dropna=False, sort=False
     ):
-        # A mean over targets needs the same seeds in all of them.
-        whole = len({tuple(sorted(set(seeds))) for _, seeds in here.groupby("target")["seed"]}) == 1
-        after = np.mean([stack(right(g)) for _, g in here.groupby("target")], axis=0) if whole else None
         table.append(
             {
+                "target": target,
                 "n": n,
                 "arm": arm,
                 "depth": GAP if pd.isna(depth) else depth,
                 "related test": test,
-                "before": fraction(here["accuracy_before"].mean() if whole else None),
-                "after": interval(mean_interval(after) if whole else None),
+                "before": fraction(here["accuracy_before"].mean()),
+                "after": interval(mean_interval(stack(right(here)))),
                 "change": change(related_change(here)),
-                "targets": here["target"].nunique(),
                 "seeds": here["seed"].nunique(),
             }
         )
@@ -173,8 +170,9 @@ def forgetting_tables(results: Results) -> list[Table]:
             f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
             "accuracy on the source after over before. Against full: the source's accuracy after this arm minus after "
             "tuning all weights, where both had the same learning rates to choose from; p is a paired permutation of "
-            "rows, Holm-corrected over the table, and speaks of these checkpoints alone. `distance moved` is "
-            "that of all weights, relative to their norm.",
+            "rows, Holm-corrected over the table, and speaks of these checkpoints alone: it may be small beside an "
+            "interval with 0, which knows other seeds too. `distance moved` is that of all weights, relative to their "
+            "norm.",
             forgetting_cells(results),
         )
     ]
@@ -184,7 +182,7 @@ def forgetting_tables(results: Results) -> list[Table]:
             Table(
                 f"{results.preset}_04_related_tasks",
                 f"Related tests before and after, preset {results.preset}",
-                f"{about(related, asked)} Averaged over the targets that were tuned on; `before` is theta1. "
+                f"{about(related, asked)} `target` is the one that was tuned on; `before` is theta1. "
                 "Intervals are 95 %, paired on test rows.",
                 related_cells(related),
             )

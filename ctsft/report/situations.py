@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.answers import Answer, answers, named
+from ctsft.report.answers import ON_TEST, Answer, answers, named
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.costs import read_costs
+from ctsft.report.judging import MARGIN
 from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import outcomes
 from ctsft.report.render import GAP, change, fraction, markdown
@@ -53,7 +54,10 @@ def settings_of(results: Results, costs: pd.DataFrame) -> list[Setting]:
 
 def in_short(settings: dict[str, Setting]) -> str:
     """What is taken: a line per situation, a column per setting, each under its name."""
-    taken = {name: {a.situation: a.taken for a in one.answers if a.taken} for name, one in settings.items()}
+    taken = {
+        name: {a.situation + (r"\*" if ON_TEST in a.by else ""): a.taken for a in one.answers if a.taken}
+        for name, one in settings.items()
+    }
     situations = dict.fromkeys(situation for column in taken.values() for situation in column)
     lines = [{"situation": one} | {name: column.get(one, GAP) for name, column in taken.items()} for one in situations]
     return markdown(pd.DataFrame(lines))
@@ -99,8 +103,10 @@ def odyssey_page(folders: Sequence[Results]) -> str:
     if columns:
         out += [
             "## In short\n",
-            "The arm that each setting picks, without its number; below are the numbers and how it is picked. A "
-            "folder's arms are those that it has run.\n",
+            "The arm that each setting picks of those that the folder has run; where that is no language model, the "
+            "best tuned model behind it. Numbers: change on the target / on the source, or what the line is about. In "
+            f"brackets: how many other models are within {MARGIN} of it on validation, which has too few rows to tell "
+            "them apart. \\*: picked on test rows, at least in part. Below are the intervals.\n",
             in_short(columns),
             "",
         ]

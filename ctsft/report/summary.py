@@ -13,17 +13,19 @@ import pandas as pd
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
 from ctsft.report.baseline_claims import BASELINE_CLAIMS
-from ctsft.report.choosing import PAPERS_SHARE, at_papers_share, at_validated_rate, chosen_by_index
-from ctsft.report.claims import CLAIMS, judge_otherwise
+from ctsft.report.choosing import ODYSSEY, PAPERS_SHARE, at_papers_share, at_validated_rate, chosen_by_index
+from ctsft.report.claims import CLAIMS
 from ctsft.report.claims_page import akin, judged_together
 from ctsft.report.judging import Judgement
 from ctsft.report.measured import odyssey_results
+from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
-from ctsft.report.render import markdown
+from ctsft.report.render import GAP, markdown
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
-from ctsft.report.transfer import EXPERIMENT, pick
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
+from ctsft.study.config import StudyConfig
 
 HEADINGS = {
     "supported": "What held",
@@ -39,6 +41,7 @@ def weakest(results: Results) -> Iterator[str]:
     papers_model = "Qwen2.5-0.5B"
     other = "" if papers_model in results.model else f"; the paper's is {papers_model}, which was not run"
     yield f"One model, {results.model}{other}."
+    yield from _grounds(results)
     if main is None:
         yield "Script 01 has no rows here."
         told = ", ".join(sorted(set(results.rows.loc[chosen_by_index(results.rows), "experiment"])))
@@ -81,6 +84,21 @@ def weakest(results: Results) -> Iterator[str]:
         "The rules of some verdicts were written after rows had been seen, B9 to B20 after many of those that they are "
         "judged by (see claims.md); and no verdict is corrected for how many there are."
     )
+
+
+def _grounds(results: Results) -> Iterator[str]:
+    """On how many seeds and targets each script's verdicts rest, and on how many rows circuits were scored."""
+    studies = {name: results.of(name) for name in (EXPERIMENT, ENTAILMENT)} | {ODYSSEY: odyssey_results(results.folder)}
+    for name, study in studies.items():
+        tuned = None if study is None else study.rows[study.rows["arm"] != "zero_shot"]
+        for n_target, here in [] if tuned is None else tuned.groupby("n_target"):
+            seeds = ", ".join(map(str, sorted(here["seed"].unique())))
+            targets = ", ".join(dict.fromkeys(here["target"]))
+            yield f"Script {name[:2]}, {n_target} target rows: seeds {seeds}; {targets}."
+    fewer = sorted({m.about["score_rows"] for m in results.maps if m.about["score_rows"] < StudyConfig.score_rows})
+    if fewer:
+        rows = ", ".join(map(str, fewer))
+        yield f"Circuits were scored on {rows} rows; the protocol's are {StudyConfig.score_rows}."
 
 
 def _starts(rows: pd.DataFrame) -> Iterator[str]:
@@ -154,7 +172,7 @@ def _otherwise(results: Results) -> list[str]:
     for which, j in judge_otherwise(results):
         told = j.verdict if j.verdict == "not run" else f"{j.verdict}: {j.deciding}"
         table.setdefault(j.claim, {"claim": j.claim})[which] = told
-    return [markdown(pd.DataFrame(table.values()))] if table else []
+    return [markdown(pd.DataFrame(table.values()).fillna(GAP))] if table else []
 
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:

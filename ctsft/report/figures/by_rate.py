@@ -1,26 +1,26 @@
-"""Figure of every learning rate: what an arm learns against what it keeps, from its lowest rate to its highest."""
+"""Figure of every learning rate: what an arm learns at each, and what it keeps."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 from ctsft.report.by_rate import over_all, rate_points
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style, widen
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style
 from ctsft.report.rows import Results
 from ctsft.report.stats import mean_interval
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, pick
 
-# Fewer points are no path.
+# Fewer rates are no line.
 LEAST_RATES = 3
-# A rate is written beside its point where no other stands so near.
-APART = 0.03
+BESIDE = 1.05  # factor on the rate between two arms, or their intervals would hide each other
 
 
 def by_rate_figure(results: Results) -> plt.Figure | None:
-    """Of script 01, a panel for every n: accuracy on the target over that on the source afterwards, a path an arm.
+    """Of script 01, two panels for every n: accuracy on the target and on the source afterwards, over the rate.
 
-    Over all targets, from the lowest rate (the largest marker) to the highest. An arm of several depths is at its
-    deepest. None where no arm was tried at LEAST_RATES; beside one that was, others of the same n are shown too.
+    Over all targets, with 95 % intervals; dotted: the source before. An arm of several depths is at its deepest. None
+    where no arm was tried at LEAST_RATES; beside one that was, others of the same n are shown too.
     """
     points = over_all(rate_points(results.on_the_grid_of(EXPERIMENT)))
     if len(points):
@@ -32,34 +32,36 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
     sizes = sorted(set(points["n_target"]))
     with style():
         figure, axes = plt.subplots(
-            1, len(sizes), figsize=(WIDTH, 3.8), squeeze=False, sharex=True, sharey=True, layout="constrained"
+            len(sizes),
+            2,
+            figsize=(WIDTH, 0.8 + 2.8 * len(sizes)),
+            squeeze=False,
+            sharex=True,
+            sharey="row",
+            layout="constrained",
         )
-        for axis, n_target in zip(axes[0], sizes, strict=True):
+        for row, n_target in zip(axes, sizes, strict=True):
             here = pick(points, n_target=n_target)
-            written: list[tuple[float, float]] = []
             deepest = dict(arms_in_order(here))  # depths come in rising order
-            for arm, depth in deepest.items():
+            for number, (arm, depth) in enumerate(deepest.items()):
                 mine = pick(here, arm=arm, depth=depth).sort_values("lr")
-                both = [(mean_interval(p["source_right"]), mean_interval(p["right"])) for p in mine.to_dict("records")]
-                x, y = ([side[i].value for side in both] for i in (0, 1))
-                axis.plot(x, y, color=COLOURS[arm], linewidth=1, label=arm_label(arm, depth), marker=MARKERS[arm])
-                if len(mine) > 1:
-                    axis.plot(x[0], y[0], MARKERS[arm], color=COLOURS[arm], markersize=10)
-                for (kept, learnt), rate in zip(both, mine["lr"], strict=True):
-                    bars = dict(xerr=arms_of_error(kept), yerr=arms_of_error(learnt))
-                    axis.errorbar(kept.value, learnt.value, **bars, color=COLOURS[arm], elinewidth=0.4, alpha=0.5)
-                    place = (kept.value, learnt.value)
-                    if all(abs(place[0] - x) > APART or abs(place[1] - y) > APART / 2 for x, y in written):
-                        written.append(place)
-                        axis.annotate(
-                            f"{rate:g}", place, (4, 4), textcoords="offset points", fontsize=7, color=COLOURS[arm]
-                        )
-            axis.axvline(here["before"].mean(), color="black", linewidth=0.8, linestyle=":")
-            axis.set_xlabel("on the source afterwards (dotted: before)")
-            axis.set_title(f"{here['target'].iloc[0]}, n = {n_target}", loc="left", fontweight="bold")
-        axes[0][0].set_ylabel("accuracy on the target")
-        widen(axes[0][0], "x")
-        widen(axes[0][0], "y")
+                x = mine["lr"] * BESIDE ** (number - (len(deepest) - 1) / 2)
+                for axis, column in zip(row, ("right", "source_right"), strict=True):
+                    values = [mean_interval(answers) for answers in mine[column]]
+                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=5, linewidth=1)
+                    axis.plot(x, [value.value for value in values], label=arm_label(arm, depth), **look)
+                    for place, value in zip(x, values, strict=True):
+                        bars = dict(color=COLOURS[arm], elinewidth=0.6, alpha=0.6)
+                        axis.errorbar(place, value.value, yerr=arms_of_error(value), **bars)
+            row[1].axhline(here["before"].mean(), color="black", linewidth=0.8, linestyle=":")
+            row[0].set_title(f"{here['target'].iloc[0]}, n = {n_target}", loc="left", fontweight="bold")
+            row[0].set_ylabel("accuracy")
+        rates = sorted(set(points["lr"]))
+        for axis, words in zip(axes[-1], ("on the target", "on the source afterwards (dotted: before)"), strict=True):
+            axis.set_xscale("log")
+            axis.set_xticks(rates, [f"{rate:g}".replace("e-0", "e-") for rate in rates])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xlabel(f"learning rate\n{words}")
         handles = {label: h for a in axes[0] for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

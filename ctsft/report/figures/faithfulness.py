@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from ctsft.report.faithfulness import Faithfulness, faithfulness_curve, faithfulness_of
+from ctsft.report.faithfulness import Faithfulness, controls, faithfulness_curve, faithfulness_of
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
 from ctsft.report.paying import MEASURES, paying
 from ctsft.report.rows import Results
@@ -32,11 +32,14 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
             ("near_zero", "keep"): ("near-zero heads kept", COLOURS["near_zero"], MARKERS["near_zero"]),
             ("bottom", "keep"): ("bottom heads kept", COLOURS["bottom"], MARKERS["bottom"]),
         }
+        drawn = {"top", *controls(found)}
         for (selection, direction), (label, colour, marker) in looks.items():
+            if selection not in drawn:
+                continue
             _draw(left, found, label, colour, marker, "-", True, **base, selection=selection, direction=direction)
         total = int(found.sets["heads"].iloc[0])
-        drawn = pick(found.sets, **base, selection="random:top")
-        for number, (size, group) in enumerate(drawn.groupby("size")):
+        by_chance = pick(found.sets, **base, selection="random:top")
+        for number, (size, group) in enumerate(by_chance.groupby("size")):
             value = faithfulness_of(found, group)
             look = dict(color=COLOURS["random"], marker=MARKERS["random"], linestyle="none", markersize=5)
             label = None if number else "random heads of the same layers"

@@ -41,14 +41,21 @@ def odyssey_figure(results: Results) -> plt.Figure | None:
                 axis.axvline(0, color="black", linewidth=0.8)
                 axis.set_ylim(len(here) - 0.5, -0.5)
                 axis.set_yticks(range(len(here)), [""] * len(here))
-            row[0].set_yticklabels([arm_label(one.arm, one.depth) for one in here])
+            most = max(one.seeds for one in here)
+            row[0].set_yticklabels([arm_label(one.arm, one.depth) + _fewer(one.seeds, most) for one in here])
             row[0].set_title(target, loc="left", fontweight="bold")
         for axis, label in zip(
             axes[-1], ("accuracy, target", "accuracy, source", "bits per byte, source"), strict=True
         ):
             axis.set_xlabel(f"change in\n{label}")
-        figure.suptitle(f"{results.model}, {found[0].n_target} target rows", fontsize=10)
+        words = f"{found[0].n_target} target rows, every arm at its validated rate"
+        figure.suptitle(f"{results.model}, {words}", fontsize=10)
     return figure
+
+
+def _fewer(seeds: int, most: int) -> str:
+    """What is said of an arm with fewer seeds than others: one seed's interval knows nothing of seeds."""
+    return "" if seeds == most else f" ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
 def _line(row: list[plt.Axes], number: int, one: Outcome, bits: float | None) -> None:

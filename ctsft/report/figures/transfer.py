@@ -77,17 +77,30 @@ def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[st
     axis.set_ylim(len(arms) - 0.5, -0.5)
 
 
+def _in_common(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every target the seeds and the rates that all of its numbers of rows have; arms that lack one are left out."""
+    kept = []
+    for _, here in rows.groupby("target", sort=False):
+        tuned = here[here["arm"] != "zero_shot"].groupby("n_target")
+        seeds = set.intersection(*tuned["seed"].agg(set)) if len(tuned) else set()
+        rates = set.intersection(*tuned["lr"].agg(lambda rate: set(rate.dropna()))) if len(tuned) else set()
+        here = here[here["seed"].isin(seeds) & (here["lr"].isna() | here["lr"].isin(rates))]
+        for _, own in here.groupby(["arm", "depth"], dropna=False, sort=False):
+            has = own[own["lr"].notna()].groupby(["n_target", "seed"])["lr"].agg(set)
+            if all(found == rates for found in has):
+                kept.append(own)
+    return pd.concat(kept) if kept else rows.iloc[:0]
+
+
 def by_rows_figure(results: Results) -> plt.Figure | None:
     """Accuracy on the target by number of target rows, one line an arm; None where there is only one number.
 
-    At rates that every number of rows was tuned with, and without heads that ties by index chose where the arm has
-    others: what more rows give must not be what more rates, or other heads, give.
+    On the seeds and at the rates that a target has with every number of rows, without arms that lack one of these, and
+    without heads that ties by index chose where the arm has others: what more rows give must not be what other seeds,
+    more rates, or other heads give.
     """
-    tried = results.rows[results.rows["lr"].notna()].groupby(["target", "n_target"])["lr"].agg(set)
-    common = tried.groupby("target").agg(lambda rates: set.intersection(*rates))
-    at_common = [pd.isna(lr) or lr in common[target] for target, lr in results.rows[["target", "lr"]].to_numpy()]
-    rows = at_papers_share(at_validated_rate(results.rows[at_common]))
-    rows = rows[rows["depth"].isna() | (rows["depth"] == 2)]
+    rows = at_papers_share(results.rows)
+    rows = at_validated_rate(_in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)]))
     ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
     rows = rows[(ways <= 1) | ~chosen_by_index(rows)]
     tuned = rows[rows["arm"] != "zero_shot"]
@@ -116,7 +129,7 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
             zero = pick(rows, target=target, arm="zero_shot")["accuracy"]
             if len(zero):
                 axis.axhline(zero.mean(), color="black", linestyle="--", linewidth=1, label="no target rows")
-            axis.set_title(target, loc="left", fontweight="bold")
+            axis.set_title(f"{target}, {here['seed'].nunique()} seeds", loc="left", fontweight="bold")
             axis.set_xticks(sizes)
             axis.set_xlabel("target rows")
         axes[0][0].set_ylabel("accuracy on the target")

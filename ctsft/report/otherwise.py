@@ -1,0 +1,56 @@
+"""The same claims on other rows of the same study: at the paper's rate, at one rate for all, by number of rows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ctsft.report.choosing import PAPERS_RATE, at_one_rate, at_validated_rate
+from ctsft.report.claims import (
+    BOTH,
+    compared,
+    hard_transfers,
+    second_task,
+    source_kept,
+    source_kept_better,
+    target_accuracy,
+)
+from ctsft.report.judging import Judgement
+from ctsft.report.rows import Results, precision_of
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
+
+AT_PAPERS_RATE = f"at {PAPERS_RATE:g} alone"
+
+
+@lru_cache(maxsize=8)  # three pages tell the same verdicts
+def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
+    """The claims that rest on scripts 01 and 02, on other rows of them than `judge` takes, as (which, verdict).
+
+    Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
+    seeds; with each number of target rows that has fewer seeds than another, and is not pooled with it; in every other
+    precision.
+    """
+    studies = [compared(study) for study in results.studies(EXPERIMENT)]
+    others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
+    for study in studies[:1]:
+        seeds = pick(study.rows, arm="circuit", depth=2).groupby("n_target")["seed"].nunique()
+        fewer = sorted(seeds[seeds < seeds.max()].index, reverse=True)
+        sizes = [(f"with {n} target rows", study.rows["n_target"].isin([0, n])) for n in fewer]
+        others = [*((told, study.only(here), at_validated_rate) for told, here in sizes), *others]
+    for study in studies[:1]:
+        rates = study.rows["lr"]
+        if rates.nunique() > 1:
+            others.insert(0, ("at one rate for all targets and seeds", study, at_one_rate))
+        if (alone := _at_papers_rate(study)) is not None:
+            others.insert(0, (AT_PAPERS_RATE, alone, at_validated_rate))
+    rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
+    judged = [(which, rule(study, choose)) for which, study, choose in others for rule in rules]
+    second = results.of(ENTAILMENT)
+    alone = None if second is None else _at_papers_rate(compared(second))
+    return judged if alone is None else [*judged, (AT_PAPERS_RATE, second_task(alone))]
+
+
+def _at_papers_rate(study: Results) -> Results | None:
+    """Those rows alone; None where no other rate was tried, or the arms of C1 were not tried at it."""
+    rates = study.rows["lr"]
+    has_all = set(study.rows.loc[rates == PAPERS_RATE, "arm"]) >= {"full", *BOTH}
+    return study.only(rates.isna() | (rates == PAPERS_RATE)) if rates.nunique() > 1 and has_all else None
