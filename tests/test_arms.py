@@ -16,6 +16,8 @@ from ctsft.heads import Head
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.figures.style import COLOURS, MARKERS
 from ctsft.study.circuit_stage import heads_of
+from ctsft.study.config import StudyConfig
+from ctsft.study.data import StudyData
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
@@ -372,6 +374,19 @@ def test_an_arm_that_needs_a_dictionary_is_refused_where_there_is_none():
     settings = dict(task="xnli", source="english", targets=("thai",))
     with pytest.raises(UserError, match="'lexicon' needs a dictionary, and xnli has none"):
         replace(DEMO, **settings, arms=("zero_shot", "lexicon"))
+
+
+def test_a_lexicon_that_cannot_be_read_shows_before_anything_is_tuned(tmp_path, real_data):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "nusax_senti").symlink_to(real_data / "nusax_senti")
+    config = StudyConfig(
+        experiment="e", preset="p", task="nusax", source="indonesian", targets=("javanese",), arms=("full", "lexicon"),
+        data_dir=data, model="demo", output=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"no file .*nusax_lexicon/javanese.csv"):
+        StudyData(config)
+    StudyData(replace(config, arms=("full",)))
 
 
 def test_the_published_lexicon_is_read(real_data):

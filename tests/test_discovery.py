@@ -11,6 +11,7 @@ from conftest import CONFIGS, ENCODERS, random_rows, tiny
 
 from ctsft.discovery import scorers
 from ctsft.discovery.circuits import circuit, select
+from ctsft.discovery.find import scoring_rows
 from ctsft.discovery.mean import MIN_ROWS, label_balanced_mean
 from ctsft.discovery.patching import editing_z
 from ctsft.discovery.problem import Batch, Problem
@@ -21,6 +22,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
 from ctsft.storage import read_sealed, write_sealed
 from ctsft.tasks.prompts import Encoded, pad_left
+from ctsft.tasks.task import Example
 
 PLANTED = Head(1, 2)
 
@@ -275,3 +277,19 @@ def test_out_of_memory_halves_the_sources_and_changes_no_score(monkeypatch):
     monkeypatch.setattr(scorers, "propagate", full)
     with pytest.warns(UserWarning, match="out of memory"), pytest.raises(CellFailed, match="fewer or shorter rows"):
         get_scorer("cdt")(problem, None, [])
+
+
+@pytest.mark.parametrize(("right", "only_right"), [(12, True), (4, True), (3, False), (0, False)])
+def test_a_start_that_gets_too_few_rows_right_is_scored_on_any(right, only_right):
+    """Eight rows of each of three labels are asked for; of the last one only `right` are right."""
+    pool = [Example(str(i), "text", i % 3) for i in range(90)]
+
+    def answers(rows):
+        wrong = {example.id for example in [e for e in rows if e.label == 2][right:]}
+        return [-1 if example.id in wrong else example.label for example in rows]
+
+    drawn = scoring_rows(pool, answers, 3, 6, 24, seed=1)
+    assert drawn.only_right == only_right
+    sizes = {sum(example.label == label for example in drawn.scored) for label in range(3)}
+    assert sizes == {min(right, 8) if only_right else 8}
+    assert not {e.id for e in drawn.scored} & {e.id for e in drawn.mean}

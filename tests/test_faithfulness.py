@@ -340,7 +340,8 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
     [
         ({"scorers": ("cdt_linear",)}, "must be one of --scorers"),
         ({"sizes": (0.5, 1.0)}, "between 0 and 1"),
-        ({"shares": (0.02, 0.1)}, "--shares takes one value"),
+        ({"shares": (0.04,)}, "at 2% of the heads a depth"),
+        ({"seeds": (31, 40)}, "31 and 40 would share random sets.*20. apart"),
         ({"scorers": ("cdt", "cdt+loud")}, "'loud' is no option"),
         ({"row_counts": (2, 48)}, "--row-counts has 2; demo needs 3"),
         ({"known": ("plantd",)}, "'plantd'.*planted, induction, ioi"),

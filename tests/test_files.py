@@ -19,7 +19,9 @@ from own_data import label_words, sentences, write_jsonl, write_topics
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
 from ctsft.report.rows import Results
+from ctsft.storage import digest
 from ctsft.study.config import StudyConfig
+from ctsft.study.grid import cell_fingerprint, cells
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
@@ -27,8 +29,8 @@ from ctsft.tasks.checks import findings, near_duplicates
 from ctsft.tasks.demo.languages import word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.prompts import Layout, answers, encode
-from ctsft.tasks.registry import get_task
-from ctsft.tasks.task import Example, digits, from_digits
+from ctsft.tasks.registry import TASKS, get_task
+from ctsft.tasks.task import Example, Rows, digits, from_digits
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "01_nusax_transfer.py"
@@ -467,6 +469,36 @@ def test_a_task_that_reads_its_files_in_another_way_is_another_task(topics, tmp_
     write_topics(data, **changed)
     with pytest.raises(UserError, match=f"{named} has changed since.*another --output"):
         run_study(config_of(data, tmp_path / "out"))
+
+
+def test_a_task_of_ones_own_code_has_its_prompt_in_its_keys(topics, tmp_path):
+    """As docs/extending.md registers one; what it reads is compared with what the rows were made from."""
+    own = replace(get_task("topics", topics), name="stars")
+    TASKS["stars"] = own
+    try:
+        config = config_of(topics, tmp_path / "out", task="stars")
+        cell = cells(config)[0]
+        before = cell.key(cell_fingerprint(config, cell, "weights"))
+        assert run_study(config) == 0
+        TASKS["stars"] = replace(own, template="{text} | topic:")
+        config = config_of(topics, tmp_path / "out", task="stars")
+        assert cell.key(cell_fingerprint(config, cell, "weights")) != before
+        TASKS["stars"] = replace(own, read=lambda *asked: fewer(own.read(*asked)))
+        with pytest.raises(UserError, match=r"stars/d\d0/\w+ has changed since.*another --output"):
+            run_study(config_of(topics, tmp_path / "out", task="stars"))
+    finally:
+        del TASKS["stars"]
+
+
+def fewer(rows: Rows) -> Rows:
+    return replace(rows, examples=rows.examples[:-1], sha256=digest(rows.sha256))
+
+
+def test_a_dry_run_fits_a_small_validation_split(tmp_path, capsys):
+    data = write_topics(tmp_path)
+    write_jsonl(data / "topics" / "d00" / "valid.jsonl", sentences("d00", "valid", 20))
+    assert run_study(config_of(data, tmp_path / "out", dry_run=True)) == 0
+    assert "CPU hours for 1 cells" in capsys.readouterr().out
 
 
 def test_twelve_labels_survive_the_way_into_rows_and_back(tmp_path):

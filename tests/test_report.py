@@ -756,6 +756,18 @@ def test_a_study_that_has_only_begun_is_drawn_and_judged(tmp_path):
     plt.close("all")
 
 
+def test_rows_that_no_column_tells_apart_are_refused(folder):
+    """As a run with other epochs leaves them: another key, and nothing else that a table could see."""
+    path = folder / "01_nusax_transfer.csv"
+    first = list(csv.DictReader(path.open()))[5]
+    with path.open("a", newline="") as file:
+        csv.DictWriter(file, first).writerow(first | {"cell": first["cell"][:-6] + "0a1b2c"})
+    path.with_name(f"{path.name}.sha256").unlink()
+    with pytest.raises(UserError, match=rf"made with other settings.*{first['cell'][:-6]}.*--output of its own"):
+        Results.read(folder)
+    assert len(Results.read(folder, "01_nusax_transfer").rows)  # a script picks its rows by their keys
+
+
 def test_two_folders_of_one_name_are_refused(tmp_path, monkeypatch, capsys):
     other = shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("cache"))
     monkeypatch.setattr(sys, "argv", ["report", str(DEMO), str(other)])

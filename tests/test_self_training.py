@@ -168,6 +168,18 @@ def test_a_generation_that_gives_back_what_it_learned_is_where_a_chain_rests(con
     assert [[row[name] for name in same] for row in short] == [[row[name] for name in same] for row in whole]
 
 
+def test_generations_of_another_theta1_are_made_anew(config, tmp_path):
+    """Their weights may be gone, and made again on another machine."""
+    made = iter((1, 2, 3))
+    kept = [module._kept(replace(config, output=tmp_path), theta1, "x", lambda: {"n": next(made)}) for theta1 in "aabb"]
+    assert kept == [{"n": 1, "theta1": "a"}] * 2 + [{"n": 2, "theta1": "b"}] * 2
+
+
+def test_arms_that_add_rows_are_refused(config):
+    with pytest.raises(UserError, match=r"'replay' adds rows of its own.*Leave that arm out"):
+        replace(config, arms=("full", "replay"))
+
+
 class Fresh(str):
     """Labels that equal no others."""
 

@@ -451,6 +451,29 @@ def test_pickled_weights_are_refused(tmp_path):
         load_model(str(tmp_path / "m"))
 
 
+def test_weights_of_other_shapes_than_the_config_says_are_named(tmp_path):
+    shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 8}))
+    with pytest.raises(UserError, match="cannot load the model"):
+        load_model(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source_epochs": 0}, "--source-epochs is 0; it must be at least 1"),
+        ({"source_batch_size": 0}, "--source-batch-size is 0"),
+        ({"seeds": (1, 2), "random_draws": 5}, r"seeds 1 and 2 would share random sets.*--random-draws \(5\)"),
+    ],
+)
+def test_settings_that_would_not_mean_what_they_say_are_refused(config, change, said):
+    with pytest.raises(UserError, match=said):
+        replace(config, **change)
+    assert replace(config, seeds=(1, 2), random_draws=5, arms=("full",))  # which draws nothing
+
+
 def test_the_label_position_alone_gives_the_models_own_logits():
     """The shortcut through the unembedding against the plain forward pass over all positions."""
     loaded = load_model("demo")

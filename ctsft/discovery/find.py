@@ -36,8 +36,8 @@ def scoring_rows(
 
     With `shared` the scored rows are taken from those of the mean instead of from the others.
 
-    A start so weak that it never gives some label (the paper's case of 50 XNLI rows) is scored on any rows. Raises
-    UserError where the mean leaves no row of some label.
+    A start so weak that it gets fewer than half of the rows that are asked for right, as many of each label (the
+    paper's case of 50 XNLI rows), is scored on any rows. Raises UserError where the mean leaves no row of some label.
     """
     mean = draw_balanced(pool, mean_rows // n_labels, n_labels, seed)
     used = {example.id for example in mean}
@@ -48,8 +48,9 @@ def scoring_rows(
             "rows). Take fewer rows for the mean."
         )
     right = [example for example, answer in zip(rest, answers(rest), strict=True) if example.label == answer]
-    scored = draw_balanced(right, score_rows // n_labels, n_labels, seed)
-    return ScoringRows(mean, scored or draw_balanced(rest, score_rows // n_labels, n_labels, seed), bool(scored))
+    scored, every = (draw_balanced(rows, score_rows // n_labels, n_labels, seed) for rows in (right, rest))
+    enough = len(scored) >= len(every) / 2
+    return ScoringRows(mean, scored if enough else every, enough)
 
 
 def score_to_depth(

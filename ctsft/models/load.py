@@ -23,6 +23,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ctsft.errors import UserError
+from ctsft.memory import is_out_of_memory
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.families import family_of
 from ctsft.models.precision import leave_out_cudnn_attention
@@ -174,7 +175,9 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
                 **safe,
                 **options,
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "

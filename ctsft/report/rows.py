@@ -40,7 +40,11 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path, experiment: str = "") -> Results:
-        """Everything in `folder`; a faulty file is named. Where two scripts ran a cell, that of `experiment` counts."""
+        """Everything in `folder`; a faulty file is named. Where two scripts ran a cell, that of `experiment` counts.
+
+        A script picks its rows by their keys. Who reads a whole folder tells them apart by their columns, so without an
+        `experiment` it is a UserError where these do not.
+        """
         cells = list(read_cells(folder, experiment).values())
         if not cells:
             raise UserError(
@@ -49,6 +53,8 @@ class Results:
         gold = labels_by_test(folder)
         # Rows that were moved to another folder still say the preset that they were run by.
         rows = pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name)
+        if not experiment:
+            _refuse_mixed(rows, folder)
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
         for name in NUMBERS:
             rows[name] = rows[name].astype(int)
@@ -133,6 +139,20 @@ class Results:
     @property
     def model(self) -> str:
         return str(self.rows["model"].iloc[0])
+
+
+def _refuse_mixed(rows: pd.DataFrame, folder: Path) -> None:
+    """UserError where two rows differ in settings that no column has, only the digits at the end of a key."""
+    told = ["task", "source", "n_source", "share", "scorer", "ties", "kv_policy", "dtype"]
+    spelt = rows["cell"].str.rsplit("-", n=1).str[0].rename("spelt")
+    same = rows.groupby([*(rows[name] for name in told), spelt], dropna=False)["cell"]
+    mixed = next((sorted(set(cells)) for _, cells in same if cells.nunique() > 1), None)
+    if mixed:
+        raise UserError(
+            f"{folder} has rows of the same arm, target, rate and seed that were made with other settings (epochs, "
+            f"batch size, prompt, label words, rows to score on, ...): {mixed[0]} and {mixed[1]}. A table would mix "
+            "them. Run each with an --output of its own, or move one kind to another folder."
+        )
 
 
 def precision_of(results: Results) -> str:

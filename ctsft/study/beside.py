@@ -12,7 +12,7 @@ from ctsft.study.provenance import now
 from ctsft.study.record import SET_COLUMNS, SETS, read_cells, read_rows
 from ctsft.tasks.task import Rows, digits
 
-# What rows of a user's own files were made from: sha256 by task, then by language/split.
+# What rows were made from: sha256 by task, then by language/split.
 DATA = "data.json"
 
 

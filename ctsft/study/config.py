@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -152,8 +153,10 @@ class StudyConfig:
             "mean_rows": len(task.labels),
             "score_rows": len(task.labels),
             "random_draws": 1,
+            "source_epochs": 1,
+            "source_batch_size": 1,
         }.items():
-            if getattr(self, name) < low:
+            if (value := getattr(self, name)) is not None and value < low:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}.")
         for name in ("targets", "n_targets", "arms", "depths", "seeds", "lrs", "shares"):
             values = getattr(self, name)
@@ -177,6 +180,8 @@ class StudyConfig:
             raise UserError("--ray-address needs --executor ray.")
         if min(self.cell_cpus, self.cell_gpus, self.cell_memory_gb) < 0:
             raise UserError("--cell-cpus, --cell-gpus and --cell-memory-gb must not be negative.")
+        if "random" in dict(self.arm_depths()):
+            refuse_shared_draws(self.seeds, self.random_draws)
         self.part(())
         for arm, _ in self.arm_depths() if task.dictionary is None else ():
             if isinstance(get_arm(arm).extra_rows, Lexicon):
@@ -218,6 +223,16 @@ class StudyConfig:
     def to_dict(self) -> dict:
         """For the record: folders by their last name, because the rest belongs to one machine."""
         return {key: value.name if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def refuse_shared_draws(seeds: Sequence[int], draws: int) -> None:
+    """UserError where two seeds would draw the same random heads: draw d of a seed is drawn by seed + d."""
+    near = next((pair for pair in pairwise(sorted(seeds)) if pair[1] - pair[0] < draws), None)
+    if near:
+        raise UserError(
+            f"the seeds {near[0]} and {near[1]} would share random sets of heads, which would count twice: take seeds "
+            f"that lie at least --random-draws ({draws}) apart."
+        )
 
 
 def arm_depths(arms: Sequence[str], usual: Sequence[int]) -> list[tuple[str, int | None]]:

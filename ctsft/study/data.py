@@ -13,6 +13,7 @@ from ctsft.study.config import StudyConfig
 from ctsft.tasks.checks import findings
 from ctsft.tasks.task import SPLITS, Rows, check_aligned, draw, pools
 from ctsft.tuning.arms import get_arm
+from ctsft.tuning.extra_rows import Lexicon
 
 
 class StudyData:
@@ -34,6 +35,9 @@ class StudyData:
                     f"Ask for at most {len(pool)}."
                 )
         self._check_scoring_rows(source_train)
+        if any(isinstance(get_arm(arm).extra_rows, Lexicon) for arm, _ in config.arm_depths()):
+            for target in config.targets:
+                self.task.dictionary(config.source, target, config.data_folder)
         self.findings = self._findings()
 
     def split(self, language: str, name: str) -> Rows:

@@ -88,7 +88,8 @@ def _read(folder: Path) -> list[dict]:
 
 def _forward_seconds(bench: Workbench) -> float:
     """Of one row; a median of three runs after one to warm up."""
-    rows = bench.prompts(bench.config.source, "valid").subset(range(min(bench.config.eval_batch, 64)))
+    rows = bench.prompts(bench.config.source, "valid")
+    rows = rows.subset(range(min(bench.config.eval_batch, 64, len(rows))))
     bench.predict(rows)
     seconds = []
     for _ in range(3):

@@ -25,7 +25,7 @@ from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
-from ctsft.study.config import OneProcess
+from ctsft.study.config import OneProcess, refuse_shared_draws
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import keep_data, opened
@@ -63,6 +63,7 @@ class FaithfulnessConfig(OneProcess):
     depths: Annotated[tuple[int, ...], Suppress] = (DEPTH,)
     lrs: Annotated[tuple[float, ...], Suppress] = (5e-5,)
     kv_policy: Annotated[str, Suppress] = "shared"
+    shares: Annotated[tuple[float, ...], Suppress] = OneProcess.shares
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,8 +71,10 @@ class FaithfulnessConfig(OneProcess):
             get_scorer(scorer)
         if self.scorer not in self.scorers:
             raise UserError(f"--scorer is {self.scorer}, which must be one of --scorers: {', '.join(self.scorers)}.")
-        if len(self.shares) > 1:
-            raise UserError("--shares takes one value here: circuits of one size are asked about, beside --sizes.")
+        if self.shares != OneProcess.shares:  # a set is known by its size, which is another number of depths then
+            share = OneProcess.shares[0]
+            raise UserError(f"circuits are asked about at {share:.0%} of the heads a depth; --sizes asks about others.")
+        refuse_shared_draws(self.seeds, self.random_draws)
         for name in self.known:
             if name not in CIRCUITS:
                 raise UserError(f"unknown circuit '{name}' in --known. Valid: {', '.join(CIRCUITS)}.")

@@ -27,8 +27,7 @@ def opened(config: StudyConfig) -> Workbench:
     _prepare(config.folder)
     bench = Workbench(config)
     refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
-    if not bench.task.published:
-        refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
+    refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
     _check_heads(config, bench.anatomy)
     if note := note_on(bench.config.dtype, bench.device):
         print(f"note: {note}", file=sys.stderr)
@@ -36,10 +35,9 @@ def opened(config: StudyConfig) -> Workbench:
 
 
 def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:
-    """Before the first row: the labels of the tests, and of a user's own files what they held, lie beside the rows."""
+    """Before the first row: the labels of the tests, and what the rows of every split held, lie beside the rows."""
     keep_gold(bench.config.folder, tests)
-    if not bench.task.published:
-        keep_hashes(bench.config.folder, bench.config.task, bench.provenance["data_sha256"])
+    keep_hashes(bench.config.folder, bench.config.task, bench.provenance["data_sha256"])
 
 
 def _check_heads(config: StudyConfig, anatomy: Anatomy) -> None:

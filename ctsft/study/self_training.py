@@ -57,6 +57,12 @@ class SelfTrainingConfig(OneProcess):
         super().__post_init__()
         if min(self.generations, self.unlabelled) < 1:
             raise UserError("--generations and --unlabelled must be at least 1.")
+        for arm, _ in self.arm_depths():
+            if get_arm(arm).extra_rows is not None:
+                raise UserError(
+                    f"the arm '{arm}' adds rows of its own, and a generation learns from those that the last one "
+                    "labelled alone. Leave that arm out."
+                )
 
     @property
     def table(self) -> Path:
@@ -155,6 +161,7 @@ def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> l
     those behind it repeat it.
     """
     cell, start = _preferred(bench, config, chain)
+    theta1 = bench.theta1_of(cell.seed)["weight_hash"]
     known, lines, learned_from = start, [], None
     for number in range(config.generations + 1):
         if number and known["labels"] == learned_from:  # it gave back what it learned: the next would be the same again
@@ -163,19 +170,21 @@ def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> l
             learned_from = known["labels"]
             labels = tuple(from_digits(learned_from).tolist())
             make = partial(_generation, bench, config, cell, chain.human, number, labels)
-            known = _kept(config, chain.kept_as(number), make)
+            known = _kept(config, theta1, chain.kept_as(number), make)
         lines.append(known["line"] | {"chain": chain.name, "rates": chain.rates, "human": chain.human})
     return lines
 
 
 def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tuple[Cell, dict]:
     """The cell at the rate that validation prefers (a tie goes to the lower), and its generation 0."""
-    rows = read_cells(config.folder)
+    rows, theta1 = read_cells(config.folder), bench.theta1_of(chain.cells[0].seed)["weight_hash"]
 
     def valid(cell: Cell, key: str) -> float:
         """What another script's row says of the same cell, else what tuning it anew does."""
         try:
-            known = rows[key] if key in rows else _kept(config, f"{key}-valid", partial(_validated, bench, cell))
+            known = (
+                rows[key] if key in rows else _kept(config, theta1, f"{key}-valid", partial(_validated, bench, cell))
+            )
         except CellFailed:
             return -1.0  # a rate at which the loss explodes; where all do, generation 0 says so below
         return float(known["valid_accuracy"])
@@ -183,7 +192,7 @@ def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tu
     pairs = list(zip(chain.cells, chain.keys, strict=True))
     cell, key = max(pairs, key=lambda pair: valid(*pair)) if len(pairs) > 1 else pairs[0]
     make = partial(_generation, bench, config, cell, False, 0, ())
-    return cell, _kept(config, f"{key}-u{chain.unlabelled}-first", make)
+    return cell, _kept(config, theta1, f"{key}-u{chain.unlabelled}-first", make)
 
 
 def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:
@@ -193,11 +202,11 @@ def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:
     return {"valid_accuracy": round(valid["accuracy"], 6)}
 
 
-def _kept(config: SelfTrainingConfig, name: str, make: Callable[[], dict]) -> dict:
-    """What an earlier run has left of this generation, else what `make` gives."""
+def _kept(config: SelfTrainingConfig, theta1: str, name: str, make: Callable[[], dict]) -> dict:
+    """What an earlier run has left of this generation, from the theta1 of this hash, else what `make` gives."""
     path = config.folder / "cache" / "generations" / f"{name}.json"
-    if not path.is_file():
-        write_json(path, make())
+    if not path.is_file() or read_json(path).get("theta1") != theta1:
+        write_json(path, make() | {"theta1": theta1})
     return read_json(path)
 
 

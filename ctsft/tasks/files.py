@@ -126,7 +126,6 @@ def own_task(name: str, folder: Path) -> Task:
         target_pool=declared.target_pool or max(1, size // SPARE),
         parallel=declared.parallel,
         several_tokens=declared.several_tokens,
-        published=False,
     )
 
 

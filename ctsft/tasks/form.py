@@ -22,7 +22,7 @@ def task_of(form: Mapping[str, object]) -> Task:
     if missing:
         raise UserError(f"the description of the task lacks '{missing[0]}'; tune again with this version.")
     settings = {name: tuple(form[name]) if isinstance(form[name], list) else form[name] for name in FIELDS}
-    return Task(languages=(), read=_no_rows, published=False, **settings)
+    return Task(languages=(), read=_no_rows, **settings)
 
 
 def _no_rows(language: str, split: str, data_dir: Path | None) -> Rows:

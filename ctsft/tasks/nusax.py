@@ -115,6 +115,7 @@ def _download_lexicon(language: str) -> Path:
 
 
 NUSAX = Task(
+    published=True,
     name="nusax",
     languages=tuple(LANGUAGES),
     labels=LABELS,

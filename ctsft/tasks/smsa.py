@@ -71,6 +71,7 @@ def without_nusax(examples: list[Example], data_dir: Path | None = None) -> list
 
 
 SMSA = Task(
+    published=True,
     name="smsa",
     languages=("indonesian",),
     labels=LABELS,

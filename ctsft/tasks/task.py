@@ -55,7 +55,8 @@ class Task:
     that pool A is too small for. `parallel`: every language has the same ids, and a row is the translation of its
     namesakes; then `target_pool` training ids form pool B. Otherwise each language's training rows are its own pool.
     `several_tokens`: what to do with label words of several tokens; `first` puts the tokens that all of them begin with
-    into the prompt and lets the next one decide. `published` data sets were checked once, the others before every run.
+    into the prompt and lets the next one decide. `published` data sets were checked once, and their prompts stay as
+    they are; others are checked before every run, and their prompt is a part of every key.
     `dictionary(source, target, data_dir)` gives the known translations of words, all in lower case.
     `openings(language)` gives pairs of ways to open a text that must not change its label, each as (kind, one, other).
     """
@@ -70,7 +71,7 @@ class Task:
     more_source_rows: Callable[[str, Path | None], Rows] | None = None
     parallel: bool = True
     several_tokens: Literal["refuse", "first"] = "refuse"
-    published: bool = True
+    published: bool = False
     dictionary: Callable[[str, str, Path | None], Mapping[str, Sequence[str]]] | None = None
     openings: Callable[[str], Sequence[tuple[str, str, str]]] | None = None
 

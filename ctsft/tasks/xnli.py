@@ -143,6 +143,7 @@ def more_source_rows(language: str, data_dir: Path | None) -> Rows:
 
 
 XNLI = Task(
+    published=True,
     name="xnli",
     languages=tuple(CODES),
     labels=LABELS,

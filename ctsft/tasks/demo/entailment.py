@@ -63,6 +63,7 @@ def more_source_rows(language: str, data_dir: Path | None) -> Rows:
 
 
 ENTAILMENT = Task(
+    published=True,
     name="demo_entailment",
     languages=tuple(DISTANCES),
     labels=LABELS,
