@@ -107,24 +107,23 @@ def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Di
 
 def related_cells(results: Results) -> pd.DataFrame:
     """Related tests by target, n and arm: accuracy before and after, and the change; see `with_related`."""
-    lines = last_lines(results)
+    lines = pick(last_lines(results), role="related")
     table = []
-    for (target, n, arm, depth, test), here in lines[lines["role"] == "related"].groupby(
-        ["target", "n_target", "arm", "depth", "test"], dropna=False, sort=False
-    ):
-        table.append(
-            {
-                "target": target,
-                "n": n,
-                "arm": arm,
-                "depth": GAP if pd.isna(depth) else depth,
-                "related test": test,
-                "before": fraction(here["accuracy_before"].mean()),
-                "after": interval(mean_interval(stack(right(here)))),
-                "change": change(related_change(here)),
-                "seeds": here["seed"].nunique(),
-            }
-        )
+    for line in lines_of(lines):
+        for test, here in pick(lines, **line).groupby("test"):
+            table.append(
+                {
+                    "target": line["target"],
+                    "n": line["n_target"],
+                    "arm": line["arm"],
+                    "depth": GAP if pd.isna(line["depth"]) else line["depth"],
+                    "related test": test,
+                    "before": fraction(here["accuracy_before"].mean()),
+                    "after": interval(mean_interval(stack(right(here)))),
+                    "change": change(related_change(here)),
+                    "seeds": here["seed"].nunique(),
+                }
+            )
     return pd.DataFrame(table)
 
 

@@ -45,7 +45,8 @@ TO_A_USER = {
     ("C3b", "undecided"): "If the source must stay, try lower rates before fewer weights, and look at both ends: heads "
     "and norms are not shown to keep more of it than all weights at a rate that suits them.",
     ("C3b", "contradicted"): "Do not expect heads to keep the source better than all weights.",
-    ("C6", "contradicted"): "Do not read the circuit as the mechanism: it is a choice of what to tune.",
+    ("C6", "contradicted"): "Do not read the circuit as the mechanism: alone it does not keep the task. It is a choice "
+    "of what to tune.",
     ("C6", "supported"): "The circuit may be read as (part of) the mechanism.",
     ("B15", "supported"): "If source rows are at hand, tune all weights with one of them for every four target rows: "
     "that learns more than the circuit; look at B1 for what it keeps.",
@@ -53,7 +54,8 @@ TO_A_USER = {
     (
         "B3",
         "supported",
-    ): "If all weights may move, hold them by a penalty (EWC): that keeps more of the source than plain tuning.",
+    ): "If all weights may move, try a penalty (EWC): over these languages it kept more of the source than plain "
+    "tuning; look at each of them, and at equal rates.",
     ("B9", "contradicted"): "Fit character n-grams on your rows before anything else: they take seconds and no model, "
     "and on such rows as these they beat the circuit. Tune only what beats them on validation.",
     (
