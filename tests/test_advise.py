@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ctsft.advice import evidence as evidence_module
-from ctsft.advice.evidence import ARM, OFFERED, SETTING, _rates, evidence, shipped
+from ctsft.advice.evidence import ARM, OFFERED, SETTING, _at_one_rate, evidence, shipped
 from ctsft.advice.probe import Probe, concentration, ngrams, probe
 from ctsft.advice.recommend import advise, nearest, trial
 from ctsft.cli import main
@@ -180,12 +180,13 @@ def test_evidence_follows_from_the_committed_rows(preset):
     """Counted again here; and the table in the package is what the committed rows give (else: make tables)."""
     found = evidence([ROOT / "results" / preset])
     every = at_papers_share(by_usual_circuits(Results.read(ROOT / "results" / preset).rows))
-    rows = at_validated_rate(at_common_rates(every, OFFERED))
+    rows = at_common_rates(every, OFFERED)
     for line in found.itertuples():
         here = rows[(rows["task"] == line.task) & (rows["target"] == line.target) & (rows["n_source"] == line.n_source)]
         here = here[here["dtype"] == line.dtype]
         own = here[(here["arm"] == line.arm) & (here["n_target"] == line.n_target)]
         own = own[own["depth"].isna() if pd.isna(line.depth) else own["depth"] == line.depth]
+        own = at_validated_rate(own[own["lr"].isna() if pd.isna(line.lr) else own["lr"] == line.lr])
         start = here[here["arm"] == "zero_shot"].set_index(["dtype", "seed"])["accuracy"]
         gains = [row.accuracy - start[row.dtype, row.seed] for row in own.itertuples()]
         assert line.gain == pytest.approx(np.mean(gains), abs=1e-5)
@@ -254,8 +255,11 @@ def test_seeds_that_choose_apart_name_the_rate_that_suits_them_together():
     valid = {31: {5e-6: 0.60, 2e-4: 0.58, 1e-3: 0.40, 1e-2: 0.9}, 777: {5e-6: 0.40, 2e-4: 0.58, 1e-3: 0.60}}
     rows = [
         dict(zip(ARM, ["small", "nusax", "bfloat16", 400, "t", 25, "circuit", 2], strict=True))
-        | dict(seed=seed, lr=lr, valid_accuracy=accuracy)
+        | dict(source="s", share=0.02, scorer="cdt", ties="logits", kv_policy="shared", draw=0)
+        | dict(seed=seed, lr=lr, valid_accuracy=accuracy, cell=f"{seed} {lr}")
         for seed, rates in valid.items()
         for lr, accuracy in rates.items()
     ]
-    assert list(_rates(pd.DataFrame(rows))["lr"]) == [2e-4]
+    found = _at_one_rate(pd.DataFrame(rows))
+    assert list(found["lr"]) == [2e-4] * 2
+    assert set(found["seed"]) == {31, 777}

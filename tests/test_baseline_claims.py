@@ -163,7 +163,7 @@ def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, t
     folder = Path(shutil.copytree(without.folder, tmp_path / "demo"))
     row = next(row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] == "full")
     made = [
-        row | {"arm": arm, "cell": f"{row['cell']}-{arm}", "experiment": ODYSSEY, "valid_accuracy": valid}
+        row | {"arm": arm, "cell": f"{arm}-{row['cell']}", "experiment": ODYSSEY, "valid_accuracy": valid}
         for arm, valid in (("l2sp", 0.5), ("l2sp_1", 0.7), ("l2sp_0.01", 0.6))
     ]
     append_rows(folder / f"{ODYSSEY}.csv", made)

@@ -335,7 +335,8 @@ def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
     slow = demo.rows["lr"] == 1e-3
     paper = replace(demo, rows=demo.rows.assign(lr=demo.rows["lr"].where(~slow, 5e-5)))
     judged = {j.claim: j for which, j in judge_otherwise(paper) if which == "at 5e-05 alone"}
-    assert list(judged) == ["C1", "C2", "C3a", "C3b"]
+    assert list(judged) == ["C1", "C2", "C3a", "C3b", "C5"]
+    assert "learning rate 5e-05;" in judged["C5"].data
     assert "learning rate 5e-05;" in judged["C1"].data
     alone = paper.only(paper.rows["lr"].isna() | (paper.rows["lr"] == 5e-5)).of("01_nusax_transfer")
     assert judged["C3b"].number == claims.source_kept_better(alone).number
