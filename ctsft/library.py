@@ -30,7 +30,7 @@ from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.registry import get_task
-from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, draw, pools
+from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, check_aligned, draw, pools
 from ctsft.tuning.arms import check_control, moving_slices, plain_arm, trainable
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.loop import Gradients, Recipe, train
@@ -62,10 +62,14 @@ def check(task: Task, source: str, targets: Sequence[str] = ()) -> list[str]:
 
     Texts in two splits, source rows that are nearly target rows, unequal or scarce labels, too few test rows: see
     docs/your_language.md. Published data sets were looked at when their task was added. Raises UserError where a split
-    is missing or a row cannot be read.
+    is missing, a row cannot be read, or languages that are declared parallel are not (beside `targets`, the task's
+    first two languages).
     """
     if task.published:
         return []
+    others = dict.fromkeys((*targets, *task.languages[:2])) if task.parallel else ()
+    for other, split in product(others, SPLITS):
+        check_aligned(task.load(source, split), task.load(other, split))
     rows = {pair: task.load(*pair).examples for pair in product((source, *targets), SPLITS)}
     return findings(task, source, targets, rows)
 

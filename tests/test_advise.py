@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,20 @@ def test_settings_without_a_competent_start_are_no_evidence():
     assert set(entailment["n_source"]) == {2000}, "50 source rows leave it at chance"
     with pytest.raises(UserError, match="give results folders, such as results/demo"):
         evidence([])
+
+
+def test_rows_that_advise_on_nothing_say_so(tmp_path):
+    folder = Path(shutil.copytree(ROOT / "results" / "demo", tmp_path / "demo"))
+    for path in folder.glob("*.csv"):
+        if "zero_shot" in path.read_text():
+            kept = [line for line in path.read_text().splitlines(True) if "zero_shot" not in line]
+            path.write_text("".join(kept))
+            path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="needs zero_shot and tuned arms"):
+        evidence([folder])
+    apart = [line for line in table().to_dict("records") if (line["arm"] == "full") == (line["target"] == "t0")]
+    few = pd.DataFrame(apart).astype({"depth": "Int64"})
+    assert "No arm was run in all of the settings most like yours" in advise(probe_of(), few, 0.02)
 
 
 @pytest.mark.parametrize("entry_point", [evidence_module.main, documents.main])

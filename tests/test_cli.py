@@ -276,6 +276,59 @@ def test_inputs_that_cannot_be_answered_end_with_one_sentence(work, tmp_path, ca
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_rows_keep_their_fields_whatever_those_hold(work, tmp_path, capsys):
+    """A carriage return within a text, and JSON fields in another order."""
+    lines = ['{"text": "one\\rtwo", "n": 1}', '{"n": 2, "text": "three"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    run(capsys, "predict", "--model", work / "theta1", "--delta", work / "delta", "--input", tmp_path / "in.jsonl",
+        "--output", tmp_path / "out.csv")  # fmt: skip
+    assert [(row["text"], row["n"]) for row in read_csv(tmp_path / "out.csv")] == [("one\rtwo", "1"), ("three", "2")]
+    assert b'\n"one\rtwo","1",' in (tmp_path / "out.csv").read_bytes()
+
+
+def test_another_prompt_than_that_of_the_tuning_is_told(work, tmp_path, capsys):
+    data = ["--task", "topics", "--data-dir", work / "data"]
+    words = ["--label-words", *label_words()[1:], label_words()[0]]
+    with pytest.raises(SystemExit) as stop:
+        run(capsys, "evaluate", "--model", "demo", "--delta", work / "delta", *data, *words, "--language", "d90")
+    assert stop.value.code == 2
+    assert re.search(r"delta was tuned on another prompt: this one has label_words \[.*not \[", capsys.readouterr().err)
+    out = run(capsys, "tune", "--model", work / "theta1", *data, *words, "--language", "d90", "--arm", "norm_only",
+              "--n", 4, "--epochs", 1, "--output", tmp_path / "other")  # fmt: skip
+    assert "theta1 was tuned on another prompt: this one has label_words" in out
+
+
+def test_a_calibration_error_on_the_split_that_it_was_fitted_on_is_no_evidence(work, capsys):
+    out = run(
+        capsys, "evaluate", "--model", work / "theta1", "--delta", work / "delta", "--task", "topics", "--split",
+        "valid", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90",
+    )  # fmt: skip
+    assert re.search(
+        r"with delta: calibration error 0\.\d+ \(no evidence: the temperature was fitted on this split", out
+    )
+    assert re.search(r"model: calibration error 0\.\d+ \(calibrated on d10\)", out)
+
+
+def test_an_output_that_cannot_be_written_shows_before_the_work(work, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ctsft, "load_model", lambda *asked: pytest.fail("a model was loaded"))
+    (tmp_path / "file").write_text("")
+    data = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words()]
+    beyond = tmp_path / "file" / "x"
+    for command in (
+        ["tune", "--model", "demo", *data, "--language", "d90", "--arm", "norm_only", "--output", beyond],
+        ["discover", "--model", "demo", *data, "--source", "d90", "--output", beyond],
+        ["predict", "--model", "demo", "--input", tmp_path / "file", "--output", beyond],
+        ["show", work / "scores", "--png", beyond],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(capsys, *command)
+        assert stop.value.code == 2
+        assert f"error: cannot write {beyond}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(capsys, "predict", "--model", "demo", "--input", tmp_path / "file", "--output", tmp_path)
+    assert "is a folder; give the name of a file" in capsys.readouterr().err
+
+
 def test_predict_stands_in_a_pipe(work):
     """Standard input to standard output, notes to standard error; a reader that leaves early is no error."""
     text = "text\n" + "".join(row["text"] + "\n" for row in sentences("d90", "valid", 600))

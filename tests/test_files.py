@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import datasets
 import pytest
 from own_data import label_words, sentences, write_jsonl, write_topics
 
+import ctsft
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
 from ctsft.report.rows import Results
@@ -30,7 +32,7 @@ from ctsft.tasks.demo.languages import word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.prompts import Layout, answers, encode
 from ctsft.tasks.registry import TASKS, get_task
-from ctsft.tasks.task import Example, Rows, digits, from_digits
+from ctsft.tasks.task import SPLITS, Example, Rows, digits, from_digits
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "01_nusax_transfer.py"
@@ -148,7 +150,8 @@ def test_declared_labels_words_and_template(tmp_path):
         (".jsonl", "[1]\n", "line 1: expected an object"),
         (".jsonl", '{"text": 1.5, "label": "a"}\n', "line 1: the field 'text' must be text, not 1.5"),
         (".jsonl", '{"text": null, "label": "a"}\n', "line 1: the field 'text' is empty"),
-        (".csv", b"text,label\n\xff\xfe,a\n", "not UTF-8"),
+        (".csv", b"text,label\n" + 3000 * b"hello,a\n" + b"\xff\xfe,a\n", "line 3002: not UTF-8"),
+        (".jsonl", '{"text": "x", "label": "a"}\n{"text": "\\ud83d", "label": "a"}\n', "line 2: half of a character"),
         (".csv", "text,premise,label\nx,y,a\n", r"columns \['text', 'premise'\]"),
         (
             ".jsonl",
@@ -453,6 +456,9 @@ def test_parallel_languages_of_ones_own_share_their_pools(tmp_path):
     write_jsonl(data / "topics" / "d50" / "test.jsonl", sentences("d50", "test", 99))
     with pytest.raises(UserError, match="do not hold the same ids and labels"):
         Workbench(config_of(data, tmp_path))
+    for source, targets in (("d00", ["d50"]), ("d50", []), ("d00", [])):  # commands may name one language alone
+        with pytest.raises(UserError, match="do not hold the same ids and labels"):
+            ctsft.check(get_task("topics", data), source, targets)
 
 
 @pytest.mark.parametrize(
@@ -492,6 +498,41 @@ def test_a_task_of_ones_own_code_has_its_prompt_in_its_keys(topics, tmp_path):
 
 def fewer(rows: Rows) -> Rows:
     return replace(rows, examples=rows.examples[:-1], sha256=digest(rows.sha256))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train.csv.gz", r"d50 has no train\.csv, .*found: .*train\.csv\.gz.*Unpack or rename it"),
+        ("Train.csv", "found: Train.csv"),
+        ("task.json", r"d50/task\.json is not read: it belongs beside the languages"),
+    ],
+)
+def test_what_would_be_passed_over_is_named(tmp_path, name, message):
+    data = write_topics(tmp_path)
+    folder = data / "topics" / "d50"
+    (folder / "train.jsonl").rename(folder / name)
+    with pytest.raises(UserError, match=message):
+        get_task("topics", data)
+    (folder / name).rename(data / "topics" / "notes.txt")
+    (data / "topics" / "raw").mkdir()  # what holds no split is nobody's language
+    (folder / "train.jsonl").write_text("".join((data / "topics" / "d00" / "train.jsonl").read_text()))
+    assert get_task("topics", data).languages == ("d00", "d50")
+
+
+def test_labels_are_one_whatever_form_their_characters_have(tmp_path):
+    """As one keyboard writes an accent with its letter and another behind it."""
+    folder = tmp_path / "mine" / "fr"
+    for split, form in (("train", "NFC"), ("valid", "NFD"), ("test", "NFC")):
+        labels = [unicodedata.normalize(form, label) for label in ("négatif", "positif", "Positif")] * 4
+        texts = [unicodedata.normalize("NFD" if i < 3 else "NFC", f"é {split} {i}") for i in range(12)]
+        write_jsonl(folder / f"{split}.jsonl", [{"text": t, "label": x} for t, x in zip(texts, labels, strict=True)])
+    task = get_task("mine", tmp_path)
+    assert task.labels == ("Positif", "négatif", "positif")
+    assert [e.label for e in task.load("fr", "valid", tmp_path).examples] == [1, 2, 0] * 4
+    found = findings(task, "fr", [], {("fr", s): task.load("fr", s, tmp_path).examples for s in SPLITS})
+    assert "the labels 'Positif' and 'positif' look like one." in found
+    assert any("9 of 36 texts have accents as characters of their own" in sentence for sentence in found)
 
 
 def test_a_dry_run_fits_a_small_validation_split(tmp_path, capsys):

@@ -59,6 +59,11 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
         parts.append(rows[rows.groupby(SETTING)["above"].transform("mean") > COMPETENT])
     if not parts:
         raise UserError("evidence is made of result rows: give results folders, such as results/demo.")
+    if not sum(map(len, parts)):
+        raise UserError(
+            "no row of these folders can be drawn on: that needs zero_shot and tuned arms of one setting and seed, "
+            "from a start that is better than the commonest label."
+        )
     table = (
         pd.concat(parts)
         .groupby(ARM, dropna=False, as_index=False)

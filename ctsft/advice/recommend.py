@@ -122,6 +122,8 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
     settings = near[[*SETTING, "transfer", "distance"]].groupby(SETTING, as_index=False).mean()
     mean = compared(near)
     candidates = allowed(mean, may_lose)
+    if mean.empty:
+        return ["No arm was run in all of the settings most like yours, so these rows advise on none."]
     if candidates.empty:
         return [f"No arm kept the source within {may_lose:.3f} in the settings most like yours; allow more."]
     best = candidates.iloc[0]

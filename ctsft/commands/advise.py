@@ -35,6 +35,7 @@ class Advise:
 
         task, scores = self.data.load(), load_scores(self.scores) if self.scores else None
         tell_checks(task, self.source, [self.target])
+        self.using.tell_other_prompt(task)
         table = evidence(self.results) if self.results else shipped()
         longest = self.using.longest_of_checkpoint()
         found = probe(self.using.load(), task, self.source, self.target, scores, self.n, longest)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ctsft
-from ctsft.commands.options import OnTask, in_colour, tell_checks
+from ctsft.commands.options import OnTask, check_output, in_colour, tell_checks
 from ctsft.commands.tuned import OnTuned
 from ctsft.discovery.relevance import files_of
 from ctsft.tasks.task import SEED
@@ -38,8 +38,10 @@ class Discover:
     def run(self) -> None:
         from ctsft.heatmap import terminal
 
+        check_output(files_of(self.output)[0])
         task = self.data.load()
         tell_checks(task, self.source)
+        self.using.tell_other_prompt(task)
         loaded = self.using.load()
         relevance = ctsft.discover(
             loaded,

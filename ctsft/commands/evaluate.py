@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import ctsft
 from ctsft.commands.options import OnTask, load_delta
 from ctsft.commands.tuned import OnTuned
+from ctsft.errors import UserError
+from ctsft.tasks.form import other_prompt
 
 if TYPE_CHECKING:
     from ctsft.models.load import Loaded
@@ -33,8 +35,15 @@ class Evaluate:
         from ctsft.tuning.share import about_checkpoint
 
         delta = load_delta(self.delta) if self.delta else None  # first: a wrong name must not cost minutes of scoring
-        task, loaded = self.data.load(), self.using.load()
+        task = self.data.load()
         checkpoint, tuned = about_checkpoint(self.using.model), delta.about if delta else {}
+        for name, about in ((self.using.model, checkpoint), (self.delta, tuned)):
+            if other := other_prompt(task, about):
+                raise UserError(
+                    f"{name} was tuned on another prompt: this one has {other}. Give the same --label-words, or the "
+                    "task.json of that time; `ctsft predict` takes the prompt that it was tuned on by itself."
+                )
+        loaded = self.using.load()
         self._answer("model", loaded, task, None, checkpoint, self.using.longest(checkpoint, tuned))
         if delta:
             self._answer("with delta", loaded, task, delta, tuned, self.using.longest(tuned, checkpoint))
@@ -53,5 +62,8 @@ class Evaluate:
             )
         # A temperature is a promise about the language that it was fitted on, and about no other.
         fitted = f"calibrated on {about.get('language')}" if "temperature" in about else "not calibrated"
+        if about.get("language") == self.language and self.split != "test":
+            seen = "the temperature was fitted" if self.split == "valid" else "the model was tuned"
+            fitted = f"no evidence: {seen} on this split"
         print(f"{name}: {found}")
         print(f"{name}: calibration error {found.calibration_error:.3f} ({fitted})")

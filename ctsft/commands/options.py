@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,18 @@ def tell_checks(task: Task, source: str, targets: Sequence[str] = ()) -> None:
     """Print what is odd about a user's own rows, before anything is made of them."""
     for finding in ctsft.check(task, source, targets):
         print(f"check: {finding}", flush=True)
+
+
+def check_output(path: Path, folder: bool = False) -> None:
+    """UserError where nothing can be written to `path`, before the work whose result should lie there."""
+    if path.is_dir() and not folder:
+        raise UserError(f"{path} is a folder; give the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def load_scores(path: Path) -> Relevance:

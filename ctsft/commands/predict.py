@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ctsft.commands.options import load_delta
+from ctsft.commands.options import check_output, load_delta
 from ctsft.commands.tuned import OnTuned
 from ctsft.errors import UserError
 from ctsft.tasks.formats import READERS, Records
@@ -45,6 +45,8 @@ class Predict:
         from ctsft.tasks.form import task_of
         from ctsft.tuning.share import about_checkpoint
 
+        if self.output != "-":
+            check_output(Path(self.output))
         delta = load_delta(self.delta) if self.delta else None
         loaded = self.using.load()
         checkpoint = about_checkpoint(self.using.model)
@@ -65,9 +67,13 @@ class Predict:
             writer = None
             for row in labeller.run(self._records(file, labeller.columns), self.text, self.pair):
                 if writer is None:
-                    writer = csv.DictWriter(out, list(row), lineterminator="\n")
+                    writer, quoted = (
+                        csv.DictWriter(out, list(row), lineterminator="\n", quoting=quoting)
+                        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+                    )
                     writer.writeheader()
-                writer.writerow(row)
+                # A carriage return alone is not quoted by itself, and would end the row for some readers.
+                (quoted if any("\r" in str(value) for value in row.values()) else writer).writerow(row)
         if writer is None:
             print("note: the input has no rows", file=sys.stderr)
         if labeller.skipped:
@@ -91,11 +97,11 @@ class Predict:
         columns = None
         for line, row in READERS[kind](file, where, kind):
             columns = columns or list(row)
-            if list(row) != columns:
+            if row.keys() != set(columns):
                 raise UserError(f"{where}, line {line}: the fields {list(row)}, but those of the first are {columns}.")
             if taken := sorted(set(new) & row.keys()):
                 raise UserError(f"the input has a column '{taken[0]}' already; rename it, so that nothing is lost.")
-            yield line, {name: _as_text(value) for name, value in row.items()}
+            yield line, {name: _as_text(row[name]) for name in columns}
 
 
 def _as_text(value: object) -> str:
@@ -118,7 +124,7 @@ def _reading(name: str) -> Iterator[IO[str]]:
         with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
+        raise UserError(f"{where} is not UTF-8 ({error.reason}). Save it as UTF-8.") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"cannot open {error.filename}: {error.strerror}.") from error
 

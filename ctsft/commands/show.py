@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from ctsft.commands.options import in_colour, load_scores
+from ctsft.commands.options import check_output, in_colour, load_scores
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,6 @@ class Show:
         relevance = load_scores(self.scores)
         print(terminal(relevance, self.depth, self.share, in_colour()))
         if self.png:
+            check_output(self.png)
             picture(relevance, self.depth, self.share, self.png)
             print(f"picture: {self.png}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import ctsft
-from ctsft.commands.options import OnTask, load_scores, tell_checks
+from ctsft.commands.options import OnTask, check_output, load_scores, tell_checks
 from ctsft.commands.tuned import OnTuned
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
@@ -58,11 +58,13 @@ class Tune:
 
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"{self.output} exists already; give a new folder with --output.")
+        check_output(self.output, folder=True)
         # Before files are read and the model is loaded, which takes long.
         arm, task = plain_arm(self.arm), self.data.load()
         recipe = ctsft.Recipe(self.lr, self.epochs, self.batch_size, micro_batch=self.micro_batch)
         scores = self._load_scores() if arm.needs_heads else None
         self._tell_checks(task, scores)
+        self.using.tell_other_prompt(task)
         loaded = self.using.load()
         if scores and scores.about.get("weights", loaded.weights) != loaded.weights:
             print("note: the scores were made on other weights than this model's")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ctsft.commands.options import OnModel
+from ctsft.tasks.form import other_prompt
 from ctsft.tasks.task import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from ctsft.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,13 @@ class OnTuned(OnModel):
         if self.max_tokens is not None:
             return self.max_tokens
         return next((known["max_tokens"] for known in about if "max_tokens" in known), MAX_TOKENS)
+
+    def tell_other_prompt(self, task: Task) -> None:
+        """A note where the checkpoint was tuned on this task by another prompt or other label words."""
+        from ctsft.tuning.share import about_checkpoint
+
+        if other := other_prompt(task, about_checkpoint(self.model)):
+            print(f"note: {self.model} was tuned on another prompt: this one has {other}. See --label-words, task.json")
 
     def longest_of_checkpoint(self) -> int:
         from ctsft.tuning.share import about_checkpoint

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
-from ctsft.tasks.task import Example, Task
+from ctsft.tasks.task import SPLITS, Example, Task
 
 Split = tuple[str, str]
 NEAR = 0.8  # share of character 4-grams in common (Jaccard); a translation has far less, a copy with a typo far more
@@ -23,8 +23,9 @@ PADDING = "\x02" * 3  # gives texts below four characters a 4-gram of their own;
 
 def findings(task: Task, source: str, targets: Sequence[str], rows: Mapping[Split, Sequence[Example]]) -> list[str]:
     """One sentence for each thing that a user should know; `rows` holds train, valid and test of every language."""
-    found: list[str] = []
+    found = _alike(task)
     for language in (source, *targets):
+        found += _forms(language, rows)
         found += _repeated(language, rows)
         found += _balance(task, language, rows, FEW_ROWS if language == source else FEW_TARGET_ROWS)
     for target in targets:
@@ -37,6 +38,27 @@ def normal(example: Example) -> str:
     """The text as a reader sees it: letter case, spacing and forms of the same character play no part."""
     text = f"{example.text}\n{example.pair}" if example.pair else example.text
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _alike(task: Task) -> list[str]:
+    """Labels that a reader would take for one."""
+    by_form: dict[str, list[str]] = {}
+    for label in task.labels:
+        by_form.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+    return [f"the labels {' and '.join(map(repr, own))} look like one." for own in by_form.values() if len(own) > 1]
+
+
+def _forms(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
+    """Texts of one language in two forms of the same characters, which a tokenizer takes for different ones."""
+    texts = [f"{e.text}\n{e.pair}" for split in SPLITS for e in rows[language, split]]
+    composed, split_up = (sum(unicodedata.normalize(form, text) == text for text in texts) for form in ("NFC", "NFD"))
+    mixed = len(texts) - composed
+    if not mixed or split_up == len(texts):
+        return []
+    return [
+        f"{language}: {mixed} of {len(texts)} texts have accents as characters of their own (not NFC), and others have "
+        "not; to a tokenizer they are different words. Bring all into one form."
+    ]
 
 
 def _repeated(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:

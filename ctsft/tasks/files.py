@@ -22,7 +22,7 @@ from typing import Literal
 
 from ctsft.errors import UserError
 from ctsft.tasks.formats import holds_rows
-from ctsft.tasks.tables import COLUMNS, Table
+from ctsft.tasks.tables import COLUMNS, Table, normal_label
 from ctsft.tasks.task import Rows, Task
 
 FEWEST_LABELS, MOST_LABELS = 2, 20
@@ -91,6 +91,7 @@ def own_task(name: str, folder: Path) -> Task:
     """The task that DATA_DIR/<name> holds; its languages are the folders inside, its labels those of the rows."""
     declared = Declaration.read(folder / "task.json")
     languages = tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and holds_rows(path))
+    _refuse_unread(folder)
     if not languages:
         raise UserError(
             f"{folder} holds no language. Expected folders such as {name}/javanese/ with train, valid and test as "
@@ -101,13 +102,15 @@ def own_task(name: str, folder: Path) -> Task:
     def table(language: str, split: str) -> Table:
         return Table.read(folder / language, split, declared.columns)
 
-    labels = declared.labels or _labels_of({language: table(language, "train") for language in languages})
+    found = tuple(map(normal_label, declared.labels))
+    labels = found or _labels_of({language: table(language, "train") for language in languages})
     if not FEWEST_LABELS <= len(labels) <= MOST_LABELS:
         raise UserError(
             f"{folder} has {len(labels)} labels ({', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}); "
             f"from {FEWEST_LABELS} to {MOST_LABELS} are supported."
         )
-    unknown = sorted(declared.label_words.keys() - set(labels))
+    words = {normal_label(label): word for label, word in declared.label_words.items()}
+    unknown = sorted(words.keys() - set(labels))
     if unknown:
         raise UserError(f"{folder / 'task.json'}: label_words names '{unknown[0]}', but the labels are: {labels}.")
     paired = table(languages[0], "train").has_pairs
@@ -120,13 +123,27 @@ def own_task(name: str, folder: Path) -> Task:
         name=name,
         languages=languages,
         labels=labels,
-        label_words=tuple(declared.label_words.get(label, f" {label}") for label in labels),
+        label_words=tuple(words.get(label, f" {label}") for label in labels),
         template=_template(declared, paired, folder / "task.json"),
         read=read,
         target_pool=declared.target_pool or max(1, size // SPARE),
         parallel=declared.parallel,
         several_tokens=declared.several_tokens,
     )
+
+
+def _refuse_unread(folder: Path) -> None:
+    """UserError for what would be passed over: a language's rows under another name, and a task.json in its folder."""
+    for language in (path for path in sorted(folder.iterdir()) if path.is_dir()):
+        if (language / "task.json").is_file():
+            raise UserError(f"{language / 'task.json'} is not read: it belongs beside the languages, in {folder}.")
+        names = sorted(path.name for path in language.iterdir())
+        splits = [name for name in names if name.lower().startswith(("train", "valid", "dev", "test"))]
+        if splits and not holds_rows(language):
+            raise UserError(
+                f"{language} has no train.csv, train.tsv or train.jsonl (and is no datasets folder of splits); found: "
+                f"{', '.join(splits)}. Unpack or rename it."
+            )
 
 
 def _template(declared: Declaration, paired: bool, where: Path) -> str:

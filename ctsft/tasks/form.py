@@ -16,6 +16,16 @@ def form_of(task: Task) -> dict[str, object]:
     return {name: list(v) if isinstance(v := getattr(task, name), tuple) else v for name in FIELDS}
 
 
+def other_prompt(task: Task, about: Mapping[str, object]) -> str:
+    """In what `task` asks otherwise than what was tuned on the task of its name (`about`); empty where in nothing."""
+    known, own = about.get("task", {}), form_of(task)
+    if not known or known.get("name") != task.name:
+        return ""
+    return "; ".join(
+        f"{name} {own[name]!r}, not {known.get(name)!r}" for name in FIELDS if known.get(name) != own[name]
+    )
+
+
 def task_of(form: Mapping[str, object]) -> Task:
     """A task that can make prompts of new texts and has no rows of its own."""
     missing = [name for name in FIELDS if name not in form]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ctsft.errors import UserError
+from ctsft.tasks.download import decode
 
 Records = Iterator[tuple[int, Mapping[str, object]]]  # (line, fields by name)
 LONGEST_FIELD = 2**24  # characters; the csv module's own limit of 131,072 is shorter than some documents
@@ -22,6 +24,11 @@ def json_lines(lines: Iterable[str], where: str, kind: str = ".jsonl") -> Record
             continue
         try:
             record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{where}, line {number}: half of a character (a lone surrogate), as of a cut emoji."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}, line {number}: not JSON ({error}). One object a line is expected.") from error
         if not isinstance(record, dict):
@@ -77,15 +84,13 @@ def _file(folder: Path, split: str) -> tuple[str, str, Records]:
         problem = f"both {found[0].name} and {found[1].name}" if found else f"no {split} file"
         raise UserError(f"{folder} holds {problem}; exactly one of {', '.join(p.name for p in paths)} is needed.")
     [path] = found
-    return str(path), hashlib.sha256(path.read_bytes()).hexdigest(), _decoded(path)
+    content = path.read_bytes()
+    return str(path), hashlib.sha256(content).hexdigest(), _decoded(path, content)
 
 
-def _decoded(path: Path) -> Records:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from READERS[path.suffix](file, str(path), path.suffix)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
+def _decoded(path: Path, content: bytes) -> Records:
+    text = decode(content, str(path)).removeprefix("\ufeff")
+    yield from READERS[path.suffix](io.StringIO(text, newline=""), str(path), path.suffix)
 
 
 def _saved(folder: Path, split: str) -> tuple[str, str, Records]:

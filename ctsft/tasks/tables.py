@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class Table:
             for name in REQUIRED + (("pair",) if "pair" in chosen else ()):
                 if not values[name]:
                     raise UserError(f"{where}, line {number}: the field '{chosen[name]}' is empty.")
+            values["label"] = normal_label(values["label"])
             line = {"pair": "", "group": ""} | values | {"id": values.get("id") or f"{split}-{len(lines) + 1}"}
             lines.append(Line(number, **line))
         if not lines:
@@ -76,6 +78,11 @@ class Table:
                 )
         examples = tuple(Example(e.id, e.text, labels.index(e.label), e.pair, e.group) for e in self.lines)
         return Rows(language, split, examples, self.sha256)
+
+
+def normal_label(label: str) -> str:
+    """One form of every character (NFC): two forms look the same, and would be two labels."""
+    return unicodedata.normalize("NFC", label)
 
 
 def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: str) -> dict[str, str]:

@@ -114,7 +114,8 @@ def check_aligned(first: Rows, second: Rows) -> None:
     if [(e.id, e.label) for e in first.examples] != [(e.id, e.label) for e in second.examples]:
         raise UserError(
             f"{first.language} and {second.language} ({first.split}) do not hold the same ids and labels in the same "
-            "order. The languages of this task are parallel; one of the files is not the published one."
+            "order, as those of a parallel task do: one of the files is another one, or lacks rows. Languages that are "
+            'no translations of each other, row by row, are declared by "parallel": false.'
         )
 
 
