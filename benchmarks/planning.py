@@ -28,10 +28,10 @@ ROWS = Path(__file__).parents[1] / "results" / "small"
 EXPERIMENT = "01_nusax_transfer"
 
 
-def median_of(folder: str, field: str) -> float:
-    """Over the JSON files of the source language of EXPERIMENT."""
-    files = (ROWS / folder).glob("indonesian-*.json")
-    return statistics.median(json.loads(path.read_bytes())[field] for path in files)
+def median_of(folder: str, field: str, **wanted: str) -> float:
+    """Over the JSON files of the source language of EXPERIMENT that say what is `wanted`."""
+    files = [json.loads(path.read_bytes()) for path in (ROWS / folder).glob("indonesian-*.json")]
+    return statistics.median(about[field] for about in files if wanted.items() <= about.items())
 
 
 def measured() -> tuple[dict[tuple[str, int | None], tuple[float, float]], float, float]:
@@ -41,7 +41,7 @@ def measured() -> tuple[dict[tuple[str, int | None], tuple[float, float]], float
         trained = float(row["train_seconds"]) / max(1, int(row["n_target"]))
         found[row["arm"], int(row["depth"]) if row["depth"] else None].append((trained, float(row["eval_seconds"])))
     arms = {arm: tuple(map(statistics.median, zip(*pairs, strict=True))) for arm, pairs in found.items()}
-    return arms, median_of("theta1", "train_seconds"), median_of("relevance", "seconds")
+    return arms, median_of("theta1", "train_seconds"), median_of("relevance", "seconds", scorer="cdt")
 
 
 def study(languages: int, models: int, seeds: int, sizes: list[int]) -> list[Stage]:

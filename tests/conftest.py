@@ -100,3 +100,11 @@ def model_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real models: set CTSFT_MODEL_DIR to a folder that holds them")
     return Path(folder)
+
+
+def there(folder: Path, *names: str) -> Path:
+    """`folder`; the test is skipped where it lacks one of the files or folders `names` (see docs/data.md)."""
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        pytest.skip(f"needs {folder / missing[0]}")
+    return folder

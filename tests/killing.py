@@ -3,7 +3,8 @@
     python tests/killing.py KILLS SEED FOLDER
 
 Every start is killed (SIGKILL) after a random time, until the study is complete; then a new folder begins, until KILLS
-starts were killed. The last folder is completed. Prints, as JSON, how many starts were killed and the folders.
+starts were killed. The last folder is completed. After every start the rows of the ones before are there as they were
+written. Prints, as JSON, how many starts were killed, how many rows starts have found, and the folders.
 """
 
 from __future__ import annotations
@@ -83,14 +84,22 @@ def start(output: Path) -> int:
     return number
 
 
+def rows_of(folder: Path) -> list[dict]:
+    """The rows that are there, times and all."""
+    path = folder / "demo" / f"{PRESET.experiment}.csv"
+    return read_rows(path) if path.is_file() else []
+
+
 def main(kills: int, seed: int, folder: Path) -> None:
     torch.set_num_threads(1)
     started = time.monotonic()
     assert os.waitpid(start(folder / "whole"), 0)[1] == 0
     seconds = time.monotonic() - started
     rng = random.Random(seed)
-    killed, folders = 0, [folder / "0"]
+    killed, kept, folders = 0, 0, [folder / "0"]
     while True:
+        before = rows_of(folders[-1])
+        kept += len(before)
         process = start(folders[-1])
         if killed == kills:
             assert os.waitpid(process, 0)[1] == 0
@@ -104,7 +113,10 @@ def main(kills: int, seed: int, folder: Path) -> None:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             killed += 1
-    print(json.dumps({"killed": killed, "seconds": round(seconds, 1), "folders": [str(path) for path in folders]}))
+        after = rows_of(folders[-1] if not ended else folders[-2])
+        assert [row for row in after if row in before] == before, "a row that was finished was lost or made again"
+    told = {"killed": killed, "kept": kept, "seconds": round(seconds, 1), "folders": [str(path) for path in folders]}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

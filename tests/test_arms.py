@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, LABEL_TOKENS, random_rows, tiny
+from conftest import CONFIGS, LABEL_TOKENS, random_rows, there, tiny
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
@@ -382,7 +382,7 @@ def test_a_lexicon_that_cannot_be_read_shows_before_anything_is_tuned(tmp_path, 
     (data / "nusax_senti").symlink_to(real_data / "nusax_senti")
     config = StudyConfig(
         experiment="e", preset="p", task="nusax", source="indonesian", targets=("javanese",), arms=("full", "lexicon"),
-        data_dir=data, model="demo", output=tmp_path,
+        n_source=50, n_targets=(25,), seeds=(31,), data_dir=data, model="demo", output=tmp_path,
     )  # fmt: skip
     with pytest.raises(UserError, match=r"no file .*nusax_lexicon/javanese.csv"):
         StudyData(config)
@@ -390,6 +390,7 @@ def test_a_lexicon_that_cannot_be_read_shows_before_anything_is_tuned(tmp_path, 
 
 
 def test_the_published_lexicon_is_read(real_data):
+    there(real_data, "nusax_lexicon")
     known = NUSAX.dictionary("indonesian", "javanese", real_data)
     assert known["abu"] == ("awu",)
     assert 400 < len(known) < 1000

@@ -40,6 +40,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_files(tmp_path):
     done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["killed"] == KILLS
+    assert told["kept"] > 0  # else no start has had a row to lose
     expected = contents(tmp_path / "whole")
     assert len(expected["demo/01_nusax_transfer.csv"]) == 10
     for folder in told["folders"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import oracle
 import pytest
 import torch
+from conftest import there
 
 from ctsft.discovery.decompose import LINEAR, Rules
 from ctsft.discovery.totals import record
@@ -40,6 +41,7 @@ def close_to_logits(loaded, batch, rules, layers):
 
 
 def test_stories260k_speaks_and_adds_up(model_dir):
+    there(model_dir, "stories260k-llama")
     loaded = load_model(str(model_dir / "stories260k-llama"))
     ids = loaded.tokenizer("Zoo", return_tensors="pt")
     out = loaded.model.generate(**ids, max_new_tokens=12, do_sample=False)
@@ -51,6 +53,7 @@ def test_stories260k_speaks_and_adds_up(model_dir):
 
 
 def test_smollm2_adds_up_on_real_rows(model_dir, real_data):
+    there(model_dir, SMOLLM2)
     loaded = load_model(str(model_dir / SMOLLM2))
     assert sum(p.numel() for p in loaded.model.parameters()) == 134_515_008
     assert label_tokens(loaded.tokenizer, NUSAX, loaded.layout) == [3524, 9174, 2731]
@@ -65,6 +68,7 @@ def test_smollm2_adds_up_on_real_rows(model_dir, real_data):
 @pytest.mark.parametrize("scorer", ["cdt", "cdt_linear"])
 def test_the_smallest_cell_runs_on_real_weights_and_real_rows(model_dir, real_data, tmp_path, scorer):
     """Chance is what a 260-thousand-weight model of English children's stories gives here; it must say so, and end."""
+    there(model_dir, "stories260k-llama")
     small = runpy.run_path(str(ROOT / "experiments" / "01_nusax_transfer.py"))["PRESETS"]["small"]
     config = replace(
         small,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from conftest import there
 
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
@@ -202,6 +203,7 @@ def test_padding_goes_left_and_positions_start_at_the_first_real_token():
 
 
 def test_smsa_rows_are_read_and_faults_named(tmp_path, real_data):
+    there(real_data, "smsa")
     rows = SMSA.load("indonesian", "test", real_data)
     assert len(rows.examples) == 484
     assert len(smsa.without_nusax(list(rows.examples)[:60], real_data)) == 60

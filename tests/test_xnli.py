@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import there
 
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
@@ -167,6 +168,7 @@ def test_source_rows_that_are_not_there_are_told_without_a_scripts_flag(tmp_path
 
 
 def test_real_xnli_is_balanced_and_parallel(real_data):
+    there(real_data, "xnli", "mnli_subset")
     english = {split: XNLI.load("english", split, real_data) for split in SPLITS}
     for language in CODES:
         for split, rows in english.items():

@@ -75,8 +75,9 @@ def leave_out_cudnn_attention(device: torch.device) -> None:
     """On a GPU: of torch's kernels for attention, do not take cuDNN's, for this process.
 
     On H100 and H200 its backward pass gives NaN for batches padded to 64, 192, ... tokens where attention scores are
-    low (pytorch/pytorch#196678; torch takes it by default there). It ended two of four competence stages on XNLI, at
-    the very step with such a batch. A switch of the process, so that loops and trainers of a user's own are as safe.
+    low (pytorch/pytorch#196678; torch takes it by default there). It ended two of four competence stages on XNLI,
+    at the step after the first such batch. A switch of the process, so that loops and trainers of a user's own are as
+    safe.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
