@@ -14,9 +14,9 @@ from killing import ENVIRONMENT, contents, shorter, small_study
 
 from ctsft.errors import UserError
 from ctsft.study import executors
-from ctsft.study.beside import keep_gold
 from ctsft.study.executors import job_of
 from ctsft.study.grid import cells
+from ctsft.study.opening import keep_data
 from ctsft.study.probes import NamedTests
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
@@ -103,7 +103,7 @@ def test_the_tasks_of_a_study_are_theta1_then_scores_then_cells(tmp_path):
     config = replace(config, output=tmp_path / "two", executor="ray", cell_cpus=2, cell_memory_gb=0.5)
     bench = Workbench(config)
     job, ray = job_of(bench, NamedTests(bench)), AtOnce()
-    keep_gold(config.folder, {f"demo/{name}": bench.split(name, "test") for name in ("d00", "d30")})
+    keep_data(bench, {f"demo/{name}": bench.split(name, "test") for name in ("d00", "d30")})
     assert executors._submit(ray, job, executors._for_other_machines(bench.config), job.left()) == {}
     assert ray.order[:3] == ["_theta1_there", "_scores_there", "_settle_there"]
     assert ray.order.count("_theta1_there") == 1
