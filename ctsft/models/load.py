@@ -137,6 +137,19 @@ def _check_whole(name: str, missing: list[str], masked: bool, tokenizer) -> None
         raise UserError(f"the tokenizer of '{name}' has neither a pad nor an end token, so rows cannot be batched.")
 
 
+def _refusal(name: str, error: Exception) -> UserError:
+    """What a user can do where transformers could not load `name`."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
+            "this machine. Choose a model whose architecture and tokenizer transformers has itself."
+        )
+    return UserError(
+        f"cannot load the model '{name}': {str(error).splitlines()[0]} Without a connection to the hub, give a local "
+        "folder or .gguf file with --model (and the data with --data-dir)."
+    )
+
+
 def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
     """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
 
@@ -178,16 +191,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
-                "this machine. Choose a model whose architecture and tokenizer transformers has itself."
-            ) from error
-        raise UserError(
-            f"cannot load the model '{name}': {str(error).splitlines()[0]} "
-            "Without a connection to the hub, give a local folder or .gguf file with --model "
-            "(and the data with --data-dir)."
-        ) from error
+        raise _refusal(name, error) from error
     _check_whole(name, found["missing_keys"], family.masked, tokenizer)
     leave_out_cudnn_attention(torch.device(device))
     model.to(device).eval().requires_grad_(False)

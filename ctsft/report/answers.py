@@ -46,33 +46,37 @@ def best(found: Sequence[Outcome]) -> Outcome | None:
     return max(found, key=lambda one: one.valid_accuracy, default=None)
 
 
-def answers(
-    here: Sequence[Outcome], zero: Outcome, rows: pd.DataFrame, tried: pd.DataFrame, costs: pd.DataFrame
-) -> list[Answer]:
-    """One for every situation, from the outcomes `here` of one target and n, and `zero` without adapting.
+@dataclass(frozen=True)
+class Teller:
+    """Puts outcomes of one setting into words, beside `full` where that is fair.
 
-    `rows`: theirs, to compare with `full` where the rows `tried` give both the same learning rates to choose from.
-    `costs`: those of script 07. Where a classifier without a model is picked, the best of the tuned models is told too.
+    `rows`: the setting's, each arm at its validated rate; `tried`: all, whose rates these were chosen from.
     """
 
-    def against_full(one: Outcome) -> str:
-        own, full = pick(rows, arm=one.arm, depth=one.depth), pick(rows, arm="full")
-        fair = len(full) and one.arm != "full" and equal_rates(own, full, tried)
+    rows: pd.DataFrame
+    tried: pd.DataFrame
+
+    def against_full(self, one: Outcome) -> str:
+        own, full = pick(self.rows, arm=one.arm, depth=one.depth), pick(self.rows, arm="full")
+        fair = len(full) and one.arm != "full" and equal_rates(own, full, self.tried)
         value = paired(own, full) if fair else None
         return "" if value is None else f"; against `full` {change(value)}"
 
-    def told(one: Outcome) -> str:
+    def told(self, one: Outcome) -> str:
         source = GAP if one.source_change is None else change(one.source_change)
-        return f"{named(one.arm, one.depth)}: target {change(one.target_change)}, source {source}{against_full(one)}."
+        changes = f"target {change(one.target_change)}, source {source}"
+        return f"{named(one.arm, one.depth)}: {changes}{self.against_full(one)}."
 
     def answer(
+        self,
         situation: str,
         of: Sequence[Outcome],
         by: str = "",
         first: Callable[[Sequence[Outcome]], Outcome | None] = best,
-        words: Callable[[Outcome], str] = told,
+        words: Callable[[Outcome], str] | None = None,
     ) -> Answer:
-        one = first(of)
+        """`first` of these outcomes; where it is a classifier without a model, the first tuned model too."""
+        one, words = first(of), words or self.told
         if one is None:
             return Answer(situation, f"{NO_ARM}.", NO_ARM, by)
         tuned = [other for other in of if _is_model(other)]
@@ -86,20 +90,26 @@ def answers(
             sentence, taken = f"{sentence} Within {MARGIN} of it on validation: {listed}.", f"{taken} ({len(rivals)})"
         return Answer(situation, sentence, taken, by)
 
+
+def answers(here: Sequence[Outcome], zero: Outcome, teller: Teller, costs: pd.DataFrame) -> list[Answer]:
+    """One for every situation, from the outcomes `here` of one target and n, and `zero` without adapting.
+
+    `costs`: those of script 07.
+    """
     models = [one for one in here if _is_model(one)]
     kept = [one for one in models if one.source_change is not None]
     keeping = [one for one in kept if by_interval(one.source_change, -MARGIN, -MARGIN) == "supported"]
     return [
-        answer("Only the target counts", here),
-        answer(
+        teller.answer("Only the target counts", here),
+        teller.answer(
             "The source must be kept", keeping, f"shown to lose less than {MARGIN}, by its whole interval {ON_TEST}"
         ),
-        answer(
+        teller.answer(
             "Little to store",
             [one for one in here if one.trainable_share < SMALL_SHARE],
             f"under {SMALL_SHARE:.0%} of the weights",
         ),
-        _little_to_compute(answer, here, costs, told),
+        _little_to_compute(teller, here, costs),
         _least("Probabilities must be believed", "a calibration error of", "{:.3f}", lambda one: one.ece, here, zero),
         _least(
             "A name or a group in front must not change the answer",
@@ -115,7 +125,10 @@ def answers(
             by=f"none of the held-out texts, related languages' too, costs {MORE_BITS} bits a byte more",
         ),
         *(
-            Answer("No language model", f"{named(one.arm, one.depth)} has {fraction(one.accuracy)}{against_full(one)}.")
+            Answer(
+                "No language model",
+                f"{named(one.arm, one.depth)} has {fraction(one.accuracy)}{teller.against_full(one)}.",
+            )
             for one in here
             if not _is_model(one)
         ),
@@ -137,9 +150,7 @@ def _is_model(one: Outcome) -> bool:
     return ARMS[one.arm].classifier is None
 
 
-def _little_to_compute(
-    answer: Callable[..., Answer], here: Sequence[Outcome], costs: pd.DataFrame, told: Callable[[Outcome], str]
-) -> Answer:
+def _little_to_compute(teller: Teller, here: Sequence[Outcome], costs: pd.DataFrame) -> Answer:
     situation = "Little to compute"
     by = f"the fewest operations of those that helped {ON_TEST}; circuits have their heads already"
     if costs.empty:
@@ -152,10 +163,10 @@ def _little_to_compute(
     def words(one: Outcome) -> str:
         full = flops.get(("full", -1))
         share = "" if full is None else f", {of(one) / full:.0%} of `full`'s"
-        return f"{of(one) / 1e9:.3g} GFLOP{share}, take {told(one)}"
+        return f"{of(one) / 1e9:.3g} GFLOP{share}, take {teller.told(one)}"
 
     known = [one for one in here if "helped" in one.flags and of(one) is not None]
-    return answer(situation, known, by, lambda some: min(some, key=of, default=None), words)
+    return teller.answer(situation, known, by, lambda some: min(some, key=of, default=None), words)
 
 
 def _least(

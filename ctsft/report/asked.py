@@ -9,7 +9,7 @@ import pandas as pd
 
 from ctsft.report.choosing import texts_of
 from ctsft.storage import read_json
-from ctsft.study.config import arm_depths
+from ctsft.study.flags import arm_depths
 from ctsft.tuning.arms import get_arm
 
 

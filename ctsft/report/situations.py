@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.answers import ON_TEST, Answer, answers, named
+from ctsft.report.answers import ON_TEST, Answer, Teller, answers, named
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.costs import read_costs
 from ctsft.report.judging import MARGIN
@@ -47,7 +47,7 @@ def settings_of(results: Results, costs: pd.DataFrame) -> list[Setting]:
         here = [one for one in every if one.seeds == max(one.seeds for one in every)]
         own = pick(rows, target=target, n_target=n_target)
         fewer = [one.arm for one in every if one not in here]
-        told = answers(here, zero, own, results.rows, costs)
+        told = answers(here, zero, Teller(own, results.rows), costs)
         settings.append(Setting(target, n_target, zero.accuracy, fewer, told))
     return settings
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -18,6 +17,7 @@ from ctsft.discovery.relevance import Ties
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
+from ctsft.study.flags import arm_depths, refuse_shared_draws
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Task
 from ctsft.tuning.arms import get_arm
@@ -157,7 +157,7 @@ class StudyConfig:
             "source_batch_size": 1,
         }.items():
             if (value := getattr(self, name)) is not None and value < low:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}.")
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least {low}.")
         for name in ("targets", "n_targets", "arms", "depths", "seeds", "lrs", "shares"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -188,7 +188,6 @@ class StudyConfig:
                 raise UserError(f"the arm '{arm}' needs a dictionary, and {self.task} has none. Leave that arm out.")
         if self.by_epoch and not self.probes:
             raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
-        self.arm_depths()
 
     def arm_depths(self) -> list[tuple[str, int | None]]:
         """Every (arm, depth) to run; the depth is None for arms that choose no heads."""
@@ -223,34 +222,6 @@ class StudyConfig:
     def to_dict(self) -> dict:
         """For the record: folders by their last name, because the rest belongs to one machine."""
         return {key: value.name if isinstance(value, Path) else value for key, value in asdict(self).items()}
-
-
-def refuse_shared_draws(seeds: Sequence[int], draws: int) -> None:
-    """UserError where two seeds would draw the same random heads: draw d of a seed is drawn by seed + d."""
-    near = next((pair for pair in pairwise(sorted(seeds)) if pair[1] - pair[0] < draws), None)
-    if near:
-        raise UserError(
-            f"the seeds {near[0]} and {near[1]} would share random sets of heads, which would count twice: take seeds "
-            f"that lie at least --random-draws ({draws}) apart."
-        )
-
-
-def arm_depths(arms: Sequence[str], usual: Sequence[int]) -> list[tuple[str, int | None]]:
-    """Every (arm, depth) that texts such as "full" and "circuit:0,2" name, "circuit" at the `usual` depths.
-
-    The depth is None for arms that choose no heads. Raises UserError for an unknown arm, or a depth that is none.
-    """
-    pairs: list[tuple[str, int | None]] = []
-    for text in arms:
-        name, _, own = text.partition(":")
-        arm = get_arm(name)
-        if own and not arm.needs_heads:
-            raise UserError(f"'{text}': the arm '{name}' has no depth.")
-        if own and not re.fullmatch(r"\d+(,\d+)*", own):
-            raise UserError(f"'{text}': depths are whole numbers from 0 on, as in circuit:0,2.")
-        depths = [int(depth) for depth in own.split(",")] if own else usual
-        pairs += [(name, depth) for depth in depths] if arm.needs_heads else [(name, None)]
-    return pairs
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
-from ctsft.study.config import OneProcess, refuse_shared_draws
+from ctsft.study.config import OneProcess
+from ctsft.study.flags import refuse_shared_draws
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import keep_data, opened

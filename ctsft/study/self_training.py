@@ -24,9 +24,10 @@ from ctsft.memory import failing_without_memory
 from ctsft.report.self_training import self_training
 from ctsft.storage import read_json, write_json
 from ctsft.study.beside import write_settings
+from ctsft.study.chains import Chain, chains_of
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
-from ctsft.study.grid import Cell, cell_fingerprint, cells
+from ctsft.study.grid import Cell
 from ctsft.study.opening import keep_data, opened
 from ctsft.study.probes import share_right
 from ctsft.study.provenance import now
@@ -101,57 +102,6 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
         tqdm.write(f"{chain.name}  label entropy {lines[0]['label_entropy']} -> {lines[-1]['label_entropy']}")
     print(f"\n{table(config.folder)}\n\nrows: {config.table}")
     return 1 if failed else 0
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Generations of one arm: `cells` differ in the learning rate alone, with `keys` by which other scripts know them.
-
-    `human`: whether the rows that a human labelled stay in the mix; `unlabelled`: how many rows models label.
-    """
-
-    cells: tuple[Cell, ...]
-    keys: tuple[str, ...]
-    generations: int
-    unlabelled: int
-    human: bool
-
-    @property
-    def rates(self) -> str:
-        return " ".join(f"{cell.lr:g}" for cell in self.cells)
-
-    @property
-    def name(self) -> str:
-        """Chains of other rates, or numbers, are other chains, so all are in the name."""
-        return self._named(f"g{self.generations}-")
-
-    def kept_as(self, number: int) -> str:
-        """The file of a generation. Longer chains have it too, so they begin with what shorter ones have left."""
-        return f"{self._named('')}-{number}"
-
-    def _named(self, length: str) -> str:
-        one = f"lr{self.cells[0].lr:g}"
-        every = self.keys[0].replace(one, f"lr{self.rates.replace(' ', '+')}")
-        return f"{every}-{length}u{self.unlabelled}-{'human' if self.human else 'alone'}"
-
-
-def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
-    """All of them, those without human rows first."""
-    alike: dict[Cell, list[Cell]] = {}
-    for cell in cells(config):
-        if get_arm(cell.arm).uses_rate:
-            alike.setdefault(replace(cell, lr=0.0), []).append(cell)
-    return [
-        Chain(
-            tuple(group),
-            tuple(cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in group),
-            config.generations,
-            config.unlabelled,
-            human,
-        )
-        for human in (False, True)
-        for group in (sorted(group, key=lambda cell: cell.lr) for group in alike.values())
-    ]
 
 
 def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> list[dict]:
