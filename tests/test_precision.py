@@ -151,10 +151,7 @@ def test_all_that_is_computed_takes_rounded_products(short, monkeypatch, run, ar
 
 
 def test_a_study_computes_the_same_either_way(short, monkeypatch):
-    """What tuning does to the answers is the same up to 2 % of it: the order of sums grows over the steps.
-
-    (Half a per cent where it was measured, and 5 % where the products are left in float32.)
-    """
+    """What tuning does to the answers is the same up to 2 % of it: the order of sums grows over the steps."""
     answers, before = [], None
     for lacks in (False, True):
         lacking(monkeypatch, lacks)
