@@ -18,6 +18,7 @@ import pytest
 from own_data import label_words, sentences, write_jsonl, write_topics
 
 import ctsft
+from ctsft import cli
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
 from ctsft.report.rows import Results
@@ -434,6 +435,35 @@ def test_findings_are_told_before_training_and_kept_beside_the_rows(tmp_path, ca
     # Also when the settings of the last run do not name that language.
     with pytest.raises(UserError, match=r"topics/d50/test has changed since.*another --output"):
         run_study(config_of(data, tmp_path / "out"))
+
+
+def test_texts_that_lose_their_end_are_counted(tmp_path, capsys):
+    """Of a language in which some are as long as --max-tokens allows, and of one in which all are shorter."""
+
+    def cut(bench: Workbench) -> list[str]:
+        return [finding for finding in bench.findings if "lose their end" in finding]
+
+    data = write_topics(tmp_path, ("d00", "d50", "d90"))
+    rows = sentences("d50", "valid", 60)
+    for row in rows[7:10]:
+        row["text"] = " ".join([row["text"]] * 20)
+    write_jsonl(data / "topics" / "d50" / "valid.jsonl", rows)
+    bench = Workbench(config_of(data, tmp_path / "out", targets=("d50", "d90")))
+    longest = max(len(p) for both in ("d00", "d90") for name in SPLITS for p in bench.prompts(both, name).prompts)
+    assert cut(bench) == [
+        "d50: 3 of 640 texts lose their end (the first is row 'valid-8'): with the prompt they are longer than 128 "
+        "tokens. --max-tokens allows more."
+    ]
+    fits = Workbench(config_of(data, tmp_path / "out", targets=("d90",), max_tokens=longest))
+    short = Workbench(config_of(data, tmp_path / "out", targets=("d90",), max_tokens=longest - 1))
+    assert cut(fits) == []
+    assert cut(short)
+    tune = "--model demo --arm norm_only --epochs 1 --n 20 --language d50 --task topics".split()
+    rows = sentences("d50", "train", 480)
+    rows[3]["text"] = " ".join([rows[3]["text"]] * 20)
+    write_jsonl(data / "topics" / "d50" / "train.jsonl", rows)
+    cli.main(["tune", *tune, "--data-dir", str(data), "--output", str(tmp_path / "d"), "--label-words", *label_words()])
+    assert "check: d50: 1 of 480 texts lose their end" in capsys.readouterr().out
 
 
 def test_languages_that_are_not_parallel_have_their_own_pools(topics, tmp_path):

@@ -22,7 +22,7 @@ from sklearn.metrics import f1_score
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head
-from ctsft.report import claims, summary
+from ctsft.report import claims, documents, summary
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.__main__ import main as report_main
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
@@ -31,7 +31,7 @@ from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by
 from ctsft.report.compare import paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
-from ctsft.report.judging import MARGIN, by_interval
+from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
 from ctsft.report.render import Table
@@ -739,6 +739,21 @@ def test_verdicts_follow_the_rows(folder):
     assert verdicts()["C1"] == "undecided"
     rewrite(folder / "01_nusax_transfer.csv", lambda row: None if row["arm"] == "full" else row)
     assert verdicts()["C1"] == "not run"
+
+
+def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monkeypatch):
+    def judged(claim, verdict):
+        return Judgement(claim, verdict, "+0.1 [+0.0, +0.2]; beside it", "data")
+
+    monkeypatch.setattr(documents, "CLAIMS", {"C1": "One.", "C2": "Two."})
+    monkeypatch.setattr(documents, "judge", lambda _: [judged("C1", "undecided"), judged("C2", "not run")])
+    others = [("there", "C1", "undecided"), ("here", "C1", "supported"), ("far", "C1", "not run")]
+    monkeypatch.setattr(documents, "judge_otherwise", lambda _: [(which, judged(*rest)) for which, *rest in others])
+    real = replace(demo, rows=demo.rows.assign(preset="own"))
+    assert documents.verdicts([demo, real]).splitlines()[2:] == [
+        "| C1. One. | **undecided**: +0.1 [+0.0, +0.2]<br>here: **supported** | undecided |",
+        "| C2. Two. | not run | not run |",
+    ]
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------

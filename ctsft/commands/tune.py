@@ -15,6 +15,7 @@ from ctsft.tasks.task import SEED
 
 if TYPE_CHECKING:
     from ctsft.discovery.relevance import Relevance
+    from ctsft.models.load import Loaded
     from ctsft.tasks.task import Task
 
 
@@ -68,6 +69,8 @@ class Tune:
         loaded = self.using.load()
         if scores and scores.about.get("weights", loaded.weights) != loaded.weights:
             print("note: the scores were made on other weights than this model's")
+        longest = self.using.longest_of_checkpoint()
+        self._tell_cut_texts(task, loaded, longest)
         heads = (
             ctsft.choose(loaded, scores, arm=self.arm, depth=self.depth, share=self.share, seed=self.seed)
             if scores
@@ -84,7 +87,7 @@ class Tune:
             recipe=recipe,
             kv_policy=self.kv_policy,
             seed=self.seed,
-            max_tokens=self.using.longest_of_checkpoint(),
+            max_tokens=longest,
         )
         metrics = delta.about["metrics"]
         print(f"validation: accuracy {metrics['accuracy']:.3f} on {metrics['rows']} rows that were not trained on")
@@ -95,6 +98,16 @@ class Tune:
         else:
             delta.save(self.output)
             print(f"delta of {delta.size:,} weights for {delta.base}: {self.output}")
+
+    def _tell_cut_texts(self, task: Task, loaded: Loaded, longest: int) -> None:
+        from ctsft.library import training_rows
+        from ctsft.tasks.checks import cut_texts
+        from ctsft.tasks.prompts import cut_rows
+
+        rows = training_rows(task, self.language, self.role)
+        cut = cut_rows(loaded.tokenizer, task, rows, longest, loaded.layout)
+        for finding in cut_texts(self.language, rows, cut, longest):
+            print(f"check: {finding}", flush=True)
 
     def _load_scores(self) -> Relevance:
         if self.scores is None:

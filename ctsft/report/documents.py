@@ -23,21 +23,26 @@ START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n",
 def verdicts(folders: Sequence[Results]) -> str:
     """The paper's claims as Markdown: on real text with the number that decides, on the demo the verdict alone.
 
-    Real text is that of the folders with rows of script 01, which most of the claims rest on.
+    Real text is that of the folders with rows of script 01, which most of the claims rest on. Other rows of a folder
+    (the paper's rate, another number of target rows) are named where they give another verdict.
     """
     real = [results for results in folders if results.preset != "demo" and results.of(EXPERIMENT)]
     demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
     said = [(results, judge(results), judge_otherwise(results)) for results in real]
     lines = [
-        ("the paper claims", *(f"{results.model}, real text" for results in real), "demo"),
+        ("the paper claims", *(f"`{results.preset}`: {results.model}, real text" for results in real), "demo"),
         ("---",) * (len(real) + 2),
     ]
     for claim, words in CLAIMS.items():
         cells = []
         for _, own, others in said:
-            told = [_told(j) for j in own if j.claim == claim]
-            told += [f"{which}: {_told(j)}" for which, j in others if j.claim == claim and j.number != "–"]
-            cells.append("<br>".join(told))
+            [first] = [j for j in own if j.claim == claim]
+            differing = [
+                f"{which}: **{j.verdict}**"
+                for which, j in others
+                if j.claim == claim and j.verdict not in ("not run", first.verdict)
+            ]
+            cells.append("<br>".join([_told(first), *differing]))
         lines.append((f"{claim}. {words}", *cells, demo.get(claim, "not run")))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -14,8 +14,9 @@ from ctsft.study.config import StudyConfig
 from ctsft.study.data import StudyData
 from ctsft.study.determinism import set_determinism
 from ctsft.study.grid import Cell
-from ctsft.tasks.prompts import Encoded, encode, label_tokens
-from ctsft.tasks.task import Example, draw
+from ctsft.tasks.checks import cut_texts
+from ctsft.tasks.prompts import Encoded, cut_rows, encode, label_tokens
+from ctsft.tasks.task import SPLITS, Example, draw
 from ctsft.tuning.arms import Arm
 from ctsft.tuning.extra_rows import Material
 from ctsft.tuning.ngrams import FittedNGrams
@@ -38,9 +39,19 @@ class Answering(StudyData):
         if config.max_tokens > longest:
             raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
         self.label_tokens = label_tokens(self.loaded.tokenizer, self.task, self.loaded.layout)
+        self.findings += self._cut_texts()
         self.encoded: dict[tuple[str, str], Encoded] = {}
         # While an arm without a model is measured, this answers in the model's place.
         self.classifier: FittedNGrams | None = None
+
+    def _cut_texts(self) -> list[str]:
+        """Of a user's own languages: how many texts are longer than --max-tokens allows."""
+        found, limit = [], self.config.max_tokens
+        for language in () if self.task.published else (self.config.source, *self.config.targets):
+            rows = [example for name in SPLITS for example in self.split(language, name).examples]
+            cut = cut_rows(self.loaded.tokenizer, self.task, rows, limit, self.loaded.layout)
+            found += [f"{said} --max-tokens allows more." for said in cut_texts(language, rows, cut, limit)]
+        return found
 
     def prompts(self, language: str, name: str) -> Encoded:
         """A whole split as prompts, in the official order."""

@@ -34,6 +34,16 @@ def findings(task: Task, source: str, targets: Sequence[str], rows: Mapping[Spli
     return found
 
 
+def cut_texts(language: str, rows: Sequence[Example], cut: Sequence[str], max_tokens: int) -> list[str]:
+    """The finding that rows of the ids `cut` lose the end of their texts; none where there are no such rows."""
+    if not cut:
+        return []
+    return [
+        f"{language}: {len(cut)} of {len(rows)} texts lose their end (the first is row '{cut[0]}'): with the prompt "
+        f"they are longer than {max_tokens} tokens."
+    ]
+
+
 def normal(example: Example) -> str:
     """The text as a reader sees it: letter case, spacing and forms of the same character play no part."""
     text = f"{example.text}\n{example.pair}" if example.pair else example.text

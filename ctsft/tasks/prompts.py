@@ -58,14 +58,27 @@ class Layout:
 
 def encode(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int, layout: Layout) -> Encoded:
     """Tokenize prompts of at most `max_tokens` tokens, cutting the end of a text and never the label field."""
-    template = task.template + layout.mask
-    end = answers(tokenizer, task, layout)[0] if task.several_tokens == "first" else []
+    template, end = _around(tokenizer, task, layout)
     room = max_tokens - len(end)
     return Encoded(
         tuple((*_fit(tokenizer, template, example, room), *end) for example in examples),
         tuple(example.label for example in examples),
         tuple(example.id for example in examples),
     )
+
+
+def cut_rows(tokenizer, task: Task, examples: Sequence[Example], max_tokens: int, layout: Layout) -> list[str]:
+    """The ids of the rows whose texts lose their end in `encode`."""
+    template, end = _around(tokenizer, task, layout)
+    prompts = [fill(template, {"text": example.text, "pair": example.pair})[0] for example in examples]
+    room = max_tokens - len(end)
+    return [e.id for e, ids in zip(examples, tokenizer(prompts)["input_ids"], strict=True) if len(ids) > room]
+
+
+def _around(tokenizer, task: Task, layout: Layout) -> tuple[str, list[int]]:
+    """The template of a whole prompt, and the tokens of the answer that end every prompt."""
+    end = answers(tokenizer, task, layout)[0] if task.several_tokens == "first" else []
+    return task.template + layout.mask, end
 
 
 def fill(template: str, fields: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
