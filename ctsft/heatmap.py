@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers
+from ctsft.discovery.circuits import stored_circuit
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head
@@ -21,7 +21,7 @@ def terminal(relevance: Relevance, depth: int, share: float, colour: bool) -> st
     A cell is the score's sign and its size from 0 to 9 (9: the largest), and for heads of the circuit the depth at
     which they were chosen. With `colour`, red is positive and blue negative.
     """
-    frontiers = _frontiers(relevance, depth, share)
+    frontiers = stored_circuit(relevance, depth, share)
     chosen = {head: number for number, frontier in enumerate(frontiers) for head in frontier}
     layers, heads = relevance.logits.shape
     largest = np.abs(relevance.logits).max() or 1.0
@@ -61,7 +61,3 @@ def picture(relevance: Relevance, depth: int, share: float, path: Path) -> None:
         raise UserError(f"'{path.name}' is no picture: its name must end in one of .{', .'.join(sorted(known))}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=200)
-
-
-def _frontiers(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
-    return known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, share))[: depth + 1]

@@ -15,6 +15,7 @@ from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselin
 from ctsft.report.choosing import ODYSSEY, at_validated_rate
 from ctsft.report.claims_page import claims_page
 from ctsft.report.measured import odyssey_results
+from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
@@ -68,8 +69,8 @@ def test_arms_are_compared_at_the_rates_that_both_had():
     gone = highest & (rows["arm"] == asked.first)
     told = module.by_arms("B11", asked, rows[~gone])
     assert told == module.by_arms("B11", asked, rows[~highest])
-    assert f"{rows['lr'].max():g}" not in told.data
-    assert f"{rows['lr'].max():g}" in module.by_arms("B11", asked, rows).data
+    assert rate_text(rows["lr"].max()) not in told.data
+    assert rate_text(rows["lr"].max()) in module.by_arms("B11", asked, rows).data
     assert module.by_arms("B11", asked, rows[(rows["arm"] != asked.first) | highest]).verdict != "not run"
     apart = rows[((rows["arm"] == asked.first) & highest) | ((rows["arm"] == asked.second) & ~highest)]
     assert module.by_arms("B11", asked, apart).verdict == "not run"
@@ -82,7 +83,7 @@ def test_a_rate_that_one_seed_lacks_is_left_out_for_both_arms_on_that_seed_alone
     assert told == module.by_arms("B11", asked, rows[~(highest & rows["arm"].isin([asked.first, asked.second]))])
     assert "(fewer on d70 n = 100, seed 31)" in told.data
     assert "fewer" not in module.by_arms("B11", asked, rows).data
-    assert f"{rows['lr'].max():g} (fewer" in told.data  # the other seed has it
+    assert f"{rate_text(rows['lr'].max())} (fewer" in told.data  # the other seed has it
 
 
 @pytest.mark.parametrize("claim", [claim for claim, asked in ASKED.items() if isinstance(asked, Arms)])

@@ -335,6 +335,25 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
     assert "not finite from layer 2 on" in faithfulness(short.folder)
 
 
+def test_a_seed_that_fails_is_told_and_the_others_go_on(config, monkeypatch, tmp_path, capsys):
+    from ctsft.errors import CellFailed
+    from ctsft.study import faithfulness as module
+
+    def ask_all(bench, seed, mine, known, bar):
+        if seed == config.seeds[0]:
+            raise CellFailed("theta1 diverged.")
+        asked.append((seed, len(mine)))
+
+    asked = []
+    monkeypatch.setattr(module, "_ask_all", ask_all)
+    two = replace(config, output=tmp_path, seeds=(config.seeds[0], 777), checkpoints=(), other_sources=(), known=())
+    assert run_faithfulness(two, lambda folder: "the table") == 1
+    said = capsys.readouterr()
+    assert asked == [(777, len(list(plan(two, 777, 32))))]
+    assert f"failed: seed {config.seeds[0]}: theta1 diverged." in said.err
+    assert "the table" in said.out
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -106,7 +106,7 @@ def test_related_tests_of_different_sizes_count_row_by_row():
     def line(test: str, seed: int, before: list[int], after: list[int]) -> dict:
         gold = np.ones(len(before), dtype=int)
         sides = {"answers_before": np.array(before), "answers": np.array(after)}
-        return {"target": "t", "n_target": 25, "test": test, "seed": seed, "gold": gold, **sides}
+        return {"target": "t", "n_target": 25, "test": test, "seed": seed, "draw": 0, "gold": gold, **sides}
 
     lines = [line("a/x", seed, [1, 1, 0, 0], [1, 1, 1, 0]) for seed in (31, 777)]
     lines += [line("b/y", seed, [1, 0], [1, 0]) for seed in (31, 777)]
@@ -146,7 +146,7 @@ def test_only_what_validation_prefers_is_measured(config, monkeypatch, tmp_path)
     assert read_measures(two.folder).keys() == {rows.loc[3e-3, "cell"], rows.loc[np.nan, "cell"]}
     full = next(one for one in outcomes(odyssey_results(two.folder)) if one.arm == "full")
     assert (full.tries, full.rates, full.chosen) == (2, (1e-9, 3e-3), (3e-3,))
-    assert set(rate_cells(odyssey_results(two.folder))["learning rate"]) == {"1e-09", "0.003"}
+    assert set(rate_cells(odyssey_results(two.folder))["learning rate"]) == {"1e-9", "3e-3"}
     monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(two) == 0
 
@@ -260,7 +260,7 @@ def outcome(**changes) -> Outcome:
     values = dict(
         target="d30", n_target=100, arm="full", depth=None, accuracy=0.6, valid_accuracy=0.6, target_change=kept,
         source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_floor=0.6, train_accuracy=0.7,
-        flips=None, shift=None, trainable=1, trainable_share=1.0, tries=1, rates=(1e-3,), fewest=1, chosen=(1e-3, 1e-3),
+        flips=None, trainable_share=1.0, tries=1, rates=(1e-3,), fewest=1, chosen=(1e-3, 1e-3),
         seeds=2,
     )  # fmt: skip
     return Outcome(**values | changes)

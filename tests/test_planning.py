@@ -99,7 +99,7 @@ def test_the_stages_of_a_grid_wait_for_theta1_and_scores(tmp_path):
 
 
 def test_dry_run_plans_from_what_was_measured(tmp_path, capsys):
-    config = replace(small_study(tmp_path), probes=())
+    config = replace(small_study(tmp_path), probes=(), scorer="cdt")
     assert run_study(replace(config, seeds=(31,))) == 0
     capsys.readouterr()
     assert run_study(replace(config, n_targets=(20, 40), dry_run=True)) == 0
@@ -116,6 +116,10 @@ def test_dry_run_plans_from_what_was_measured(tmp_path, capsys):
     assert seconds[0] == pytest.approx(float(row["train_seconds"]) + float(row["eval_seconds"]))
     assert seconds[1] - seconds[0] == pytest.approx(float(row["train_seconds"]))
     assert times.of(Theta1(31)) == 0 < times.of(Theta1(777))
+    # What the default score gives it gives of all depths at once.
+    deeper = [Scores(seed, depth, 0.02) for seed in (31, 777) for depth in (0, 1)]
+    assert [times.of(stage) > 0 for stage in deeper] == [False, False, True, False]
+    assert [times.of(stage) > 0 for stage in deeper] == [False, False, True, False]
 
 
 def test_times_and_sizes_are_in_readable_units():

@@ -34,7 +34,7 @@ from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published
-from ctsft.report.render import Table
+from ctsft.report.render import Table, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.stats import (
@@ -187,9 +187,9 @@ def test_spearman_wants_three_targets_and_variation():
 def test_every_accuracy_is_counted_from_the_predictions(folder):
     """What the accuracy columns say plays no part; one digit of one prediction does."""
     path = folder / "01_nusax_transfer.csv"
-    before = transfer(Results.read(folder))
+    before = transfer(Results.read(folder).of("01_nusax_transfer"))
     rewrite(path, lambda row: row | {"accuracy": "0.123", "macro_f1": "0.5", "source_accuracy": "0.9"})
-    assert transfer(Results.read(folder)) == before
+    assert transfer(Results.read(folder).of("01_nusax_transfer")) == before
     first = True
 
     def flip(row):
@@ -201,7 +201,7 @@ def test_every_accuracy_is_counted_from_the_predictions(folder):
         return row
 
     rewrite(path, flip)
-    assert transfer(Results.read(folder)) != before
+    assert transfer(Results.read(folder).of("01_nusax_transfer")) != before
 
 
 def test_missing_rows_are_gaps_and_never_a_silent_average(folder):
@@ -339,10 +339,10 @@ def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
     assert (tuned.groupby(SETTING_BUT_TARGET, dropna=False)["lr"].nunique() == 1).all()
     slow = demo.rows["lr"] == 1e-3
     paper = replace(demo, rows=demo.rows.assign(lr=demo.rows["lr"].where(~slow, 5e-5)))
-    judged = {j.claim: j for which, j in judge_otherwise(paper) if which == "at 5e-05 alone"}
+    judged = {j.claim: j for which, j in judge_otherwise(paper) if which == "at 5e-5 alone"}
     assert list(judged) == ["C1", "C2", "C3a", "C3b", "C5"]
-    assert "learning rate 5e-05;" in judged["C5"].data
-    assert "learning rate 5e-05;" in judged["C1"].data
+    assert "learning rate 5e-5;" in judged["C5"].data
+    assert "learning rate 5e-5;" in judged["C1"].data
     alone = paper.only(paper.rows["lr"].isna() | (paper.rows["lr"] == 5e-5)).of("01_nusax_transfer")
     assert judged["C3b"].number == claims.source_kept_better(alone).number
 
@@ -474,7 +474,7 @@ def test_every_rate_is_drawn_over_its_rate(demo):
     figure = by_rate_figure(main)
     table = pick(rate_cells(main.on_the_grid_of("01_nusax_transfer")), arm="full")
     over = table[table["target"].str.startswith("all ")]
-    assert list(over["learning rate"]) == ["0.001", "0.003", "0.01"]
+    assert list(over["learning rate"]) == ["1e-3", "3e-3", "1e-2"]
     for axis, column in zip(figure.axes, ("accuracy", "source after"), strict=True):
         full = next(line for line in axis.lines if line.get_label() == "all weights")
         rates, values = full.get_data()
@@ -491,7 +491,7 @@ def test_what_keeps_the_source_is_compared_at_the_rate_that_learns_most(demo):
     lost = dict(zip(full["lr"], full["before"] - full["source_right"].map(np.mean), strict=True))
     kept = {rate for rate, loss in lost.items() if loss <= MARGIN}
     best = max(kept, key=lambda rate: pick(full, lr=rate)["right"].iloc[0].mean())
-    assert f"− full at {best:g}, on the target" in kept_text(points)
+    assert f"− full at {rate_text(best)}, on the target" in kept_text(points)
     assert kept_text(points.assign(before=2.0)) == ""  # nothing keeps it
 
 
@@ -587,6 +587,7 @@ def test_every_table_says_its_seeds_and_where_it_comes_from(demo):
 
 
 def test_arms_without_a_source_have_lines_also_by_themselves(demo):
+    demo = demo.of("01_nusax_transfer")
     alone = demo.only(demo.rows["arm"] == "direct")
     cells = transfer_cells(alone)
     assert set(cells["arm"]) == {"direct"}
@@ -596,6 +597,7 @@ def test_arms_without_a_source_have_lines_also_by_themselves(demo):
 
 def test_arms_without_a_source_show_none(demo):
     """Their rows hold theta1's accuracy before, and a classifier's also one after; neither is theirs."""
+    demo = demo.of("01_nusax_transfer")
     direct = demo.rows[demo.rows["arm"] == "direct"]
     both = pd.concat([direct, direct.assign(arm="ngrams"), demo.rows[demo.rows["arm"] == "full"]])
     cells = transfer_cells(replace(demo, rows=both))

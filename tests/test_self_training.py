@@ -17,6 +17,7 @@ from own_data import label_words, write_topics
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.report.figures.self_training import self_training_figure
+from ctsft.report.render import rate_text
 from ctsft.report.self_training import (
     fate,
     read_self_training,
@@ -251,7 +252,7 @@ def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, 
     assert tuned == [(best, False, 0), (best, False, 1), (best, True, 1)]
     assert "lr1e-09+0.001+0.003-s31" in found[0]["chain"]
     [cell] = set(self_training_cells(three.folder)["rates"])
-    assert cell == f"1e-09, 0.001, 0.003 → {best:g}"
+    assert cell == f"1e-9, 1e-3, 3e-3 → {rate_text(best)}"
 
     bench = Workbench(three)
     [alone, _] = module.chains_of(bench, three)

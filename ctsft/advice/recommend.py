@@ -10,6 +10,7 @@ import pandas as pd
 from ctsft.advice.evidence import OFFERED, SETTING
 from ctsft.advice.probe import Probe
 from ctsft.report.claims import MARGIN
+from ctsft.report.render import rate_text
 
 # One step of distance: a tenth of transfer, or a doubling of the target rows.
 TRANSFER_STEP = 0.1
@@ -128,7 +129,7 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
         return [f"No arm kept the source within {may_lose:.3f} in the settings most like yours; allow more."]
     best = candidates.iloc[0]
     rates = lines_of(near, best)[["lr", "preset"]].dropna().drop_duplicates().sort_values(["lr", "preset"])
-    told = [f"{rate.lr:g} ({rate.preset})" for rate in rates.itertuples()]
+    told = [f"{rate_text(rate.lr)} ({rate.preset})" for rate in rates.itertuples()]
     names = (f"{s.preset} {s.target} n={s.n_target} ({s.transfer:.0%} of the source)" for s in settings.itertuples())
     by_index = sorted(set(near.loc[near["ties"] == "index", "preset"]))
     return [

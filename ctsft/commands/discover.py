@@ -58,5 +58,5 @@ class Discover:
         relevance.save(self.output)
         print(terminal(relevance, self.depth, self.share, in_colour()))
         if not relevance.about["only_correct_rows"]:
-            print("note: the model never gives some label, so rows that it gets wrong were scored too")
+            print("note: the model gets too few rows of some label right, so rows that it gets wrong were scored too")
         print(f"scores: {files_of(self.output)[0]}")

@@ -68,6 +68,11 @@ def known_frontiers(relevance: Relevance, depth: int, k: int) -> list[list[Head]
     return frontiers
 
 
+def stored_circuit(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
+    """`known_frontiers` of a circuit with `share` of all heads at each depth."""
+    return known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, share))
+
+
 def matched(ranking: Sequence[Head], like: Sequence[Head], per_group: int) -> list[Head]:
     """The best of `ranking` with as many heads and as many key/value groups as `like`.
 

@@ -31,6 +31,8 @@ def scores_by_gradient(
     anatomy, n_rows = problem.loaded.anatomy, len(problem.rows)
     shape = (len(anatomy.layers), anatomy.heads)
     wanted = [target for target in targets if relevance is None or target not in relevance.columns]
+    if relevance is not None and not wanted:
+        return relevance
     logits, columns = np.zeros(shape), {target: np.zeros(shape) for target in wanted}
     for batch in batches(problem, LINEAR):
         with torch.enable_grad():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctsft.discovery.totals import record
+from ctsft.memory import with_less
 from ctsft.models.load import Loaded
 from ctsft.tasks.prompts import Encoded, by_length, pad_left
 
@@ -37,8 +38,17 @@ def label_balanced_mean(
     """mu_s = mean over labels of the mean over that label's rows of z_s, for every head and offset.
 
     An offset seen in fewer than MIN_ROWS rows, or not in every label, takes the mean over all real positions (also
-    balanced over the labels). Pads never enter. With aligned=False every offset takes that pooled mean.
+    balanced over the labels). Pads never enter. With aligned=False every offset takes that pooled mean. Where memory
+    runs out for `batch_size` rows at a time, fewer are taken; CellFailed where it does for one.
     """
+    return with_less(
+        lambda size: _label_balanced_mean(loaded, rows, n_labels, size, aligned), batch_size, "read one row of the mean"
+    )
+
+
+def _label_balanced_mean(
+    loaded: Loaded, rows: Encoded, n_labels: int, batch_size: int, aligned: bool
+) -> LabelBalancedMean:
     width = max(len(prompt) for prompt in rows.prompts)
     n_layers = len(loaded.anatomy.layers)
     size = loaded.anatomy.heads * loaded.anatomy.head_dim

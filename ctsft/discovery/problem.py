@@ -22,7 +22,7 @@ AT_FAULT = "The model's own activations are likely at fault: see whether its wei
 
 @dataclass(frozen=True)
 class Problem:
-    """What is scored: rows whose answers the model gets right, and the mean that stands for "no information".
+    """What is scored: rows (see `scoring_rows`), and the mean that stands for "no information".
 
     label_tokens [C]: the token of each label word. `rows_per_pass` rows (None: 4 on a CPU, whose caches hold no more,
     else 16) and `sources_per_pass` heads (None: as many of a layer as memory allows) go through the propagation side

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,14 +51,13 @@ class Totals:
     final: Tensor | None = None
     transform: Tensor | None = None
     logits: Tensor | None = None
-    hooks: list = field(default_factory=list, repr=False)
 
 
 @torch.no_grad()
 def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> Totals:
     """Run the model once on a left-padded batch and keep its values (only z of every layer with `only_z`)."""
     totals = Totals([LayerTotals() for _ in loaded.anatomy.layers], batch["attention_mask"].bool())
-    shape = batch["attention_mask"].shape
+    shape, hooks = batch["attention_mask"].shape, []
 
     def shaped(x: Tensor) -> Tensor:
         """Some models flatten rows and positions for their MLP."""
@@ -89,28 +88,28 @@ def record(loaded: Loaded, batch: dict[str, Tensor], only_z: bool = False) -> To
         return hook
 
     for layer, kept in zip(loaded.anatomy.layers, totals.layers, strict=True):
-        totals.hooks.append(layer.o.module.register_forward_pre_hook(keep_input(kept, "z")))
+        hooks.append(layer.o.module.register_forward_pre_hook(keep_input(kept, "z")))
         if only_z:
             continue
-        totals.hooks.append(layer.attention.register_forward_pre_hook(keep_rotary(kept), with_kwargs=True))
-        totals.hooks.append(layer.attention_norm.module.register_forward_pre_hook(keep_input(kept, "x")))
-        totals.hooks.append(layer.mlp_norm.module.register_forward_pre_hook(keep_input(kept, "mid")))
+        hooks.append(layer.attention.register_forward_pre_hook(keep_rotary(kept), with_kwargs=True))
+        hooks.append(layer.attention_norm.module.register_forward_pre_hook(keep_input(kept, "x")))
+        hooks.append(layer.mlp_norm.module.register_forward_pre_hook(keep_input(kept, "mid")))
         outputs = {"q": layer.q, "k": layer.k, "v": layer.v, "attention_out": layer.o}
         outputs |= {"gate": layer.gate, "up": layer.up, "mlp_out": layer.down}
         for name, projection in outputs.items():
             if projection is not None:
                 hook = keep_output(kept, name, projection.rows)
-                totals.hooks.append(projection.module.register_forward_hook(hook))
+                hooks.append(projection.module.register_forward_hook(hook))
     if not only_z:
-        totals.hooks.append(loaded.anatomy.final_norm.module.register_forward_pre_hook(keep_input(totals, "final")))
-        totals.hooks.append(loaded.anatomy.unembedding.register_forward_hook(keep_label_position("logits")))
+        hooks.append(loaded.anatomy.final_norm.module.register_forward_pre_hook(keep_input(totals, "final")))
+        hooks.append(loaded.anatomy.unembedding.register_forward_hook(keep_label_position("logits")))
         if loaded.anatomy.transform is not None:
             dense = loaded.anatomy.transform.dense.module
-            totals.hooks.append(dense.register_forward_hook(keep_label_position("transform")))
+            hooks.append(dense.register_forward_hook(keep_label_position("transform")))
     try:
         loaded.model(**batch, logits_to_keep=1, use_cache=False)
     finally:
-        for hook in totals.hooks:
+        for hook in hooks:
             hook.remove()
-        totals.hooks.clear()
+        hooks.clear()
     return totals

@@ -94,7 +94,7 @@ class Teller:
 def answers(here: Sequence[Outcome], zero: Outcome, teller: Teller, costs: pd.DataFrame) -> list[Answer]:
     """One for every situation, from the outcomes `here` of one target and n, and `zero` without adapting.
 
-    `costs`: those of script 07.
+    `costs`: those of script 07 with as many target rows.
     """
     models = [one for one in here if _is_model(one)]
     kept = [one for one in models if one.source_change is not None]

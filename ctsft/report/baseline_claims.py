@@ -18,7 +18,7 @@ from ctsft.report.costs import read_arithmetic
 from ctsft.report.fair import at_common_rates
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.measured import odyssey_results
-from ctsft.report.render import change
+from ctsft.report.render import change, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.self_training import fate, on_the_first_ground, read_self_training, stacked
 from ctsft.report.stats import Difference, paired_difference
@@ -115,7 +115,7 @@ def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> li
     for rate in sorted(set.intersection(*rates)):
         rows = at_validated_rate(tried[tried["lr"] == rate])  # what is left to choose is a penalty's strength
         pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, rows)
-        told += [f"{rate:g} {change(pooled(pairs, asked.of))}"] if pairs else []
+        told += [f"{rate_text(rate)} {change(pooled(pairs, asked.of))}"] if pairs else []
     return [f"with both at one rate {', '.join(told)}"] if len(told) > 1 else []
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.judging import MARGIN
-from ctsft.report.render import GAP, Table, change, described, fraction, interval
+from ctsft.report.render import GAP, Table, change, described, fraction, interval, rate_text
 from ctsft.report.rows import Results, precision_of
 from ctsft.report.stats import mean_interval, paired_difference
 from ctsft.report.transfer import lines_of, pick
@@ -80,7 +80,7 @@ def _as_text(points: pd.DataFrame) -> pd.DataFrame:
             "n": one["n_target"],
             "arm": one["arm"],
             "depth": GAP if pd.isna(one["depth"]) else one["depth"],
-            "learning rate": f"{one['lr']:g}",
+            "learning rate": rate_text(one["lr"]),
             "validation": fraction(one["valid"]),
             "accuracy": interval(mean_interval(one["right"])),
             "source after": interval(mean_interval(one["source_right"])),
@@ -102,7 +102,7 @@ def kept_text(points: pd.DataFrame) -> str:
             heads, full = (max(side.to_dict("records"), key=lambda one: one["right"].mean()) for side in sides)
             if heads["right"].shape == full["right"].shape:
                 value = change(paired_difference(heads["right"], full["right"]))
-                rates = f"{arm} at {heads['lr']:g} − full at {full['lr']:g}"
+                rates = f"{arm} at {rate_text(heads['lr'])} − full at {rate_text(full['lr'])}"
                 told.append(f"{heads['target']}, n = {n_target}: {rates}, on the target {value}")
     if not told:
         return ""

@@ -10,7 +10,7 @@ from ctsft.tuning.arms import get_arm
 
 # What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
 # and the variant of an arm).
-SETTING = ["source", "n_source", "target", "n_target", "arm", "depth", "share", "scorer", "ties", "kv_policy"]
+SETTING = "task source n_source target n_target arm depth share scorer ties kv_policy".split()
 PAPERS_SHARE = 0.02
 PAPERS_RATE = 5e-5
 # The script of the baselines, whose arms are compared in a table of their own.
@@ -73,8 +73,13 @@ def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads."""
-    return rows[rows["share"].isna() | (rows["share"] == PAPERS_SHARE)]
+    """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads.
+
+    Where none has, those of the commonest share.
+    """
+    shares = rows["share"].dropna()
+    share = PAPERS_SHARE if (shares == PAPERS_SHARE).any() else shares.mode().get(0)
+    return rows[rows["share"].isna() | (rows["share"] == share)]
 
 
 def told_by(scorer: str, ties: str) -> str:

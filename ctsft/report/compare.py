@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ctsft.report.mixed import refuse_mixed
 from ctsft.report.stats import (
     Difference,
     Interval,
@@ -22,6 +23,7 @@ SOURCE = ("source_answers", "source_gold")
 def right(rows: pd.DataFrame, columns: tuple[str, str] = TARGET) -> dict[int, np.ndarray]:
     """Per seed, whether each test row was answered right [N], averaged over the draws of a random control."""
     answers, gold = columns
+    refuse_mixed(rows, ["seed", "draw"])
     draws: dict[int, list[np.ndarray]] = {}
     for seed, answer, label in zip(rows["seed"], rows[answers], rows[gold], strict=True):
         draws.setdefault(int(seed), []).append(answer == label)

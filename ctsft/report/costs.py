@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
+from ctsft.report.mixed import refuse_mixed
 from ctsft.report.render import GAP, Table, change, interval, markdown, with_holm
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import mean_interval, paired_difference
@@ -16,8 +18,14 @@ EXPERIMENT = "07_cost_and_energy"
 
 
 def read_costs(folder: Path) -> pd.DataFrame:
-    """One line per measured cell; empty where script 07 has not run."""
-    return _read(folder / "costs" / f"{EXPERIMENT}.csv")
+    """One line per measured cell; empty where script 07 has not run.
+
+    UserError where they were measured on several devices, or in several precisions: their costs have no mean.
+    """
+    rows = _read(folder / "costs" / f"{EXPERIMENT}.csv")
+    if len(rows):
+        refuse_mixed(rows[["model", "device", "dtype"]].drop_duplicates().assign(table="costs"), ["table"])
+    return rows
 
 
 def read_arithmetic(folder: Path) -> pd.DataFrame:
@@ -25,6 +33,9 @@ def read_arithmetic(folder: Path) -> pd.DataFrame:
     rows = _read(folder / "costs" / f"{EXPERIMENT}.arithmetic.csv")
     if rows.empty:
         return rows
+    # One theta1 and number of rows, that of the most arithmetics: a run that was stopped may have begun with another.
+    start = rows["theta1"] + " " + rows["n_rows"].astype(str)
+    rows = rows[start == start.mode().iloc[-1]]
     gold = labels_by_test(folder)
     for column in ("predictions", "predictions_float32"):
         rows[column.replace("predictions", "answers")] = [from_digits(text) for text in rows[column]]
@@ -38,13 +49,17 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def cost_cells(folder: Path) -> pd.DataFrame:
-    """One line per arm and depth: means over targets, seeds and rates."""
+    """One line per number of target rows, arm and depth: means over targets, seeds and rates."""
     rows = read_costs(folder)
     table = []
-    for arm, depth in arms_in_order(rows) if len(rows) else []:
-        here = pick(rows, arm=arm, depth=depth)
+    sizes = sorted(set(rows["n_target"])) if len(rows) else []
+    for n_target, (arm, depth) in product(sizes, arms_in_order(rows) if len(rows) else []):
+        here = pick(rows, n_target=n_target, arm=arm, depth=depth)
+        if here.empty:
+            continue
         table.append(
             {
+                "n": n_target,
                 "arm": arm,
                 "depth": GAP if pd.isna(depth) else int(depth),
                 "weights trained": f"{here['trainable_share'].mean():.2%}",
@@ -103,7 +118,7 @@ def cost_tables(folder: Path) -> list[Table]:
             Table(
                 f"{folder.resolve().name}_{EXPERIMENT}",
                 f"What tuning on one target costs, preset {folder.resolve().name}",
-                f"Model `{one['model']}`, {one['n_target']} target rows, on {one['device']} in {one['dtype']}, "
+                f"Model `{one['model']}`, n target rows, on {one['device']} in {one['dtype']}, "
                 f"{one['threads']} threads, seeds {seeds}. Operations are counted in all matrix products (two for a "
                 "product and its sum), in training alone; seconds (of the clock, and of the processor, which other "
                 "work does not lengthen) and memory are of this machine, and memory is the process's highest "

@@ -15,10 +15,14 @@ import pandas as pd
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.report.choosing import told_by
+from ctsft.report.mixed import refuse_mixed
 from ctsft.report.rows import counted, labels_by_test
 from ctsft.report.stats import Interval, combined
 from ctsft.report.transfer import pick
 from ctsft.study.record import SET_COLUMNS, SETS, read_rows
+
+# What names a set of heads in a table.
+UNIT = "theta1 task language seed scorer score_rows selection direction size draw circuit".split()
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Faithfulness:
         usual = sets[free].groupby("seed")["theta1"].agg(lambda names: names.mode().iloc[0])
         sets = sets[~free | (sets["theta1"] == sets["seed"].map(usual))]
         tests = tests[sets.index]
+        refuse_mixed(sets, UNIT)
         asked = sets["error"] == ""
         sets["values"] = [np.array(text.split(), float) if text else None for text in sets["margins"]]
         sets["accuracy"] = [

@@ -9,7 +9,7 @@ import pandas as pd
 from ctsft.report.choosing import circuits_told
 from ctsft.report.compare import macro_f1_gap
 from ctsft.report.fair import equal_rates, rates_by_seed
-from ctsft.report.render import change
+from ctsft.report.render import change, rates_text
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.transfer import pick
 
@@ -88,9 +88,8 @@ def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFr
         for seed, own in rates_by_seed(rows, tried).items()
     }
     rates = set().union(*found.values())
-    listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
     fewer = [f"{setting}, seed {seed}" for (setting, seed), own in found.items() if own != rates]
-    told = f"{'learning rate' if len(rates) == 1 else 'one of the learning rates'} {listed}"
+    told = f"{'learning rate' if len(rates) == 1 else 'one of the learning rates'} {rates_text(rates)}"
     return f"{told} (fewer on {'; '.join(fewer)})" if fewer else told
 
 

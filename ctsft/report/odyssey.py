@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -12,7 +10,7 @@ from ctsft.report.choosing import ODYSSEY
 from ctsft.report.judging import MARGIN
 from ctsft.report.measured import odyssey_rows
 from ctsft.report.outcomes import GAP_TO_TRAINING, outcomes
-from ctsft.report.render import GAP, Table, change, fraction, markdown
+from ctsft.report.render import GAP, Table, change, fraction, markdown, rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import about
 
@@ -49,15 +47,11 @@ def odyssey_cells(results: Results) -> pd.DataFrame:
                 "weights trained": f"{one.trainable_share:.2%}",
                 "flags": ", ".join(one.flags) or GAP,
                 "tries": one.tries,
-                "rates": f"{_listed(one.rates)} → {_listed(one.chosen)}" if one.rates else GAP,
+                "rates": f"{rates_text(one.rates)} → {rates_text(one.chosen)}" if one.rates else GAP,
                 "seeds": one.seeds,
             }
         )
     return pd.DataFrame(table)
-
-
-def _listed(rates: Sequence[float]) -> str:
-    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def odyssey_tables(results: Results) -> list[Table]:

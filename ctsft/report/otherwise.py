@@ -15,10 +15,11 @@ from ctsft.report.claims import (
     target_accuracy,
 )
 from ctsft.report.judging import Judgement
-from ctsft.report.rows import Results, precision_of
+from ctsft.report.render import rate_text
+from ctsft.report.rows import Results, apart_from
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
-AT_PAPERS_RATE = f"at {PAPERS_RATE:g} alone"
+AT_PAPERS_RATE = f"at {rate_text(PAPERS_RATE)} alone"
 
 
 @lru_cache(maxsize=8)  # three pages tell the same verdicts
@@ -27,10 +28,10 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
 
     Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
     seeds; with each number of target rows that has fewer seeds than another, and is not pooled with it; in every other
-    precision.
+    precision, from every other source, and under every other rule for keys and values.
     """
     studies = [compared(study) for study in results.studies(EXPERIMENT)]
-    others = [(f"in {precision_of(study)}", study, at_validated_rate) for study in studies[1:]]
+    others = [(" ".join(apart_from(studies[0], study).values()), study, at_validated_rate) for study in studies[1:]]
     for study in studies[:1]:
         seeds = pick(study.rows, arm="circuit", depth=2).groupby("n_target")["seed"].nunique()
         fewer = sorted(seeds[seeds < seeds.max()].index, reverse=True)

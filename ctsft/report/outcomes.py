@@ -55,8 +55,6 @@ class Outcome:
     brier_floor: float
     train_accuracy: float
     flips: float | None
-    shift: float | None
-    trainable: int
     trainable_share: float
     tries: int
     rates: tuple[float, ...]
@@ -103,9 +101,7 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         from_per_mille(m["target_probabilities"], _labels(g))
         for m, g in zip(rows["measures"], rows["gold"], strict=True)
     ]
-    flips, shifts = zip(
-        *[_audit(m, _labels(g)) for m, g in zip(rows["measures"], rows["gold"], strict=True)], strict=True
-    )
+    flips = [_audit(m, _labels(g)) for m, g in zip(rows["measures"], rows["gold"], strict=True)]
     return Outcome(
         target=first["target"],
         n_target=int(first["n_target"]),
@@ -122,8 +118,6 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         brier_floor=min([_by_shares(first["gold"]), *([_brier(before)] if len(before) else [])]),
         train_accuracy=_mean(m["train_accuracy"] for m in rows["measures"] if m["train_accuracy"] is not None),
         flips=None if None in flips else _mean(flips),
-        shift=None if None in shifts else _mean(shifts),
-        trainable=int(first["trainable"]),
         trainable_share=float(rows["trainable_share"].mean()),
         tries=int(rows["tries"].max()) * (len(ARMS[arm].classifier.choices) if no_model else 1),
         rates=tuple(sorted(set().union(*rows["rates"]))),
@@ -161,15 +155,15 @@ def _bits_change(rows: pd.DataFrame, zero: pd.DataFrame) -> dict[str, float]:
         for _, row in rows.iterrows()
         if int(row["seed"]) in before
     ]
-    texts = pairs[0][0] if pairs else {}
+    # A run that was stopped may have measured another list of texts on some seeds.
+    texts = [text for text in pairs[0][0] if all(text in side for pair in pairs for side in pair)] if pairs else []
     return {text: _mean(after[text] - than[text] for after, than in pairs) for text in texts}
 
 
-def _audit(measures: dict, n_labels: int) -> tuple[float | None, float | None]:
-    """Share of paired rows whose answer differs, and the mean absolute difference of the last label's probability."""
-    flips, shifts = [], []
+def _audit(measures: dict, n_labels: int) -> float | None:
+    """Share of paired rows whose answer differs."""
+    flips = []
     for pair in measures["audit"]:
         one, other = (from_per_mille(pair[side], n_labels) for side in ("with_one", "with_other"))
         flips.append((one.argmax(-1) != other.argmax(-1)).mean())
-        shifts.append(np.abs(one[:, -1] - other[:, -1]).mean())
-    return (_mean(flips), _mean(shifts)) if flips else (None, None)
+    return _mean(flips) if flips else None

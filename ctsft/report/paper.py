@@ -8,7 +8,7 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers
+from ctsft.discovery.circuits import stored_circuit
 from ctsft.discovery.relevance import Relevance
 from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share, circuits_by, told_by
 from ctsft.report.compare import SOURCE, accuracy
@@ -153,7 +153,7 @@ def layers_by_depth(results: Mapping[str, Results]) -> pd.DataFrame:
 
 
 def _range(relevance: Relevance, depth: int) -> str:
-    frontiers = known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, PAPERS_SHARE))
+    frontiers = stored_circuit(relevance, depth, PAPERS_SHARE)
     layers = [head.layer for head in frontiers[-1]]
     scorer = told_by(relevance.about["scorer"], relevance.ties if depth else "logits")  # at depth 0 ties hardly happen
     return f"{min(layers)} to {max(layers)}, {scorer}" if len(frontiers) > depth else GAP

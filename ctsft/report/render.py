@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,17 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as one types it: 5e-5, 2e-4."""
+    digits, power = f"{rate:e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
+
+
+def rates_text(rates: Iterable[float]) -> str:
+    """In rising order."""
+    return ", ".join(map(rate_text, sorted(rates)))
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def described(rows: pd.DataFrame, source: str) -> str:
 def _rates(rows: pd.DataFrame) -> str:
     """The learning rates of the tuned rows, for each number of target rows where they differ."""
     tuned = rows[rows["lr"].notna()]
-    tried = {n: ", ".join(f"{rate:g}" for rate in sorted(set(lr))) for n, lr in tuned.groupby("n_target")["lr"]}
+    tried = {n: rates_text(set(lr)) for n, lr in tuned.groupby("n_target")["lr"]}
     if len(set(tried.values())) < 2:
         return next(iter(tried.values()), GAP)
     return "; ".join(f"{rates} (n = {n})" for n, rates in tried.items())

@@ -21,6 +21,9 @@ from ctsft.tuning.arms import ARMS
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
+# What makes two rows belong to two studies, and how a reader is told.
+KINDS = {"dtype": "in {}", "source": "from {}", "kv_policy": "with {} keys and values"}
+
 
 @dataclass(frozen=True, eq=False)  # so that what is found in one can be kept beside it
 class Results:
@@ -87,12 +90,13 @@ class Results:
         return next(iter(self.studies(experiment)), None)
 
     def studies(self, experiment: str) -> list[Results]:
-        """What belongs to the task of `experiment`, whichever script ran it: a study for every precision of its rows.
+        """What belongs to the task of `experiment`, whichever script ran it: a study for every kind of its rows.
 
-        Two precisions are two starts, so they are never compared; that of the most rows comes first. Baselines of
-        script 06 are left out where `experiment` does not run them itself, and so are its rates where other scripts
-        tried fewer (see `extra_rates`), and circuits that were chosen in another way than most of the rows' were.
-        Zero-shot rows alone are no study where another script has tuned on the task: they were run for that one.
+        Rows of two precisions, from two sources, or whose heads take their keys and values along in two ways are
+        never compared; the kind of the most rows comes first. Baselines of script 06 are left out where `experiment`
+        does not run them itself, and so are its rates where other scripts tried fewer (see `extra_rates`), and circuits
+        that were chosen in another way than most of the rows' were. Zero-shot rows alone are no study where another
+        script has tuned on the task: they were run for that one.
         """
         own = self.rows[self.rows["experiment"] == experiment]
         if own.empty:
@@ -104,13 +108,12 @@ class Results:
         if experiment != ODYSSEY:
             baselines |= extra_rates(self.rows)
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
-        counts, found = own["dtype"].value_counts(), []
-        for dtype in counts.index:
-            precise = belongs & (self.rows["dtype"] == dtype)
-            kept = by_usual_circuits(self.rows[precise])
-            foreign = circuits_by(self.rows[precise].drop(kept.index)).value_counts()
-            aside = [(f"in {name}", count) for name, count in counts.items() if name != dtype]
-            aside += [(f"by {name}", count) for name, count in foreign.items()]
+        found = []
+        for kind in _kinds(own):
+            alike = self.rows[belongs & _is_of(self.rows, kind)]
+            kept = by_usual_circuits(alike)
+            foreign = circuits_by(alike.drop(kept.index)).value_counts()
+            aside = [*_other_kinds(own, kind), *((f"by {name}", count) for name, count in foreign.items())]
             found.append(replace(self.only(self.rows.index.isin(kept.index)), set_aside=tuple(aside)))
         return found
 
@@ -153,6 +156,36 @@ def _refuse_mixed(rows: pd.DataFrame, folder: Path) -> None:
             f"batch size, prompt, label words, rows to score on, ...): {mixed[0]} and {mixed[1]}. A table would mix "
             "them. Run each with an --output of its own, or move one kind to another folder."
         )
+
+
+def _kinds(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """The values of KINDS that occur together, those of the most rows first.
+
+    Arms without heads have no keys and values to take along, and belong to every kind of them.
+    """
+    filled = rows.assign(kv_policy=rows["kv_policy"].fillna(rows["kv_policy"].mode().get(0, "")))
+    found = [dict(zip(KINDS, values, strict=True)) for values in filled[[*KINDS]].value_counts().index]
+    return [{name: value for name, value in kind.items() if value} for kind in found]
+
+
+def _is_of(rows: pd.DataFrame, kind: dict[str, str]) -> pd.Series:
+    return pd.concat([rows[name].isna() | (rows[name] == value) for name, value in kind.items()], axis=1).all(axis=1)
+
+
+def _other_kinds(rows: pd.DataFrame, kind: dict[str, str]) -> list[tuple[str, int]]:
+    """What the rows of other kinds are, and how many, each told by the first that sets it apart."""
+    found = []
+    for name, value in kind.items():
+        other = rows[name].notna() & (rows[name] != value)
+        found += [(KINDS[name].format(one), count) for one, count in rows.loc[other, name].value_counts().items()]
+        rows = rows[~other]
+    return found
+
+
+def apart_from(main: Results, other: Results) -> dict[str, str]:
+    """What sets two `studies` of one experiment apart: words by the value that differs, such as float32: in float32."""
+    of_main, of_other = (_kinds(study.rows)[0] for study in (main, other))
+    return {value: KINDS[name].format(value) for name, value in of_other.items() if of_main.get(name) != value}
 
 
 def precision_of(results: Results) -> str:

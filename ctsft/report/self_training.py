@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ctsft.report.judging import by_interval
-from ctsft.report.render import GAP, Table, change, described, interval, markdown
+from ctsft.report.mixed import refuse_mixed
+from ctsft.report.render import GAP, Table, change, described, interval, markdown, rates_text
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import Difference, mean_interval, paired_difference
 from ctsft.report.transfer import pick
@@ -40,6 +41,7 @@ def read_self_training(folder: Path) -> pd.DataFrame:
     rows["unlabelled"] = (rows["unlabelled"] - rows["n_target"].where(rows["human"], 0)).astype(int)
     length = rows.groupby("chain")["generation"].transform("max")
     rows = rows[length == length.groupby([rows[key] for key in (*KEYS, "seed")], dropna=False).transform("max")]
+    refuse_mixed(rows, [*KEYS, "seed", "generation"])
     gold = labels_by_test(folder)
     for column, of in (("predictions", "target"), ("source_predictions", "source")):
         tests = rows["task"] + "/" + rows[of]
@@ -109,16 +111,12 @@ def self_training_cells(folder: Path) -> pd.DataFrame:
                     "confidence": f"{here['confidence'].mean():.3f}",
                     "diversity": f"{here['diversity'].mean():.3f}",
                     "chain": end,
-                    "rates": f"{setting['rates'].replace(' ', ', ')} → {_rising(here['lr'])}",
+                    "rates": f"{rates_text(map(float, setting['rates'].split()))} → {rates_text(here['lr'])}",
                     "precision": setting["dtype"],
                     "seeds": here["seed"].nunique(),
                 }
             )
     return pd.DataFrame(table)
-
-
-def _rising(rates: pd.Series) -> str:
-    return ", ".join(f"{rate:g}" for rate in sorted(rates))
 
 
 def self_training_tables(folder: Path) -> list[Table]:

@@ -47,7 +47,8 @@ def settings_of(results: Results, costs: pd.DataFrame) -> list[Setting]:
         here = [one for one in every if one.seeds == max(one.seeds for one in every)]
         own = pick(rows, target=target, n_target=n_target)
         fewer = [one.arm for one in every if one not in here]
-        told = answers(here, zero, Teller(own, results.rows), costs)
+        spent = costs[costs["n_target"] == n_target] if len(costs) else costs
+        told = answers(here, zero, Teller(own, results.rows), spent)
         settings.append(Setting(target, n_target, zero.accuracy, fewer, told))
     return settings
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers
+from ctsft.discovery.circuits import stored_circuit
 from ctsft.discovery.relevance import Relevance
 from ctsft.report.choosing import PAPERS_SHARE
 from ctsft.report.faithfulness import Faithfulness, usual
@@ -99,8 +99,7 @@ def _starts(found: Faithfulness) -> list[dict[str, object]]:
 
 def overlap(first: Relevance, second: Relevance) -> Overlap:
     """How alike two maps are; the circuits' overlap is not a number where one of them has no depths 1 and 2."""
-    k = heads_per_depth(first.logits.size, PAPERS_SHARE)
-    sets = [{head for part in known_frontiers(m, DEPTH, k) for head in part} for m in (first, second)]
+    sets = [{head for part in stored_circuit(m, DEPTH, PAPERS_SHARE) for head in part} for m in (first, second)]
     tenth = max(1, first.logits.size // 10)
     top = [set(np.argsort(-m.logits.ravel(), kind="stable")[:tenth].tolist()) for m in (first, second)]
     correlation = stats.spearmanr(first.logits.ravel(), second.logits.ravel()).statistic

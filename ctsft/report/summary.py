@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers, ranked
+from ctsft.discovery.circuits import heads_per_depth, ranked, stored_circuit
 from ctsft.report.baseline_claims import BASELINE_CLAIMS
 from ctsft.report.choosing import ODYSSEY, PAPERS_SHARE, at_papers_share, at_validated_rate, chosen_by_index
 from ctsft.report.claims import CLAIMS
@@ -116,7 +116,7 @@ def by_index(main: Results) -> Iterator[str]:
     first = 0
     for m in maps:
         k = heads_per_depth(m.logits.size, PAPERS_SHARE)
-        heads = {head for part in known_frontiers(m, 2, k) for head in part}
+        heads = {head for part in stored_circuit(m, 2, PAPERS_SHARE) for head in part}
         first += heads == set(ranked(np.zeros(m.logits.shape))[: 3 * k])
     yield (
         "Heads that feed none of the last depth's have equal scores, all of them where it lies in the first layer, and "

@@ -132,9 +132,8 @@ def surface(results: Results) -> pd.DataFrame:
 
     Only points that every target has at every seed, so that no mean is over different ground.
     """
-    arms = ["circuit", "near_zero", "bottom", "random"]
     rows = results.from_most_source_rows().rows
-    rows = rows[rows["arm"].isin(arms)]
+    rows = rows[rows["arm"].isin(["circuit", "near_zero"])]
     keys = ["n_target", "arm", "depth", "share", "lr"]
     whole = rows.drop_duplicates(["n_target", "target", "seed"]).groupby("n_target").size()
     points = (

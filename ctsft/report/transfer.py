@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import add_ct_sft, at_validated_rate, circuits_told
+from ctsft.report.choosing import add_ct_sft, at_papers_share, at_validated_rate, circuits_told
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
 from ctsft.report.render import GAP, Table, described, fraction, interval, markdown
 from ctsft.report.rows import Results
@@ -69,13 +69,14 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
 
 def transfer_cells(results: Results) -> pd.DataFrame:
     """The table as text. Of several learning rates every arm takes its validated one; gaps stay gaps."""
-    rows = add_ct_sft(at_validated_rate(results.rows))
+    rows = at_papers_share(results.rows)
+    tried, rows = rows, add_ct_sft(at_validated_rate(rows))
     seeds = rows["seed"].nunique()
     table = []
     for line in lines_of(rows):
         here = pick(rows, **line)
         asked = line | {"arm": "circuit" if line["arm"] == "ct_sft" else line["arm"]}
-        rates = pick(results.rows, **asked)["lr"].nunique()
+        rates = pick(tried, **asked)["lr"].nunique()
         table.append(
             {
                 "target": line["target"],

@@ -14,7 +14,6 @@ from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance, files_of
 from ctsft.discovery.scorers import get_scorer
 from ctsft.heads import Head
-from ctsft.memory import with_less
 from ctsft.storage import Damaged, locked, set_aside, write_sealed
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, relevance_settings, short_hash
@@ -53,9 +52,10 @@ def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: in
         return relevance
     problem, about = problem_of(bench, config, seed)
     tqdm.write(f"scores of seed {seed}: {config.scorer} on {len(problem.rows)} rows of {config.source}")
+    spent = relevance.about["seconds"] if relevance else 0.0  # a deeper circuit completes what is there
     started = time.perf_counter()
     relevance = score_to_depth(config.scorer, problem, relevance, depth, k, config.ties)
-    seconds = time.perf_counter() - started
+    seconds = spent + time.perf_counter() - started
     relevance.about |= settings | about | {"seconds": round(seconds, 1), "created": now(), **bench.provenance}
     relevance.save(path)
     return Relevance.load(path)  # rounded as it is kept, so that this run and the next one choose the same heads
@@ -92,11 +92,7 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
         shared=config.pool == "shared",
     )
     aligned, mean_rows = get_scorer(config.scorer).aligned, bench.encode(drawn.mean)
-    mean = with_less(
-        lambda size: label_balanced_mean(bench.loaded, mean_rows, n_labels, size, aligned),
-        config.eval_batch,
-        "read one row of the mean",
-    )
+    mean = label_balanced_mean(bench.loaded, mean_rows, n_labels, config.eval_batch, aligned)
     problem = Problem(bench.loaded, bench.encode(drawn.scored), bench.label_tokens, mean)
     about = {
         "seed": seed,

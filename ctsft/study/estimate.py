@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import torch
 from ctsft.report.render import duration
 from ctsft.storage import read_json
 from ctsft.study.competence import theta1_paths
-from ctsft.study.grid import Cell, Scores, Theta1, stages
+from ctsft.study.grid import Cell, Scores, Theta1, relevance_settings, stages
 from ctsft.study.planning import Plan, Stage, best, plans
 from ctsft.study.record import read_cells
 from ctsft.study.workbench import Workbench
@@ -44,6 +45,7 @@ class Times:
         self.rows = known(read_cells(folder).values())
         self.theta1 = known(_read(folder / "theta1"))
         self.scores = [one for one in known(_read(folder / "relevance")) if one["scorer"] == bench.config.scorer]
+        self.first: dict[int, Scores] = {}  # of every seed the stage of scores that was asked for first
         self.forward = _forward_seconds(bench)
         self.sizes = {name: len(bench.split(bench.config.source, name).examples) for name in ("valid", "test")}
 
@@ -51,7 +53,7 @@ class Times:
         """Of theta1 that is stored, nothing: to read it is no work to speak of."""
         if isinstance(stage, Cell):
             return self._cell(stage)
-        return self._scores() if isinstance(stage, Scores) else self._theta1(stage.seed)
+        return self._scores(stage) if isinstance(stage, Scores) else self._theta1(stage.seed)
 
     def _theta1(self, seed: int) -> float:
         config, rows = self.bench.config, self.bench.config.n_source
@@ -64,13 +66,21 @@ class Times:
         own = statistics.median(measured) if measured else 3 * self.forward
         return own * rows * epochs + self.forward * (self.sizes["valid"] + self.sizes["test"])
 
-    def _scores(self) -> float:
+    def _scores(self, stage: Scores) -> float:
+        """Of what is stored, or comes with a stage of the seed that stands before this one, nothing."""
         config, heads = self.bench.config, self.bench.anatomy.n_heads
-        if self.scores:
-            return config.score_rows * statistics.median(one["seconds"] / one["score_rows"] for one in self.scores)
         # Forward passes for each scored row, measured once: the rest is linear and costs four or so.
         passes = {"cdt": heads / 2, "magnitude": heads / 2, "ablation": heads}
-        return passes.get(config.scorer.partition("+")[0], 4) * config.score_rows * self.forward
+        usual = config.scorer.partition("+")[0]
+        settings = json.loads(json.dumps(relevance_settings(config, self.bench.loaded.weights) | {"seed": stage.seed}))
+        mine = [one for one in self.scores if settings.items() <= one.items()]
+        # These give the columns of all inner heads at once.
+        first = self.first.setdefault(stage.seed, stage)
+        if usual in passes and (mine or first != stage):
+            return 0.0
+        if self.scores:
+            return config.score_rows * statistics.median(one["seconds"] / one["score_rows"] for one in self.scores)
+        return passes.get(usual, 4) * config.score_rows * self.forward
 
     def _cell(self, cell: Cell) -> float:
         same = [row for row in self.rows if row["arm"] == cell.arm]

@@ -5,6 +5,7 @@ Everything is asked on validation rows, which no score has seen; heads are put t
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -200,7 +201,10 @@ class Asked:
 
 
 def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
-    """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv."""
+    """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv.
+
+    Returns the exit status: 1 when a seed failed, else 0.
+    """
     path = config.folder / f"{config.experiment}{SETS}"
     bench = opened(config)
     config = bench.config
@@ -218,33 +222,43 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
         return 0
     languages = (config.source, *config.targets)
     keep_data(bench, {f"{config.task}/{name}:valid": bench.split(name, "valid") for name in languages})
-    about = {"model_hash": bench.loaded.weights, **bench.provenance}
+    failed = 0
     with tqdm(todo, unit="set", disable=None) as bar:
         for seed in config.seeds:
-            asked = Asked(bench, seed)
-            mine = [wanted for wanted in todo if wanted.seed == seed]
-            again = asked.is_another_theta1(known, mine)
-            # A curve has one theta1: what another machine has begun is not completed on ours.
-            if again and any(asked.key(wanted) not in finished for wanted in mine):
-                tqdm.write(
-                    f"seed {seed}: sets of another theta1 are in {path}, so the others are not asked of ours "
-                    f"({asked.theta1['weight_hash']}). Give another --output to ask all of them of it."
-                )
-            tuned = (*asked.tuned, *(asked.ends() if asked.tuned else ()))
-            wanted_here = tuned if again else (*mine, *asked.tuned)
-            if any(asked.key(wanted) not in finished for wanted in wanted_here):
-                write_settings(config.folder / f"{config.experiment}.config.json", config.to_dict(), about)
-            for wanted in wanted_here:
-                if asked.key(wanted) not in finished:
-                    append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
-                bar.update()
-            if again:
-                relevance_of(bench, config, seed, DEPTH, config.shares[0])
-            else:
-                stability_maps(bench, seed)
+            try:
+                _ask_all(bench, seed, [wanted for wanted in todo if wanted.seed == seed], known, bar)
+            except CellFailed as error:  # theta1 diverged, or the scores of the main scorer: other seeds may do
+                failed += 1
+                print(f"failed: seed {seed}: {error}", file=sys.stderr)
     maps_from(starts)
     run_known(
         config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.known_seeds or config.seeds
     )
     print(f"\n{table(config.folder)}\n\nrows: {path}")
-    return 0
+    return 1 if failed else 0
+
+
+def _ask_all(bench: Workbench, seed: int, mine: Sequence[HeadSet], known: Sequence[dict[str, str]], bar: tqdm) -> None:
+    """The sets `mine` of one seed, of which the rows `known` are finished, and those that cells of the folder tuned."""
+    config, path = bench.config, bench.config.folder / f"{bench.config.experiment}{SETS}"
+    asked, finished = Asked(bench, seed), {row["set"] for row in known}
+    again = asked.is_another_theta1(known, mine)
+    # A curve has one theta1: what another machine has begun is not completed on ours.
+    if again and any(asked.key(wanted) not in finished for wanted in mine):
+        tqdm.write(
+            f"seed {seed}: sets of another theta1 are in {path}, so the others are not asked of ours "
+            f"({asked.theta1['weight_hash']}). Give another --output to ask all of them of it."
+        )
+    tuned = (*asked.tuned, *(asked.ends() if asked.tuned else ()))
+    wanted_here = tuned if again else (*mine, *asked.tuned)
+    if any(asked.key(wanted) not in finished for wanted in wanted_here):
+        about = {"model_hash": bench.loaded.weights, **bench.provenance}
+        write_settings(config.folder / f"{config.experiment}.config.json", config.to_dict(), about)
+    for wanted in wanted_here:
+        if asked.key(wanted) not in finished:
+            append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
+        bar.update()
+    if again:
+        relevance_of(bench, config, seed, DEPTH, config.shares[0])
+    else:
+        stability_maps(bench, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import NamedTuple
 
 from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
@@ -42,7 +41,7 @@ class HeadSet(NamedTuple):
         if self.circuit:
             parts = [self.language, self.selection, self.direction if self.direction != "keep" else ""]
             return "-".join([*filter(None, parts), self.circuit])
-        settings = relevance_settings(replace(config, scorer=self.scorer or config.scorer), weights)
+        settings = relevance_settings(config, weights) | {"scorer": self.scorer or config.scorer}
         if not self.scorer:
             settings |= {"scorer": None, "score_rows": None}
         parts = [self.language, self.selection, self.direction, self.scorer, f"k{self.size}"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from ctsft.evaluation import Predictions
 from ctsft.models.precision import products
@@ -86,8 +87,7 @@ def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: P
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax over the label words [N, C]; a label of logit -inf has probability 0."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    return softmax(logits.astype(np.float64), axis=-1)
 
 
 def per_mille(values: np.ndarray) -> str:

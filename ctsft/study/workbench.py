@@ -178,7 +178,7 @@ class Workbench(Answering):
             trainable(self.model, self.anatomy, training.arm, training.heads, policy, training.seed) as parts,
         ):
             parameters, held = parts
-            help_train(self._gradients(parameters, training), held.write_back, training.seed)
+            help_train(self._gradients(parameters, training), held.write_back)
 
     def _gradients(self, parameters: list[nn.Parameter], training: Training) -> Gradients:
         return Gradients(
@@ -224,7 +224,7 @@ class Workbench(Answering):
     def theta1_of(self, seed: int) -> dict:
         """Put the model into theta1 of `seed`: read it back if it was trained before, else train it.
 
-        Returns what theta1 scores on the source: {"accuracy", "macro_f1", "predictions"...}.
+        Returns what theta1 scores on the source: {"test_accuracy", "test_macro_f1", "test_predictions", ...}.
         """
         if self.theta1_seed != seed:
             self.theta1_seed = None

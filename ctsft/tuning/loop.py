@@ -98,7 +98,6 @@ def train(
     """
     model, parameters, n_rows = gradients.model, gradients.parameters, len(gradients.rows)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    torch.manual_seed(order_seed)  # dropout, in the models that have it
     generator = torch.Generator().manual_seed(order_seed)
     total = recipe.epochs * math.ceil(n_rows / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -178,10 +177,9 @@ class Gradients:
         return self.team.summed(self.parameters, gradients)
 
 
-def help_train(gradients: Gradients, after_step: Callable[[], None], seed: int) -> None:
+def help_train(gradients: Gradients, after_step: Callable[[], None]) -> None:
     """What the other processes of a team do while the first calls `train`: they take their share of every batch."""
     team = gradients.team
-    torch.manual_seed(seed + team.rank)  # dropout, in the models that have it: other masks for other rows
     gradients.model.train()
     try:
         while (batch := team.receive()) is not None:

@@ -13,6 +13,7 @@ from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.tuning.arms import get_arm, moving_slices, trainable
 from ctsft.tuning.delta import HeadDelta
+from ctsft.tuning.slices import write_slices
 
 
 class HeadTuning:
@@ -71,7 +72,7 @@ class HeadTuning:
     def revert(self) -> None:
         """Put back what stood there before the block, bit for bit. Raises UserError inside the block."""
         if before := self._stood("revert"):
-            HeadDelta(weight_hash(self.loaded.model), before.values).apply(self.loaded.model)
+            write_slices(self.loaded.model, before.values)
 
     def _stood(self, asked: str) -> HeadDelta | None:
         """What stood there before the block; None before it has begun."""

@@ -7,6 +7,7 @@ from matplotlib.ticker import NullLocator
 
 from ctsft.report.by_rate import over_all, rate_points
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style
+from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
 from ctsft.report.stats import mean_interval
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, pick
@@ -59,7 +60,7 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
         rates = sorted(set(points["lr"]))
         for axis, words in zip(axes[-1], ("on the target", "on the source afterwards (dotted: before)"), strict=True):
             axis.set_xscale("log")
-            axis.set_xticks(rates, [f"{rate:g}".replace("e-0", "e-") for rate in rates])
+            axis.set_xticks(rates, [rate_text(rate) for rate in rates])
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_xlabel(f"learning rate\n{words}")
         handles = {label: h for a in axes[0] for h, label in zip(*a.get_legend_handles_labels(), strict=True)}

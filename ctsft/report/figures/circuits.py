@@ -8,9 +8,8 @@ import seaborn as sns
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers
+from ctsft.discovery.circuits import stored_circuit
 from ctsft.discovery.relevance import Relevance
-from ctsft.heads import Head
 from ctsft.report.choosing import told_by
 from ctsft.report.figures.style import WIDTH, style
 from ctsft.report.rows import Results
@@ -24,11 +23,6 @@ def _start(relevance: Relevance) -> str:
     """The source and the rows of it that theta1 was tuned on, which `ctsft discover` does not know of its model."""
     rows = relevance.about.get("n_source")
     return f"{relevance.about['source']} ({rows})" if rows else relevance.about["source"]
-
-
-def depths_of(relevance: Relevance, share: float, depth: int = 2) -> list[list[Head]]:
-    """The heads of each depth up to `depth`, as far as the stored scores to inner heads allow."""
-    return known_frontiers(relevance, depth, heads_per_depth(relevance.logits.size, share))[: depth + 1]
 
 
 def relevance_figure(results: Results, share: float = 0.02, depth: int = 2) -> plt.Figure | None:
@@ -54,7 +48,7 @@ def relevance_figure(results: Results, share: float = 0.02, depth: int = 2) -> p
                 cmap="RdBu_r", vmin=-end, vmax=end, cbar_kws={"label": "relevance to the logits", "extend": "both"}
             )
             sns.heatmap(relevance.logits, ax=axis, **look)
-            for frontier, colour in zip(depths_of(relevance, share, depth), outlines, strict=False):
+            for frontier, colour in zip(stored_circuit(relevance, depth, share), outlines, strict=False):
                 for head in frontier:
                     axis.add_patch(
                         Rectangle((head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6)
@@ -81,7 +75,7 @@ def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.5 + 0.35 * len(maps)), layout="constrained")
         for depth, axis in enumerate(axes):
-            sets = [{head for frontier in depths_of(m, share)[: depth + 1] for head in frontier} for m in maps]
+            sets = [{head for frontier in stored_circuit(m, depth, share) for head in frontier} for m in maps]
             grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
             by = [f", {m.about['scorer']}" if len({n.about["scorer"] for n in maps}) > 1 else "" for m in maps]
             names = [f"{_start(m)}\nseed {m.about['seed']}{scorer}" for m, scorer in zip(maps, by, strict=True)]
@@ -102,7 +96,7 @@ def layers_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
     with style():
         figure, axis = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(maps)), layout="constrained")
         for line, relevance in enumerate(maps):
-            for depth, frontier in enumerate(depths_of(relevance, share)):
+            for depth, frontier in enumerate(stored_circuit(relevance, 2, share)):
                 layers, sizes = np.unique([head.layer for head in frontier], return_counts=True)
                 height = np.full(len(layers), line + (depth - 1) * 0.27)
                 axis.scatter(layers, height, s=16 * sizes, color=colours[depth], marker=markers[depth])

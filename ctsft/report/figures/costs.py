@@ -23,11 +23,13 @@ COSTS = {
 def costs_figure(folder: Path) -> plt.Figure | None:
     """Four panels that share their lines, one line an arm, from zero; None where nothing was measured.
 
-    What is stored differs by factors of a thousand, so that panel alone is logarithmic.
+    Of several numbers of target rows that of the most cells is drawn. What is stored differs by factors of a thousand,
+    so that panel alone is logarithmic.
     """
     rows = read_costs(folder)
     if rows.empty:
         return None
+    rows = rows[rows["n_target"] == rows["n_target"].mode().max()]
     arms = arms_in_order(rows)
     with style():
         figure, axes = plt.subplots(

@@ -43,7 +43,7 @@ SHAPES = [
 # A variant looks like the arm that it is a variant of.
 OWN = [name for name, arm in ARMS.items() if arm.variant_of is None]
 LIKE = {name: arm.variant_of or name for name, arm in ARMS.items()}
-MARKERS = {name: dict(zip(OWN, SHAPES, strict=True))[like] for name, like in LIKE.items()}
+MARKERS = {name: SHAPES[OWN.index(like) % len(SHAPES)] for name, like in LIKE.items()}
 # Of the palette's ten colours those that also stand out from white paper.
 PALETTE = [sns.color_palette("colorblind", 10)[i] for i in (0, 1, 2, 3, 4, 5, 9, 7)]
 COLOURS = {name: PALETTE[OWN.index(like) % len(PALETTE)] for name, like in LIKE.items()}

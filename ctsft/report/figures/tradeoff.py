@@ -9,7 +9,7 @@ from ctsft.report.choosing import PAPERS_SHARE, at_validated_rate
 from ctsft.report.compare import paired
 from ctsft.report.fair import equal_rates
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
-from ctsft.report.render import change
+from ctsft.report.render import change, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.tradeoff import difficulty, difficulty_predicts, settings, surface
 from ctsft.report.transfer import pick
@@ -78,7 +78,7 @@ def surface_figure(results: Results) -> plt.Figure | None:
             for axis, arm in zip(row, ("circuit", "near_zero"), strict=True):
                 grid = points[points["arm"] == arm].pivot(index="lr", columns="share", values=column).iloc[::-1]
                 grid.columns = [f"{share:.0%}" for share in grid.columns]
-                grid.index = [f"{rate:g}" for rate in grid.index]
+                grid.index = [rate_text(rate) for rate in grid.index]
                 form = ".3f" if column == "accuracy" else "+.3f"
                 look = dict(annot=True, fmt=form, cmap=colours, vmin=low, vmax=high)
                 look |= dict(cbar=arm == "near_zero", cbar_kws={"label": words})
