@@ -1,6 +1,6 @@
 """Circuit-Targeted Supervised Fine-Tuning (arXiv 2601.08146): find the heads that carry a task, tune only those.
 
-The public names below are loaded when they are first used: whoever only reads result rows loads no model library.
+The public names below are loaded when they are first used, so that `import ctsft` and `--help` are quick.
 """
 
 from importlib import import_module

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctsft.calibration import calibration_error, confidence
-from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import Loaded
 from ctsft.models.precision import autocast
@@ -21,10 +20,7 @@ EVAL_BATCH = 32
 
 def encode_rows(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int) -> Encoded:
     """The rows as this model's prompts; refused where its positions end before `max_tokens`."""
-    longest = getattr(loaded.model.config, "max_position_embeddings", max_tokens)
-    longest -= loaded.layout.first_position
-    if max_tokens > longest:
-        raise UserError(f"max_tokens is {max_tokens}, but this model's positions end at {longest}.")
+    loaded.refuse_prompts_of(max_tokens, "max_tokens")
     return encode(loaded.tokenizer, task, rows, max_tokens, loaded.layout)
 
 

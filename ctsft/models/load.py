@@ -49,6 +49,13 @@ class Loaded:
     commit: str | None
     name: str = ""
 
+    def refuse_prompts_of(self, tokens: int, flag: str) -> None:
+        """UserError where the model's positions end before a prompt of so many tokens, which `flag` has asked for."""
+        if (positions := getattr(self.model.config, "max_position_embeddings", None)) is not None:
+            longest = positions - self.layout.first_position
+            if tokens > longest:
+                raise UserError(f"{flag} is {tokens}, but this model's positions end at {longest}.")
+
 
 def weight_hash(model: nn.Module) -> str:
     """sha256 over the names, types and bytes of all parameters: the identity of a checkpoint (first 16 digits)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import CellFailed
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import device_of, load_model
 from ctsft.models.precision import autocast, resolved
@@ -34,10 +34,7 @@ class Answering(StudyData):
         self.autocast = autocast(config.dtype, self.device)
         self.loaded = load_model(config.model, config.revision, str(self.device))
         self.model, self.anatomy = self.loaded.model, self.loaded.anatomy
-        longest = getattr(self.model.config, "max_position_embeddings", config.max_tokens)
-        longest -= self.loaded.layout.first_position
-        if config.max_tokens > longest:
-            raise UserError(f"--max-tokens is {config.max_tokens}, but this model's positions end at {longest}.")
+        self.loaded.refuse_prompts_of(config.max_tokens, "--max-tokens")
         self.label_tokens = label_tokens(self.loaded.tokenizer, self.task, self.loaded.layout)
         self.findings += self._cut_texts()
         self.encoded: dict[tuple[str, str], Encoded] = {}
