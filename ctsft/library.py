@@ -17,8 +17,6 @@ from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
 from ctsft.calibration import fit_temperature
 from ctsft.discovery.circuits import SELECTIONS, check_size, heads_per_depth, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
-from ctsft.discovery.mean import label_balanced_mean
-from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
@@ -123,10 +121,8 @@ def discover(
         score_rows,
         seed,
     )
-    encoded = encode_rows(loaded, task, rows.mean, max_tokens)
-    mean = label_balanced_mean(loaded, encoded, n_labels, EVAL_BATCH, get_scorer(scorer).aligned)
-    scored = encode_rows(loaded, task, rows.scored, max_tokens)
-    problem = Problem(loaded, scored, label_tokens(loaded.tokenizer, task, loaded.layout), mean)
+    tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
+    problem = rows.problem(loaded, lambda part: encode_rows(loaded, task, part, max_tokens), tokens, EVAL_BATCH, scorer)
     relevance = score_to_depth(scorer, problem, None, depth, heads_per_depth(anatomy.n_heads, share))
     relevance.about |= {
         "weights": weight_hash(loaded.model),
@@ -136,9 +132,7 @@ def discover(
         "seed": seed,
         "share": share,
         "depth": depth,
-        "mean_row_ids": [example.id for example in rows.mean],
-        "score_row_ids": [example.id for example in rows.scored],
-        "only_correct_rows": rows.only_right,
+        **rows.about,
         "created": now(),
     }
     return relevance

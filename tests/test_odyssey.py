@@ -325,13 +325,13 @@ def test_every_rate_that_was_tried_has_its_line():
 def test_the_page_names_an_arm_for_every_situation(results):
     page = odyssey_page([results])
     assert "### d30, 20 rows" in page
-    for situation in ("Only the target counts", "source must be kept", "Little to store", "No language model"):
+    for situation in ("Only the target counts", "source must be kept", "Storage is limited", "No language model"):
         assert situation in page
-    assert "Intervals that overlap decide nothing" in page
+    assert "Overlapping intervals decide nothing" in page
     assert "nan" not in page
     assert page == odyssey_page([results])
     found = {one.arm: one for one in outcomes(results) if one.arm != "zero_shot"}
-    for situation, value in (("must be believed", "ece"), ("must not change the answer", "flips")):
+    for situation, value in (("must be calibrated", "ece"), ("must not change the answer", "flips")):
         least = re.search(rf"{situation}\* \(on test rows\): `(\w+)`", page)
         assert getattr(found[least[1]], value) == min(getattr(one, value) for one in found.values())
     first = re.search(r"Only the target counts\*: `(\w+)`", page)[1]
@@ -339,7 +339,7 @@ def test_the_page_names_an_arm_for_every_situation(results):
     kept = re.search(r"source must be kept\*.*: (`(\w+)`|no arm)", page)
     assert kept[1] == "no arm" or found[kept[2]].source_change.low > -0.025
     models = [one for one in found.values() if one.arm != "ngrams"]
-    row = next(line for line in page.splitlines() if line.startswith("| Probabilities must be believed"))
+    row = next(line for line in page.splitlines() if line.startswith("| Probabilities must be calibrated"))
     best = min(models, key=lambda one: one.ece)
     assert row.split("|")[2].strip().split("; ")[-1] == f"`{best.arm}` {best.ece:.3f}"
     picked = next(line for line in page.splitlines() if line.startswith("| Only the target counts")).split("|")[2]
@@ -347,7 +347,7 @@ def test_the_page_names_an_arm_for_every_situation(results):
     level = [one for one in models if one is not best and one.valid_accuracy >= best.valid_accuracy - 0.025]
     assert f"`{best.arm}` {best.target_change.value:+.3f}".replace("-", "−") in picked
     assert picked.strip().endswith(f"({len(level)})") or not level
-    fluent = re.search(r"must stay likely\*.*: (.+)\.", page)[1]
+    fluent = re.search(r"must not get worse\*.*: (.+)\.", page)[1]
     for one in found.values():
         assert (f"`{one.arm}`" in fluent) == (one.arm != "ngrams" and max(one.bits.values()) < 0.02)
 

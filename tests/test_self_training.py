@@ -324,12 +324,12 @@ def chain(shares: list[float], entropies: list[float]) -> pd.DataFrame:
 
 def test_the_end_of_a_chain_is_told_by_its_rules():
     assert fate(chain([0.6, 0.6, 0.61], [1.5, 1.4, 1.5])) == "held"
-    assert fate(chain([0.6, 0.595, 0.5], [1.5, 1.4, 1.3])) == "decayed from 2"
-    assert fate(chain([0.6, 0.5, 0.3], [1.5, 1.4, 0.2])) == "collapsed from 1 (1 of 1 seeds)"
+    assert fate(chain([0.6, 0.595, 0.5], [1.5, 1.4, 1.3])) == "decayed from generation 2"
+    assert fate(chain([0.6, 0.5, 0.3], [1.5, 1.4, 0.2])) == "collapsed from generation 1 (1 of 1 seeds)"
     assert fate(chain([0.6, 0.62], [1.5, 0.1])) == "held"
     assert fate(chain([0.6, 0.3, 0.6], [1.5, 0.1, 1.5])) == "held"  # made good again
-    assert fate(chain([0.6, 0.3, 0.6, 0.4], [1.5, 0.1, 1.5, 1.2])) == "decayed from 3"
-    assert fate(chain([0.6, 0.3], [0.2, 0.15])) == "decayed from 1"  # it was as narrow before
+    assert fate(chain([0.6, 0.3, 0.6, 0.4], [1.5, 0.1, 1.5, 1.2])) == "decayed from generation 3"
+    assert fate(chain([0.6, 0.3], [0.2, 0.15])) == "decayed from generation 1"  # it was as narrow before
 
 
 def test_table_and_figure(config, rows):

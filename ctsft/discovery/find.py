@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ctsft.discovery.circuits import next_frontier
+from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance, Ties
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head
+from ctsft.models.load import Loaded
+from ctsft.tasks.prompts import Encoded
 from ctsft.tasks.task import Example, draw_balanced
 
 
@@ -21,6 +24,28 @@ class ScoringRows(NamedTuple):
     mean: list[Example]
     scored: list[Example]
     only_right: bool
+
+    def problem(
+        self,
+        loaded: Loaded,
+        encode: Callable[[list[Example]], Encoded],
+        tokens: Sequence[int],
+        batch_size: int,
+        scorer: str,
+    ) -> Problem:
+        """What `scorer` scores on them: prompts by `encode`, and `tokens` [C], that of each label word."""
+        aligned = get_scorer(scorer).aligned
+        mean = label_balanced_mean(loaded, encode(self.mean), len(tokens), batch_size, aligned)
+        return Problem(loaded, encode(self.scored), tokens, mean)
+
+    @property
+    def about(self) -> dict[str, object]:
+        """The rows by their ids, to be kept beside the scores."""
+        return {
+            "mean_row_ids": [example.id for example in self.mean],
+            "score_row_ids": [example.id for example in self.scored],
+            "only_correct_rows": self.only_right,
+        }
 
 
 def scoring_rows(

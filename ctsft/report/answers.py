@@ -84,7 +84,7 @@ class Teller:
         rivals = _level(model, tuned) if first is best else []
         sentence, taken = words(one), _in_short(one)
         if model is not one:
-            sentence, taken = f"{sentence} Of the tuned models: {words(model)}", f"{taken}; {_in_short(model)}"
+            sentence, taken = f"{sentence} Among the tuned models: {words(model)}", f"{taken}; {_in_short(model)}"
         if rivals:
             listed = ", ".join(f"`{other.arm}`" for other in rivals)
             sentence, taken = f"{sentence} Within {MARGIN} of it on validation: {listed}.", f"{taken} ({len(rivals)})"
@@ -101,33 +101,31 @@ def answers(here: Sequence[Outcome], zero: Outcome, teller: Teller, costs: pd.Da
     keeping = [one for one in kept if by_interval(one.source_change, -MARGIN, -MARGIN) == "supported"]
     return [
         teller.answer("Only the target counts", here),
+        teller.answer("The source must be kept", keeping, f"its whole interval {ON_TEST} shows a loss below {MARGIN}"),
         teller.answer(
-            "The source must be kept", keeping, f"shown to lose less than {MARGIN}, by its whole interval {ON_TEST}"
-        ),
-        teller.answer(
-            "Little to store",
+            "Storage is limited",
             [one for one in here if one.trainable_share < SMALL_SHARE],
             f"under {SMALL_SHARE:.0%} of the weights",
         ),
         _little_to_compute(teller, here, costs),
-        _least("Probabilities must be believed", "a calibration error of", "{:.3f}", lambda one: one.ece, here, zero),
+        _least("Probabilities must be calibrated", "calibration error", "{:.3f}", lambda one: one.ece, here, zero),
         _least(
-            "A name or a group in front must not change the answer",
-            "a share of answers changed of",
+            "A prepended name or group must not change the answer",
+            "share of answers changed",
             "{:.1%}",
             lambda one: one.flips,
             here,
             zero,
         ),
         Answer(
-            "Text must stay likely",
+            "Language modelling must not get worse",
             f"{_fluent(models)}.",
-            by=f"none of the held-out texts, related languages' too, costs {MORE_BITS} bits a byte more",
+            by=f"less than {MORE_BITS} more bits per byte on every held-out text, related languages included",
         ),
         *(
             Answer(
                 "No language model",
-                f"{named(one.arm, one.depth)} has {fraction(one.accuracy)}{teller.against_full(one)}.",
+                f"{named(one.arm, one.depth)}: accuracy {fraction(one.accuracy)}{teller.against_full(one)}.",
             )
             for one in here
             if not _is_model(one)
@@ -151,8 +149,8 @@ def _is_model(one: Outcome) -> bool:
 
 
 def _little_to_compute(teller: Teller, here: Sequence[Outcome], costs: pd.DataFrame) -> Answer:
-    situation = "Little to compute"
-    by = f"the fewest operations of those that helped {ON_TEST}; circuits have their heads already"
+    situation = "Compute is limited"
+    by = f"fewest operations among arms that helped {ON_TEST}, without those for finding a circuit's heads"
     if costs.empty:
         return Answer(situation, "not run (script 07).", by=by)
     flops = costs.groupby(["arm", costs["depth"].fillna(-1)])["flops"].mean()
@@ -162,8 +160,8 @@ def _little_to_compute(teller: Teller, here: Sequence[Outcome], costs: pd.DataFr
 
     def words(one: Outcome) -> str:
         full = flops.get(("full", -1))
-        share = "" if full is None else f", {of(one) / full:.0%} of `full`'s"
-        return f"{of(one) / 1e9:.3g} GFLOP{share}, take {teller.told(one)}"
+        share = "" if full is None else f" ({of(one) / full:.0%} of `full`'s)"
+        return f"{of(one) / 1e9:.3g} GFLOP{share} for {teller.told(one)}"
 
     known = [one for one in here if "helped" in one.flags and of(one) is not None]
     return teller.answer(situation, known, by, lambda some: min(some, key=of, default=None), words)
@@ -187,12 +185,12 @@ def _least(
 
     least, most = min(known, key=value), max(known, key=value)
     model = min(filter(_is_model, known), key=value, default=least)
-    told, taken = [f"{named(least.arm, least.depth)} has {words} {form.format(value(least))}"], short(least)
+    told, taken = [f"{named(least.arm, least.depth)}: {words} {form.format(value(least))}"], short(least)
     if model is not least:
-        told.append(f"of the tuned models {named(model.arm, model.depth)} the least, {form.format(value(model))}")
+        told.append(f"lowest of the tuned models: {named(model.arm, model.depth)}, {form.format(value(model))}")
         taken += f"; {short(model)}"
-    told += [f"{named(most.arm, most.depth)} the most, {form.format(value(most))}"] if most is not least else []
-    return Answer(situation, f"{'; '.join(told)}; without adapting {form.format(value(zero))}.", taken, ON_TEST)
+    told += [f"highest: {named(most.arm, most.depth)}, {form.format(value(most))}"] if most is not least else []
+    return Answer(situation, f"{'; '.join(told)}; without adapting: {form.format(value(zero))}.", taken, ON_TEST)
 
 
 def _marked(here: Sequence[Outcome], flag: str) -> str:

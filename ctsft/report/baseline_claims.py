@@ -116,7 +116,7 @@ def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> li
         rows = at_validated_rate(tried[tried["lr"] == rate])  # what is left to choose is a penalty's strength
         pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, rows)
         told += [f"{rate_text(rate)} {change(pooled(pairs, asked.of))}"] if pairs else []
-    return [f"with both at one rate {', '.join(told)}"] if len(told) > 1 else []
+    return [f"with both at the same rate {', '.join(told)}"] if len(told) > 1 else []
 
 
 def _more_tries(first: pd.DataFrame, second: pd.DataFrame) -> str:
@@ -147,8 +147,8 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
     data = (
-        f"{one['target']}, {one['n_target']} human rows at first, {one['unlabelled']} rows of the model's own labels "
-        f"later; seeds {seeds}; {len(one['gold'])} rows; in {one['dtype']}"
+        f"{one['target']}, {one['n_target']} human rows in generation 0, then {one['unlabelled']} rows with the "
+        f"model's own labels; seeds {seeds}; {len(one['gold'])} rows; in {one['dtype']}"
     )
     verdict = _verdict(value, asked.threshold)
     # Where the other arm does not decay there is no decay to slow down, whatever else the generations gain.
@@ -164,7 +164,7 @@ def by_arithmetics(claim: str, asked: Arithmetics, rows: pd.DataFrame) -> Judgem
     one, other = (side.iloc[0] for side in sides)
     value = paired_difference(*((row["answers"] == row["gold"])[None].astype(float) for row in (one, other)))
     number = (
-        f"accuracy, {asked.first} − {asked.second}: {change(value)}; a product errs by "
+        f"accuracy, {asked.first} − {asked.second}: {change(value)}; mean error of a product "
         f"{one['real_error']:.1%} against {other['real_error']:.1%}"
     )
     data = f"theta1 on {one['n_rows']} test rows of {one['language']}, every product"

@@ -107,8 +107,8 @@ def kept_text(points: pd.DataFrame) -> str:
     if not told:
         return ""
     return (
-        f" Each at the rate that learns most of those that cost the source at most {MARGIN} on average (picked on test "
-        f"rows, and asked after they had been seen): {'; '.join(told)}."
+        f" Each arm at its best rate for the target among those that cost the source at most {MARGIN} on average "
+        f"(picked on test rows, and asked after we had seen them): {'; '.join(told)}."
     )
 
 
@@ -123,10 +123,10 @@ def rate_tables(results: Results, number: str) -> list[Table]:
             f"{results.preset}_{number}_by_rate",
             f"Every learning rate that was tried, preset {results.preset}",
             f"{described(rows, results.rows['source'].iloc[0])}. Computed in {precision_of(results)}. Accuracies are "
-            "means of the seeds, those of test rows with their 95 % intervals. What was chosen by `validation`, a "
-            "small split, is a noisy choice: here stands what another one would have given. A penalty is at the "
-            "strength that validation prefers. All targets: the mean of those above of that n, where each of them has "
-            f"the rate on every seed.{kept_text(points)}",
+            "means over seeds; those on test rows have 95 % intervals. `validation` is a small split, so a choice by "
+            "it is noisy: this table shows what other choices would have given. A penalty has the strength that "
+            "validation prefers. All targets: the mean over the targets above with the same n, if all of them have the "
+            f"rate on every seed.{kept_text(points)}",
             _as_text(points),
         )
     ]

@@ -191,11 +191,11 @@ def faithful(found: Faithfulness | None) -> Judgement:
     share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
     out = pick(sets, selection="circuit", direction="knock_out", size=circuits["size"].max())
     number = (
-        f"faithfulness of {share}: {interval(kept)}, {wins} of {draws} random sets like them beaten; random sets: "
-        f"{interval(by_chance)}; of all others without them: {interval(faithfulness_of(found, out))}"
+        f"faithfulness of {share}: {interval(kept)}, above {wins} of {draws} random sets from the same layers; random "
+        f"sets: {interval(by_chance)}; all heads but these: {interval(faithfulness_of(found, out))}"
     )
     if found.by_index:
-        verdict, number = "undecided", f"{number}; these circuits are not what the scores say (ties by index)"
+        verdict, number = "undecided", f"{number}; these circuits do not follow the scores (ties by index)"
     return Judgement("C6", verdict, number, _asked(found, found.circuits))
 
 
@@ -208,7 +208,7 @@ def directional(found: Faithfulness | None) -> Judgement:
     if found.main != "cdt":
         number += f"; {found.main} − magnitude: {change(area(found, found.main, 'magnitude'))}"
     if found.no_negative("cdt"):
-        number += "; no score of cdt is negative, so it is not by their signs that they rank better"
+        number += "; no cdt score is negative, so their signs cannot make them rank better"
     return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude"))
 
 

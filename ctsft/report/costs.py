@@ -119,11 +119,11 @@ def cost_tables(folder: Path) -> list[Table]:
                 f"{folder.resolve().name}_{EXPERIMENT}",
                 f"What tuning on one target costs, preset {folder.resolve().name}",
                 f"Model `{one['model']}`, n target rows, on {one['device']} in {one['dtype']}, "
-                f"{one['threads']} threads, seeds {seeds}. Operations are counted in all matrix products (two for a "
-                "product and its sum), in training alone; seconds (of the clock, and of the processor, which other "
-                "work does not lengthen) and memory are of this machine, and memory is the process's highest "
-                "while tuning, model and data included. Stored: the trained weights in float32, with their places "
-                f"where no slice describes them. Energy: {how}.",
+                f"{one['threads']} threads, seeds {seeds}. Operations are those of all matrix products (a "
+                "multiplication with its addition counts as two), during training only. Seconds (wall-clock, and "
+                "processor time, which other work does not lengthen) and memory are of this machine; memory is the "
+                "process's peak while tuning, model and data included. Stored: the trained weights in float32, with "
+                f"their positions where no slice describes them. Energy: {how}.",
                 cost_cells(folder),
             )
         )
@@ -135,12 +135,12 @@ def cost_tables(folder: Path) -> list[Table]:
                 f"Products in fewer bits, preset {folder.resolve().name}",
                 f"Model `{one['model']}`, theta1 on {one['n_rows']} test rows of {one['language']}; inference only, "
                 "emulated in float32. L-Mul (arXiv 2410.00907) adds mantissas; float8 multiplies rounded operands. "
-                "Against float32: accuracy, paired on rows, with its 95 % interval; p is a paired permutation of rows, "
-                "Holm-corrected over the table. Error: mean of |product − exact| / "
-                "|exact| over single products, of normally distributed operands and of those that the model itself "
-                "multiplies. Energy saved is **not measured**: the published 80 % of dot products, times the share "
-                "of the model's products that the place holds. Published to compare with: 4 bits about as precise as "
-                "float8 e4m3, 3 bits better than e5m2, almost no loss in attention.",
+                "Against float32: change in accuracy, paired on rows, with its 95 % interval; p is from a paired "
+                "permutation test over rows, Holm-corrected over the table. Error: mean of |product − exact| / "
+                "|exact| over single products, for normally distributed operands and for those that the model itself "
+                "multiplies. Energy saved is **not measured**: it is the published 80 % for dot products, times the "
+                "share of the model's products at that place. Published results for comparison: 4 bits about as "
+                "precise as float8 e4m3, 3 bits better than e5m2, almost no loss in attention.",
                 arithmetic_cells(folder),
             )
         )

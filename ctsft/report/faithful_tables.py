@@ -68,7 +68,7 @@ def chance_cells(found: Faithfulness) -> pd.DataFrame:
 
 
 def _lowest(found: Faithfulness) -> str:
-    same = "No score is negative: the heads nearest to zero (`near_zero`) are those of the lowest scores too. "
+    same = "No score is negative, so the heads nearest to zero (`near_zero`) are also those with the lowest scores. "
     return same if found.no_negative(found.main) else ""
 
 
@@ -84,32 +84,33 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
     about = (
         f"Preset `{preset}`, model `{sets['model'].iloc[0]}`, theta1 on {found.source}; "
         f"{len(next(v for v in sets['values'] if v is not None))} validation rows, seeds "
-        f"{', '.join(map(str, sorted(set(sets['seed']))))}. Faithfulness is (m(C) - m(none)) / (m(all) - m(none)), m "
-        "the mean margin with the heads outside C at their label-balanced mean; 95 % intervals over rows and seeds."
+        f"{', '.join(map(str, sorted(set(sets['seed']))))}. Faithfulness is (m(C) - m(none)) / (m(all) - m(none)), "
+        "where m(C) is the mean margin with all heads outside C set to their label-balanced mean; 95 % intervals over "
+        "rows and seeds."
     )
     return [
         Table(
             f"{preset}_05_scorers",
             f"Which scores find the mechanism, preset {preset}",
-            f"{about} The area is that under faithfulness against the share of heads kept, best heads first: 1 where "
-            "the first head does it all, 0.5 where every head counts the same. Options: pattern attention, linear "
-            "gate, raw (no clean-up), pooled mean.",
+            f"{about} The area is that under the curve of faithfulness against the share of heads kept, best heads "
+            "first: 1 if the first head does it all, 0.5 if every head counts the same. Options: pattern attention, "
+            "linear gate, raw (no clean-up), pooled mean.",
             scorer_cells(found),
         ),
         Table(
             f"{preset}_05_faithfulness",
             f"Circuits against chance, preset {preset}",
             f"{about} Scorer `{found.circuits}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads "
-            "by the score to the logits. Random sets have as many heads in every layer; `random beaten` counts "
-            f"those of a lower margin than ours. {_lowest(found)}{paying_text(found, results)}",
+            "by the score to the logits. Random sets have the same number of heads in every layer; `random "
+            f"beaten` counts those with a lower margin than ours. {_lowest(found)}{paying_text(found, results)}",
             chance_cells(found),
         ),
         Table(
             f"{preset}_05_stability",
             f"How stable circuits are, preset {preset}",
-            f"Preset `{preset}`, scorer `{found.circuits}` unless named. Jaccard overlap of the circuit (depths 0 to "
-            "2) and of the tenth of the heads with the highest scores, and Spearman's correlation of all scores; means "
-            f"over pairs of maps. {settled_text(found)} Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
+            f"Preset `{preset}`, scorer `{found.circuits}` unless named. Jaccard overlap of the circuits (depths 0 "
+            "to 2) and of the top tenth of the heads by score, and Spearman's correlation of all scores; means over "
+            f"pairs of score maps. {settled_text(found)} Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
             stability_cells(found),
         ),
         *(
@@ -117,11 +118,11 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
                 Table(
                     f"{preset}_05_known",
                     "Circuits that are known",
-                    "ROC AUC of telling the heads that must be there from all others (1: ranked first; 0.5: chance), "
-                    "mean over seeds, and those heads' ranks, seed by seed. `planted`: a hand-made model of 32 heads, "
-                    "four of which carry the label, built so that a loud head says nothing and one works against the "
-                    "others. `induction`: a two-layer GPT-2 of 8 heads, trained here; its heads are read off the "
-                    "attention patterns.",
+                    "ROC AUC for separating the heads of the known circuit from all others (1: ranked first; 0.5: "
+                    "chance), mean over seeds, and the ranks of those heads for each seed. `planted`: a hand-made "
+                    "model of 32 heads, four of which carry the label; by construction, one loud head carries no "
+                    "information and one head works against the others. `induction`: a two-layer GPT-2 of 8 heads, "
+                    "trained here; its circuit is read off the attention patterns.",
                     known,
                 )
             ]

@@ -167,11 +167,11 @@ def forgetting_tables(results: Results) -> list[Table]:
             f"{results.preset}_04_forgetting",
             f"What is kept of the source, preset {results.preset}",
             f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
-            "accuracy on the source after over before. Against full: the source's accuracy after this arm minus after "
-            "tuning all weights, where both had the same learning rates to choose from; p is a paired permutation of "
-            "rows, Holm-corrected over the table, and speaks of these checkpoints alone: it may be small beside an "
-            "interval with 0, which knows other seeds too. `distance moved` is that of all weights, relative to their "
-            "norm.",
+            "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this arm "
+            "minus after tuning all weights, where both had the same learning rates to choose from. p is from a paired "
+            "permutation test over rows, Holm-corrected over the table. It concerns these checkpoints only, so it may "
+            "be small although the interval, which also covers other seeds, includes 0. `distance moved` is that of "
+            "all weights, relative to their norm.",
             forgetting_cells(results),
         )
     ]
@@ -181,7 +181,7 @@ def forgetting_tables(results: Results) -> list[Table]:
             Table(
                 f"{results.preset}_04_related_tasks",
                 f"Related tests before and after, preset {results.preset}",
-                f"{about(related, asked)} `target` is the one that was tuned on; `before` is theta1. "
+                f"{about(related, asked)} `target` is the language tuned on; `before` is theta1. "
                 "Intervals are 95 %, paired on test rows.",
                 related_cells(related),
             )

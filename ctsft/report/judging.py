@@ -89,7 +89,7 @@ def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFr
     }
     rates = set().union(*found.values())
     fewer = [f"{setting}, seed {seed}" for (setting, seed), own in found.items() if own != rates]
-    told = f"{'learning rate' if len(rates) == 1 else 'one of the learning rates'} {rates_text(rates)}"
+    told = f"{'learning rate' if len(rates) == 1 else 'learning rate chosen from'} {rates_text(rates)}"
     return f"{told} (fewer on {'; '.join(fewer)})" if fewer else told
 
 

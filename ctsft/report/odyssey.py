@@ -62,17 +62,17 @@ def odyssey_tables(results: Results) -> list[Table]:
         Table(
             f"{results.preset}_{ODYSSEY}",
             f"Does adapting help or hurt? Preset {results.preset}",
-            f"{about(results, odyssey_rows(results))} Changes are after minus theta1, paired on test rows, with 95 % "
-            "intervals; bits per byte of held-out text (after minus before: above zero is worse; `others` are the "
-            "related languages). `harmed` / `helped`: the target's interval lies below / above zero; `forgetful`: "
-            f"the source's lies below zero and the loss is above {MARGIN}; `overfitted`: at least {GAP_TO_TRAINING} "
-            "better on its own n rows than on test rows, with a Brier score no better than zero-shot's or that of "
-            "the labels' shares. Answers changed by a name: share of rows whose answer differs when only the name or "
-            "group in front does. Tries: models (learning rates, strengths of a penalty, regularisations of the "
-            "n-grams) that a seed's validation split has chosen from. Rates: what was tried, and behind the arrow "
-            "what the seeds chose; an arm that chooses the highest might learn more beyond it. Where n is all of "
-            "pool B, every seed has the same target rows, and the interval does not know how much other rows would "
-            "change.",
+            f"{about(results, odyssey_rows(results))} Changes are after minus before (theta1), paired on test rows, "
+            "with 95 % intervals. Bits per byte of held-out text are after minus before (above zero is worse; `others` "
+            "are the related languages). `harmed` / `helped`: the target's interval lies below / above zero. "
+            f"`forgetful`: the source's interval lies below zero and the loss is above {MARGIN}. `overfitted`: "
+            f"accuracy is at least {GAP_TO_TRAINING} higher on its own n rows than on test rows, and the Brier score "
+            "is no better than zero-shot's or than that of predicting the labels' shares. Answers changed by a name: "
+            "share of rows whose answer changes when only the prepended name or group does. Tries: models (learning "
+            "rates, penalty strengths, regularisations of the n-grams) that a seed's validation split has chosen from. "
+            "Rates: those tried and, after the arrow, those chosen by the seeds; an arm that chooses the highest might "
+            "learn more beyond it. Where n is all of pool B, every seed has the same target rows, so the interval does "
+            "not cover how much other rows would change.",
             odyssey_cells(results),
         ),
         *rate_tables(results, "06"),

@@ -182,10 +182,10 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
     """Tables 1, 2, 4 to 8 of the paper; `results` by preset. Table 3's numbers were not available to us."""
     models = "; ".join(f"{title.removeprefix('ours, ')}: preset `{preset}`" for preset, title in BESIDE.items())
     common = (
-        "Paper: arXiv 2601.08146 v1, Qwen2.5-0.5B, mean of seeds 31, 777, 2025 and 12345, no spread printed. Ours: "
-        "accuracy with its 95 % interval over rows and seeds, the number of seeds, and of the source rows that the "
-        "model was made competent on, which are more than the paper's where a small model needs more "
-        f"({models}); `not run` and {GAP} are gaps."
+        "Paper: arXiv 2601.08146 v1, Qwen2.5-0.5B, mean of seeds 31, 777, 2025 and 12345; no spread reported. Ours "
+        f"({models}): accuracy with its 95 % interval over rows and seeds, the number of seeds, and the number of "
+        "source rows that made the model competent (more than the paper's if a small model needs more). `not run` and "
+        f"{GAP} mark gaps."
     )
     target, source = ("answers", "gold"), SOURCE
     return [
@@ -196,14 +196,14 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
         Table(
             "table4",
             "Table 4: NusaX anchors",
-            f"{common} `{BEST}` takes the better of the two means on test, at depth 2, as the paper does; a fair "
-            "choice is the `ct_sft` of our own tables.",
+            f"{common} `{BEST}` takes the better of the two means on test, at depth 2, as the paper does. A fair "
+            "choice is `ct_sft` in our own tables.",
             beside("table4_nusax_anchors", results, target, "accuracy"),
         ),
         Table(
             "table5",
             "Table 5: first and last layer by depth",
-            f"{common} Behind ours stands the scorer, the paper's `cdt` where script 05 ran it.",
+            f"{common} Our cells also name the scorer: the paper's `cdt` where script 05 ran it.",
             layers_by_depth(results),
         ),
         Table(
@@ -221,7 +221,8 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
         Table(
             "table8",
             "Table 8: the highest-scored head",
-            f"{common} layer.head (score), and our scorer. With a shared pool the scored rows are some of the mean's.",
+            f"{common} Cells: layer.head (score), ours with the scorer. With a shared pool, the scored rows are among "
+            "those of the mean.",
             top_heads(results),
         ),
     ]

@@ -65,7 +65,7 @@ def paying_text(found: Faithfulness, results: Results) -> str:
     """Rank correlations between a circuit's faithfulness and what tuning it gives, over all sizes and within a size."""
     lines = paying(found, results)
     if lines.empty:
-        return "Does faithfulness pay? Undecided: no tuned circuit was asked."
+        return "Does faithfulness pay? Undecided: no tuned circuit was measured."
     told = []
     for measure, name in MEASURES.items():
         for what in ("target gain", "source change") if lines[measure].notna().any() else ():
@@ -73,9 +73,11 @@ def paying_text(found: Faithfulness, results: Results) -> str:
                 _correlation(lines, measure, what),
                 _correlation(within_size(lines, measure, what), measure, what),
             ]
-            told.append(f"{name} with the {what} {change(values[0])}, among circuits of one size {change(values[1])}")
+            told.append(
+                f"between {name} and the {what} {change(values[0])}, among circuits of equal size {change(values[1])}"
+            )
     return (
-        f"Does faithfulness pay? Spearman's correlation of {'; '.join(told)} ({len(lines)} circuits by "
+        f"Does faithfulness pay? Spearman's correlation {'; '.join(told)} ({len(lines)} circuits by "
         f"{', '.join(sorted(set(lines['scorer'])))}, {lines['heads'].min()} to {lines['heads'].max()} heads, on "
         f"{lines['settings'].iloc[0]} targets and n; bootstrap over circuits and seeds)."
     )

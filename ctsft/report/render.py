@@ -85,7 +85,7 @@ def described(rows: pd.DataFrame, source: str) -> str:
     majority = " to ".join(dict.fromkeys((fraction(min(shares)), fraction(max(shares)))))
     return (
         f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, source {source}, "
-        f"{len(rows['gold'].iloc[0])} test rows (the most frequent label has {majority} of them), "
+        f"{len(rows['gold'].iloc[0])} test rows (majority class {majority}), "
         f"seeds {', '.join(map(str, seeds))}; learning rates {_rates(rows)}"
     )
 

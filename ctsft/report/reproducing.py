@@ -60,7 +60,7 @@ ENTRIES = (
     ),
     Entry(
         "table 8",
-        "which head is scored highest?",
+        "which head scores highest?",
         EXPERIMENT,
         ("01_nusax_transfer.csv",),
         ("paper",),
@@ -110,7 +110,7 @@ ENTRIES = (
     ),
     Entry(
         GAP,
-        "what does each arm, each number format cost?",
+        "what does each arm or number format cost?",
         "07_cost_and_energy",
         ("costs/07_cost_and_energy.csv", "costs/07_cost_and_energy.arithmetic.csv"),
         ("costs",),
@@ -182,7 +182,7 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
                 told = f"{min(apart):+.2f} to {max(apart):+.2f}".replace("-", "−")
                 found.append(
                     f"{words}, {where}: {paper:.3f} / {ours:.3f} ({results.preset}; {len(pairs)} of {len(asked)} "
-                    f"lines, which differ by {told})"
+                    f"lines; ours − paper by line: {told})"
                 )
     return found
 

@@ -82,7 +82,11 @@ def fate(chain: pd.DataFrame) -> str:
     last = pick(chain, generation=numbers[-1]).set_index("seed")["label_entropy"]
     first = pick(chain, generation=0).set_index("seed")["label_entropy"].reindex(last.index)
     narrow = int((last < first / 2).sum())
-    return f"collapsed from {since} ({narrow} of {len(last)} seeds)" if narrow else f"decayed from {since}"
+    return (
+        f"collapsed from generation {since} ({narrow} of {len(last)} seeds)"
+        if narrow
+        else f"decayed from generation {since}"
+    )
 
 
 def self_training_cells(folder: Path) -> pd.DataFrame:
@@ -127,17 +131,17 @@ def self_training_tables(folder: Path) -> list[Table]:
     return [
         Table(
             f"{folder.resolve().name}_{EXPERIMENT}",
-            f"Generations that learn from the last one's labels, preset {folder.resolve().name}",
-            f"{described(rows, one['source'])}. Every generation starts from theta1; 0 learns from the human rows, the "
-            "others from labels that the last one gave to target rows of pool A (whose translations theta1 has seen "
-            "with their labels), with the human rows or without them. Those behind a generation that gave back the "
-            "very labels that it learned from repeat it. Labels learned from: how many of those are "
-            f"right. Entropy and diversity in bits; the gold labels have {one['gold_entropy']:.2f}. A chain "
-            "*decayed* where its last generation's accuracy is below generation 0's with its whole paired 95 % "
-            "interval (from the generation since which all were), and *collapsed* where the label entropy of some "
-            "seeds has also fallen below half of what they had in generation 0; else it *held*. Rates: "
-            "what was tried, and behind the arrow what the chain of each seed takes, by the validation accuracy of "
-            "its generation 0.",
+            f"Generations that learn from the previous one's labels, preset {folder.resolve().name}",
+            f"{described(rows, one['source'])}. Every generation starts from theta1. Generation 0 learns from "
+            "the human rows. Later ones learn from labels that the previous generation gave to target rows of pool A "
+            "(whose translations theta1 has seen with their labels), with or without the human rows. If a generation "
+            "gives back exactly the labels that it learned from, all later ones repeat it. Labels learned from: share "
+            "of them that are right. Entropy and diversity are in bits; the gold labels have "
+            f"{one['gold_entropy']:.2f}. A chain *decayed* if its last generation's accuracy is below generation 0's "
+            "with its whole paired 95 % interval (dated from the generation since which all were), and *collapsed* if "
+            "the label entropy of some seeds has also fallen below half of what they had in generation 0; else it "
+            "*held*. Rates: those tried and, after the arrow, those chosen for the chain of each seed by the "
+            "validation accuracy of its generation 0.",
             self_training_cells(folder),
         )
     ]

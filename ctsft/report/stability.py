@@ -51,10 +51,10 @@ def settled_text(found: Faithfulness) -> str:
     """From how many scored rows on the circuit stays the same."""
     kept = {rows: np.mean([pair.circuit for pair in most]) for rows, (most, _) in by_rows(found).items() if most}
     if not kept:
-        return "Heads were scored on one number of rows alone, so it was not asked how many it takes."
+        return "Heads were scored on a single number of rows, so how many are needed was not tested."
     enough = [rows for rows in kept if all(value >= SETTLED for other, value in kept.items() if other >= rows)]
-    rule = f"shares at least {SETTLED:.0%} of its heads with that of the most rows, as with every larger number"
-    return f"It settles at {enough[0]} rows: there it {rule}." if enough else f"At no number of rows it {rule}."
+    rule = f"circuits share at least {SETTLED:.0%} of their heads with the one from the most rows"
+    return f"From {enough[0]} rows on, {rule}." if enough else f"There is no number of rows from which on {rule}."
 
 
 def stability_cells(found: Faithfulness) -> pd.DataFrame:

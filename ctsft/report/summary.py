@@ -28,10 +28,10 @@ from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 from ctsft.study.config import StudyConfig
 
 HEADINGS = {
-    "supported": "What held",
-    "contradicted": "What did not",
-    "undecided": "What these rows cannot tell",
-    "not run": "What was not run",
+    "supported": "Claims that our rows support",
+    "contradicted": "Claims that our rows contradict",
+    "undecided": "Claims that our rows leave undecided",
+    "not run": "Claims that were not run",
 }
 
 
@@ -39,14 +39,14 @@ def weakest(results: Results) -> Iterator[str]:
     """What limits the rows of one folder, in sentences."""
     main = results.of(EXPERIMENT)
     papers_model = "Qwen2.5-0.5B"
-    other = "" if papers_model in results.model else f"; the paper's is {papers_model}, which was not run"
-    yield f"One model, {results.model}{other}."
+    other = "" if papers_model in results.model else f"; the paper's model, {papers_model}, was not run"
+    yield f"One model only, {results.model}{other}."
     yield from _grounds(results)
     if main is None:
         yield "Script 01 has no rows here."
         told = ", ".join(sorted(set(results.rows.loc[chosen_by_index(results.rows), "experiment"])))
         if told:
-            yield f"Circuits of {told} were chosen by index: most are the model's first heads (docs/scores.md)."
+            yield f"In {told} the head's index broke ties: most circuits are the model's first heads (docs/scores.md)."
         yield from _starts(results.rows)
         yield from _rates(results)
         return
@@ -56,33 +56,33 @@ def weakest(results: Results) -> Iterator[str]:
     papers = len(published("table8_top_head_depth0")["seed"].unique())
     if len(seeds) < papers:
         yield (
-            f"{len(seeds)} of the paper's {papers} seeds ({', '.join(map(str, seeds))}): the part of an "
-            "interval that seeds add is too narrow."
+            f"Only {len(seeds)} of the paper's {papers} seeds ({', '.join(map(str, seeds))}): intervals understate the "
+            "variation between seeds."
         )
     papers_targets = published("table4_nusax_anchors")["target"].unique()
     missing = [target for target in papers_targets if target not in set(rows["target"])]
     if missing:
         yield f"Targets without rows: {', '.join(missing)}."
     sizes = sorted(set(rows["n_target"]) - {0})
-    yield f"Target rows n = {', '.join(map(str, sizes))}; {len(rows['gold'].iloc[0])} test rows a language."
+    yield f"Target rows n = {', '.join(map(str, sizes))}; {len(rows['gold'].iloc[0])} test rows per language."
     rates = rows[rows["lr"].notna()].groupby(["target", "n_target", "arm", "depth"], dropna=False)["lr"].nunique()
     alone = int((rates == 1).sum())
     if alone:
-        yield f"One learning rate alone in {alone} of {len(rates)} settings (target, n, arm, depth)."
+        yield f"Only one learning rate in {alone} of {len(rates)} settings (target, n, arm, depth)."
     heads = at_papers_share(rows[rows["arm"] == "circuit"])
     if len(heads) and heads["trainable_share"].max() >= 0.01:
-        yield f"The circuit moves up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
+        yield f"The circuit trains up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
     yield (
         f"Computed in {rows['dtype'].iloc[0]}"
-        + "".join(f"; {count} rows {what} are set aside" for what, count in main.set_aside)
+        + "".join(f"; {count} rows {what} are left out" for what, count in main.set_aside)
         + "."
     )
     yield from _starts(rows)
     yield from _at_the_edge(main)
     yield from _rates(results)
     yield (
-        "The rules of some verdicts were written after rows had been seen, B9 to B20 after many of those that they are "
-        "judged by (see claims.md); and no verdict is corrected for how many there are."
+        "Some verdict rules were written after we had seen rows; those of B9 to B20 after we had seen many of the rows "
+        "that decide them (see claims.md). No verdict is corrected for multiple comparisons."
     )
 
 
@@ -98,13 +98,13 @@ def _grounds(results: Results) -> Iterator[str]:
     fewer = sorted({m.about["score_rows"] for m in results.maps if m.about["score_rows"] < StudyConfig.score_rows})
     if fewer:
         rows = ", ".join(map(str, fewer))
-        yield f"Circuits were scored on {rows} rows; the protocol's are {StudyConfig.score_rows}."
+        yield f"Circuits were scored on {rows} rows; the protocol asks for {StudyConfig.score_rows}."
 
 
 def _starts(rows: pd.DataFrame) -> Iterator[str]:
     same = rows[rows["theta1"].notna()].groupby(["task", "source", "n_source", "dtype", "seed"])
     if same["theta1"].nunique().max() > 1:
-        yield "The rows of a seed come from more than one machine: their theta1 differ by rounding."
+        yield "Rows of the same seed come from more than one machine, so their theta1 differ by rounding."
 
 
 def by_index(main: Results) -> Iterator[str]:
@@ -119,10 +119,10 @@ def by_index(main: Results) -> Iterator[str]:
         heads = {head for part in stored_circuit(m, 2, PAPERS_SHARE) for head in part}
         first += heads == set(ranked(np.zeros(m.logits.shape))[: 3 * k])
     yield (
-        "Heads that feed none of the last depth's have equal scores, all of them where it lies in the first layer, and "
-        f"the rows of n = {', '.join(map(str, sizes))} took the earlier head then: {first} of {len(maps)} circuits of "
-        "depth 2 are the model's first heads, whatever the scores to the logits say. Rows of the rule that is used now "
-        "(the score to the logits decides) are not run there."
+        "Heads that feed no head of the previous depth have equal scores (all heads, if that depth lies in the first "
+        f"layer). On such ties the rows of n = {', '.join(map(str, sizes))} took the earlier head: {first} of "
+        f"{len(maps)} circuits of depth 2 are the model's first heads, whatever the scores to the logits say. The "
+        "current rule (the score to the logits decides) was not run there."
     )
 
 
@@ -138,7 +138,10 @@ def _at_the_edge(main: Results) -> Iterator[str]:
                 target, n, arm, depth = key
                 here.append(f"{arm}{'' if pd.isna(depth) else f' {depth:g}'} ({target}, {n} rows)")
         if here:
-            yield f"At the {word} of several rates on every seed, and so perhaps not at their best: {', '.join(here)}."
+            yield (
+                f"Arms that chose the {word} of several rates on every seed, and so are perhaps not at their best: "
+                f"{', '.join(here)}."
+            )
 
 
 def _rates(results: Results) -> Iterator[str]:
@@ -150,13 +153,13 @@ def _rates(results: Results) -> Iterator[str]:
         most = max((one.rates for one in here), key=len)
         fewer = [one.arm for one in here if one.fewest < len(most)]
         if fewer:
-            yield f"{target}, {n} rows, script 06: fewer rates than others have had: {', '.join(dict.fromkeys(fewer))}."
+            yield f"{target}, {n} rows, script 06: tried at fewer rates than others: {', '.join(dict.fromkeys(fewer))}."
         for word, end in (("highest", max), ("lowest", min)):
             edge = [one.arm for one in here if len(one.rates) > 1 and set(one.chosen) == {end(one.rates)}]
             if edge:
                 yield (
-                    f"{target}, {n} rows, script 06: at the {word} rate that was tried, on every seed, and so perhaps "
-                    f"not at their best: {', '.join(dict.fromkeys(edge))}."
+                    f"{target}, {n} rows, script 06: arms that chose the {word} rate tried, on every seed, perhaps not "
+                    f"at their best: {', '.join(dict.fromkeys(edge))}."
                 )
 
 
@@ -187,8 +190,8 @@ def report_page(folders: Iterable[Results]) -> str:
     """
     out = [
         "# What this replication found\n",
-        "Made by `python -m ctsft.report` from the verdicts in `claims.md`, which says of every number what it rests "
-        "on, and what is beside it.\n",
+        "Generated by `python -m ctsft.report` from the verdicts in `claims.md`, which gives the data behind every "
+        "number and further numbers beside it.\n",
     ]
     together = judged_together(folders)
     for number, (results, every) in enumerate(together):
@@ -197,10 +200,10 @@ def report_page(folders: Iterable[Results]) -> str:
         weak = [f"- {line}" for line in weakest(results)]
         if len(judged) < len(every):
             names = ", ".join(f"`{other.preset}`" for other, _ in before)
-            weak.append(f"- Told here is only what {names} has not run; all of its verdicts stand in `claims.md`.")
+            weak.append(f"- Only claims that {names} has not run are listed here; all verdicts are in `claims.md`.")
         parts = {"The weakest points of this study": weak}
         parts |= {heading: _listed(judged, verdict) for verdict, heading in HEADINGS.items()}
-        parts["What other rows of the same study say"] = _otherwise(results)
+        parts["Verdicts on other rows of the same study"] = _otherwise(results)
         parts["What we would tell the authors"] = _following(judged, TO_THE_AUTHORS)
         parts["What a user should do"] = _following(judged, TO_A_USER)
         out.append(f"# Preset `{results.preset}`\n")

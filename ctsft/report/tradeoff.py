@@ -185,14 +185,14 @@ def sweep_cells(results: Results) -> pd.DataFrame:
 def correlation_text(results: Results) -> str:
     found = difficulty_predicts(results)
     if found is None:
-        return "Does difficulty predict the circuit's advantage? Undecided: it takes three targets with all seeds."
+        return "Does difficulty predict the circuit's advantage? Undecided: this needs three targets with all seeds."
     text = (
         "Spearman's correlation between difficulty and the circuit's advantage over near-zero heads: "
         f"{change(found)} (bootstrap over targets and seeds)."
     )
     if set(results.rows["target"]) <= set(DISTANCES):
         by_distance = change(difficulty_predicts(results, DISTANCES))
-        text += f" With the constructed distance in place of the difficulty: {by_distance}."
+        text += f" With the constructed distance instead of the difficulty: {by_distance}."
     return text
 
 
@@ -203,20 +203,19 @@ def tradeoff_tables(results: Results) -> list[Table]:
         Table(
             f"{results.preset}_03_editing_preserving_tradeoff",
             f"Circuit against near-zero heads, preset {results.preset}",
-            f"{about(results, rows)} Differences are paired on test rows, with 95 % intervals; p is a paired "
-            "permutation of rows, Holm-corrected over the table's lines, and speaks of "
-            "these checkpoints alone. `difficulty` is 1 - zero-shot accuracy / "
-            "accuracy on the source. Arms with other learning rates to choose from are not compared. "
-            "Paper's rule: the circuit where more than a third is lost (from the source's test rows to the target's "
-            "validation rows), else near-zero. `ct_sft`: the better on validation. `oracle`: the better on test, which "
-            "nobody can know. "
+            f"{about(results, rows)} Differences are paired on test rows, with 95 % intervals. p is from a paired "
+            "permutation test over rows, Holm-corrected over the table's lines, and concerns these checkpoints only. "
+            "`difficulty` is 1 - zero-shot accuracy / accuracy on the source. Arms that had different learning rates "
+            "to choose from are not compared. Paper's rule: the circuit if more than a third of the accuracy is lost "
+            "(from the source's test rows to the target's validation rows), else near-zero. `ct_sft`: the better of "
+            "the two on validation. `oracle`: the better on test, which nobody can know in advance. "
             f"{correlation_text(results)}",
             tradeoff_cells(results),
         ),
         Table(
             f"{results.preset}_03_share_of_heads",
             f"How many heads, preset {results.preset}",
-            f"{about(results, rows)} Means over targets; only lines that every target and seed has.",
+            f"{about(results, rows)} Means over targets; only lines that exist for every target and seed.",
             sweep_cells(results),
         ),
     ]

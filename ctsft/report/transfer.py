@@ -99,7 +99,7 @@ def transfer_cells(results: Results) -> pd.DataFrame:
 def about(results: Results, rows: pd.DataFrame) -> str:
     """The part of a caption that says what the rows are."""
     several = rows["lr"].nunique() > 1
-    chosen = ", for every arm and seed the one that the target's validation split prefers" if several else ""
+    chosen = ", one chosen for each arm and seed on the target's validation split" if several else ""
     n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
     source = f"{rows['source'].iloc[0]} ({n_source or 'no'} rows)"
     aside = "".join(f"; {count} rows {what} are not shown" for what, count in results.set_aside)
@@ -112,8 +112,8 @@ def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
     return Table(
         f"{results.preset}_{experiment}",
         f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, preset {results.preset}",
-        f"{about(results, own.rows)} Accuracy with its 95 % interval (bootstrap over rows and seeds); `seeds` and "
-        "`rates` count those that a line has: an arm with more rates has the better chances. `ct_sft` is circuit or "
+        f"{about(results, own.rows)} Accuracy has a 95 % interval (bootstrap over rows and seeds). `seeds` and "
+        "`rates` count those of a line: an arm with more rates has better chances. `ct_sft` is circuit or "
         "near_zero, whichever the target's validation split prefers.",
         transfer_cells(own),
     )

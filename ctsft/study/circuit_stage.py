@@ -9,10 +9,8 @@ from tqdm import tqdm
 
 from ctsft.discovery.circuits import heads_per_depth, known_frontiers, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
-from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance, files_of
-from ctsft.discovery.scorers import get_scorer
 from ctsft.heads import Head
 from ctsft.storage import Damaged, locked, set_aside, write_sealed
 from ctsft.study.config import StudyConfig
@@ -91,17 +89,8 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
         seed,
         shared=config.pool == "shared",
     )
-    aligned, mean_rows = get_scorer(config.scorer).aligned, bench.encode(drawn.mean)
-    mean = label_balanced_mean(bench.loaded, mean_rows, n_labels, config.eval_batch, aligned)
-    problem = Problem(bench.loaded, bench.encode(drawn.scored), bench.label_tokens, mean)
-    about = {
-        "seed": seed,
-        "theta1_hash": theta1["weight_hash"],
-        "mean_row_ids": [example.id for example in drawn.mean],
-        "score_row_ids": [example.id for example in drawn.scored],
-        "only_correct_rows": drawn.only_right,
-    }
-    return problem, about
+    problem = drawn.problem(bench.loaded, bench.encode, bench.label_tokens, config.eval_batch, config.scorer)
+    return problem, {"seed": seed, "theta1_hash": theta1["weight_hash"], **drawn.about}
 
 
 def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
