@@ -80,8 +80,8 @@ class StudyConfig:
     """How heads are scored: cdt (the paper's), cdt_linear (one backward pass), magnitude, attribution or ablation; with
     options, as in cdt+pattern+pooled."""
     ties: Ties = "logits"
-    """What decides between heads of equal relevance to inner ones (all that come before none of them): their relevance
-    to the logits; or index, the earlier place, as in the rows of `cpu` that say so."""
+    """What breaks ties between heads of equal relevance to inner heads: their relevance to the logits; or index, the
+    earlier place, as in the rows of `cpu` that say so."""
     shares: tuple[float, ...] = (0.02,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
@@ -99,8 +99,8 @@ class StudyConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the computation (weights stay float32); auto is bfloat16 on a GPU, float32 on a CPU."""
     deterministic: bool = False
-    """Let torch use deterministic algorithms alone: on a GPU the same seed then gives the same bits, in more time. An
-    operation that has none ends the run, and torch names it. Like --micro-batch, it makes no other cell."""
+    """Let torch use only deterministic algorithms: on a GPU the same seed then gives the same bits, more slowly. An
+    operation that has none ends the run, and torch names it. Like --micro-batch, it is no part of a cell's key."""
     data_dir: Path | None = None
     """Folder with the data; without it (and without CTSFT_DATA_DIR) the data are downloaded."""
     output: Path = Path("results")
