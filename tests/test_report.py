@@ -752,7 +752,9 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
     others = [("there", "C1", "undecided"), ("here", "C1", "supported"), ("far", "C1", "not run")]
     monkeypatch.setattr(documents, "judge_otherwise", lambda _: [(which, judged(*rest)) for which, *rest in others])
     real = replace(demo, rows=demo.rows.assign(preset="own"))
-    assert documents.verdicts([demo, real]).splitlines()[2:] == [
+    smaller = replace(real, rows=real.rows[real.rows["target"] == "d30"].assign(model="smaller"))
+    assert "smaller" not in documents.verdicts([demo, real, smaller])
+    assert documents.verdicts([demo, smaller, real]).splitlines()[2:] == [
         "| C1. One. | **undecided**: +0.1 [+0.0, +0.2]<br>here: **supported** | undecided |",
         "| C2. Two. | not run | not run |",
     ]

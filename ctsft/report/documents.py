@@ -23,10 +23,11 @@ START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n",
 def verdicts(folders: Sequence[Results]) -> str:
     """The paper's claims as Markdown: on real text with the number that decides, on the demo the verdict alone.
 
-    Real text is that of the folders with rows of script 01, which most of the claims rest on. Other rows of a folder
-    (the paper's rate, another number of target rows) are named where they give another verdict.
+    Real text is that of the folder with the most rows of script 01, which most of the claims rest on; claims.md has
+    all. Other rows of it (the paper's rate, another number of target rows) are named where they give another verdict.
     """
-    real = [results for results in folders if results.preset != "demo" and results.of(EXPERIMENT)]
+    studies = {results: results.of(EXPERIMENT) for results in folders if results.preset != "demo"}
+    real = sorted((results for results, study in studies.items() if study), key=lambda one: len(studies[one].rows))[-1:]
     demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
     said = [(results, judge(results), judge_otherwise(results)) for results in real]
     lines = [
