@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import runpy
 import shutil
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -296,6 +297,20 @@ def test_the_memory_mark_starts_afresh():
     del ballast
     start_memory(device)
     assert highest_memory_mb(device) < with_ballast - 150
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library keeps freed memory")
+def test_freed_memory_does_not_count_for_the_next_arm():
+    device = torch.device("cpu")
+    start_memory(device)
+    before = highest_memory_mb(device)
+    # The library keeps blocks up to the size of the largest that was freed, 32 MB at most.
+    largest = torch.ones(8 * 2**20 - 100)
+    del largest
+    blocks = [torch.ones(7 * 2**18) for _ in range(100)]
+    del blocks
+    start_memory(device)
+    assert highest_memory_mb(device) < before + 150
 
 
 def test_energy_without_codecarbon_is_labelled_an_estimate(monkeypatch):
