@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import runpy
 import shutil
-import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
