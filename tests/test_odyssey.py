@@ -19,13 +19,14 @@ from ctsft.report.__main__ import redraw
 from ctsft.report.by_rate import rate_cells
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.choosing import at_validated_rate
+from ctsft.report.costs import read_costs
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.measured import _asked, odyssey_results
 from ctsft.report.odyssey import odyssey_cells
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results, labels_by_test
-from ctsft.report.situations import odyssey_page
+from ctsft.report.situations import odyssey_page, settings_of
 from ctsft.report.stats import Difference
 from ctsft.report.transfer import pick
 from ctsft.study import executors
@@ -370,6 +371,22 @@ def test_the_report_writes_the_page_and_leaves_other_tables_alone(config, result
     assert set(both.rows["arm"]) == {"zero_shot", "circuit", "lora"}
     assert set(both.of("01_nusax_transfer").rows["arm"]) == {"zero_shot", "circuit"}
     assert set(both.of("06_adaptation_odyssey").rows["arm"]) == {"zero_shot", "circuit", "lora"}
+
+
+def test_helpful_arms_whose_cost_was_not_measured_are_named():
+    committed = Path(__file__).parents[1] / "results" / "demo"
+    results, spent = odyssey_results(committed), read_costs(committed)
+    alone = spent[spent["arm"].isin(["full", "layers_top"])]
+
+    def told(costs: pd.DataFrame) -> str:
+        [setting] = settings_of(results, costs)
+        return next(answer.line for answer in setting.answers if answer.situation == "Compute is limited")
+
+    assert "for `ngrams`" in told(spent)
+    assert "`lora`" not in told(spent)
+    assert "for `layers_top`" in told(alone)
+    assert "`lora`" in told(alone).split("not measured: ")[1]
+    assert "not run (script 07)" in told(alone.assign(n_target=25))
 
 
 def test_measures_hold_no_number_that_json_cannot(results):

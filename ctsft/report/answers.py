@@ -163,7 +163,10 @@ def _little_to_compute(teller: Teller, here: Sequence[Outcome], costs: pd.DataFr
         share = "" if full is None else f" ({of(one) / full:.0%} of `full`'s)"
         return f"{of(one) / 1e9:.3g} GFLOP{share} for {teller.told(one)}"
 
-    known = [one for one in here if "helped" in one.flags and of(one) is not None]
+    helped = [one for one in here if "helped" in one.flags]
+    known = [one for one in helped if of(one) is not None]
+    unknown = ", ".join(dict.fromkeys(f"`{one.arm}`" for one in helped if one not in known))
+    by += f"; not measured: {unknown}" if unknown else ""
     return teller.answer(situation, known, by, lambda some: min(some, key=of, default=None), words)
 
 
