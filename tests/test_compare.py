@@ -11,7 +11,7 @@ from ctsft.report.compare import pooled
 
 def rows_of(gold: np.ndarray, hits: np.ndarray) -> pd.DataFrame:
     """One seed's row: right where `hits`, wrong elsewhere."""
-    return pd.DataFrame({"seed": [31], "gold": [gold], "answers": [np.where(hits, gold, 1 - gold)]})
+    return pd.DataFrame({"seed": [31], "draw": [0], "gold": [gold], "answers": [np.where(hits, gold, 1 - gold)]})
 
 
 def test_languages_that_are_not_parallel_weigh_the_same_whatever_their_size():

@@ -61,6 +61,13 @@ def test_another_source_or_rule_for_keys_is_a_study_of_its_own(demo, changes, he
     assert words in {which for which, _ in judge_otherwise(both)}
 
 
+def test_zero_shot_rows_that_script_06_ran_first_are_shown(demo):
+    rows = demo.rows
+    zero = (rows["arm"] == "zero_shot") & (rows["task"] == "demo")
+    moved = replace(demo, rows=rows.assign(experiment=rows["experiment"].mask(zero, "06_adaptation_odyssey")))
+    assert set(pick(moved.of(EXPERIMENT).rows, arm="zero_shot")["cell"]) == set(rows.loc[zero, "cell"])
+
+
 def test_a_table_has_one_share_of_the_heads(demo):
     study = demo.of(EXPERIMENT)
     circuits = study.rows["share"].notna()

@@ -104,7 +104,9 @@ class Results:
         tuned = self.rows[(self.rows["task"] == own["task"].iloc[0]) & (self.rows["n_target"] > 0)]
         if len(tuned) and experiment not in set(tuned["experiment"]):
             return []
-        baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(own["arm"])
+        # What theta1 does by itself is no baseline, whichever script asked first.
+        arms = {*own["arm"], "zero_shot"}
+        baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(arms)
         if experiment != ODYSSEY:
             baselines |= extra_rates(self.rows)
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
