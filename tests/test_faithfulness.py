@@ -29,8 +29,8 @@ from ctsft.report.stability import stability_cells
 from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
-from ctsft.study.faithfulness import Asked, plan, run_faithfulness
-from ctsft.study.head_sets import HeadSet, heads_of_set
+from ctsft.study.faithfulness import Asked, run_faithfulness
+from ctsft.study.head_sets import HeadSet, heads_of_set, plan
 from ctsft.study.known import score_known
 from ctsft.study.record import SET_COLUMNS, append_rows, read_rows
 from ctsft.study.run import parse, run_study

@@ -31,12 +31,13 @@ from ctsft.report.figures.style import save
 from ctsft.report.figures.tradeoff import difficulty_figure, surface_figure
 from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
 from ctsft.report.forgetting import forgetting_tables
+from ctsft.report.kinds import apart_from
 from ctsft.report.measured import odyssey_results
 from ctsft.report.odyssey import odyssey_tables
 from ctsft.report.page import page
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
-from ctsft.report.rows import Results, apart_from
+from ctsft.report.rows import Results
 from ctsft.report.self_training import self_training_tables
 from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
@@ -70,7 +71,7 @@ def tables_of(results: Results) -> list[Table]:
         tables += [*tradeoff_tables(main[0]), *forgetting_tables(main[0])]
         for other in main[1:]:
             again = [transfer_table(other), *rate_tables(other.on_the_grid_of(EXPERIMENT), "01")]
-            tables += [table.suffixed("_".join(apart_from(main[0], other))) for table in again]
+            tables += [table.suffixed("_".join(apart_from(main[0].rows, other.rows))) for table in again]
     tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results)
@@ -87,7 +88,7 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
         drawn |= {name: draw(own) for name, draw in drawers.items()} if own is not None else {}
     main, *others = results.studies(EXPERIMENT) or [None]
     for other in others:
-        suffix = "_".join(apart_from(main, other))
+        suffix = "_".join(apart_from(main.rows, other.rows))
         drawn |= {f"{name}_{suffix}": FIGURES[name](other) for name in (EXPERIMENT, "04_forgetting_plane")}
     travelled, found = odyssey_results(results.folder), Faithfulness.read(results.folder)
     drawn |= {} if travelled is None else {ODYSSEY: odyssey_figure(travelled)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -27,3 +28,17 @@ def refuse_mixed(rows: pd.DataFrame, unit: Sequence[str]) -> None:
         f"rows of the same {', '.join(unit)} differ in {told or 'settings that no column has'}, and a table would mix "
         "them. Give each kind an --output of its own, or move one to another folder."
     )
+
+
+def refuse_same_names(rows: pd.DataFrame, folder: Path) -> None:
+    """UserError where two rows differ in settings that no column has, only the digits at the end of a key."""
+    told = ["task", "source", "n_source", "share", "scorer", "ties", "kv_policy", "dtype"]
+    spelt = rows["cell"].str.rsplit("-", n=1).str[0].rename("spelt")
+    same = rows.groupby([*(rows[name] for name in told), spelt], dropna=False)["cell"]
+    mixed = next((sorted(set(cells)) for _, cells in same if cells.nunique() > 1), None)
+    if mixed:
+        raise UserError(
+            f"{folder} has rows of the same arm, target, rate and seed that were made with other settings (epochs, "
+            f"batch size, prompt, label words, rows to score on, ...): {mixed[0]} and {mixed[1]}. A table would mix "
+            "them. Run each with an --output of its own, or move one kind to another folder."
+        )

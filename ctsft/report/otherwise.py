@@ -15,8 +15,9 @@ from ctsft.report.claims import (
     target_accuracy,
 )
 from ctsft.report.judging import Judgement
+from ctsft.report.kinds import apart_from
 from ctsft.report.render import rate_text
-from ctsft.report.rows import Results, apart_from
+from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
 AT_PAPERS_RATE = f"at {rate_text(PAPERS_RATE)} alone"
@@ -31,7 +32,9 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     precision, from every other source, and under every other rule for keys and values.
     """
     studies = [compared(study) for study in results.studies(EXPERIMENT)]
-    others = [(" ".join(apart_from(studies[0], study).values()), study, at_validated_rate) for study in studies[1:]]
+    others = [
+        (" ".join(apart_from(studies[0].rows, study.rows).values()), study, at_validated_rate) for study in studies[1:]
+    ]
     for study in studies[:1]:
         seeds = pick(study.rows, arm="circuit", depth=2).groupby("n_target")["seed"].nunique()
         fewer = sorted(seeds[seeds < seeds.max()].index, reverse=True)

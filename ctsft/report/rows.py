@@ -13,6 +13,8 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.report.asked import asked_for
 from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
+from ctsft.report.kinds import is_of, kinds, other_kinds
+from ctsft.report.mixed import refuse_same_names
 from ctsft.report.related import related_lines
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
@@ -20,9 +22,6 @@ from ctsft.tuning.arms import ARMS
 
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
-
-# What makes two rows belong to two studies, and how a reader is told.
-KINDS = {"dtype": "in {}", "source": "from {}", "kv_policy": "with {} keys and values"}
 
 
 @dataclass(frozen=True, eq=False)  # so that what is found in one can be kept beside it
@@ -57,7 +56,7 @@ class Results:
         # Rows that were moved to another folder still say the preset that they were run by.
         rows = pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name)
         if not experiment:
-            _refuse_mixed(rows, folder)
+            refuse_same_names(rows, folder)
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
         for name in NUMBERS:
             rows[name] = rows[name].astype(int)
@@ -111,11 +110,11 @@ class Results:
             baselines |= extra_rates(self.rows)
         belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
         found = []
-        for kind in _kinds(own):
-            alike = self.rows[belongs & _is_of(self.rows, kind)]
+        for kind in kinds(own):
+            alike = self.rows[belongs & is_of(self.rows, kind)]
             kept = by_usual_circuits(alike)
             foreign = circuits_by(alike.drop(kept.index)).value_counts()
-            aside = [*_other_kinds(own, kind), *((f"by {name}", count) for name, count in foreign.items())]
+            aside = [*other_kinds(own, kind), *((f"by {name}", count) for name, count in foreign.items())]
             found.append(replace(self.only(self.rows.index.isin(kept.index)), set_aside=tuple(aside)))
         return found
 
@@ -144,50 +143,6 @@ class Results:
     @property
     def model(self) -> str:
         return str(self.rows["model"].iloc[0])
-
-
-def _refuse_mixed(rows: pd.DataFrame, folder: Path) -> None:
-    """UserError where two rows differ in settings that no column has, only the digits at the end of a key."""
-    told = ["task", "source", "n_source", "share", "scorer", "ties", "kv_policy", "dtype"]
-    spelt = rows["cell"].str.rsplit("-", n=1).str[0].rename("spelt")
-    same = rows.groupby([*(rows[name] for name in told), spelt], dropna=False)["cell"]
-    mixed = next((sorted(set(cells)) for _, cells in same if cells.nunique() > 1), None)
-    if mixed:
-        raise UserError(
-            f"{folder} has rows of the same arm, target, rate and seed that were made with other settings (epochs, "
-            f"batch size, prompt, label words, rows to score on, ...): {mixed[0]} and {mixed[1]}. A table would mix "
-            "them. Run each with an --output of its own, or move one kind to another folder."
-        )
-
-
-def _kinds(rows: pd.DataFrame) -> list[dict[str, str]]:
-    """The values of KINDS that occur together, those of the most rows first.
-
-    Arms without heads have no keys and values to take along, and belong to every kind of them.
-    """
-    filled = rows.assign(kv_policy=rows["kv_policy"].fillna(rows["kv_policy"].mode().get(0, "")))
-    found = [dict(zip(KINDS, values, strict=True)) for values in filled[[*KINDS]].value_counts().index]
-    return [{name: value for name, value in kind.items() if value} for kind in found]
-
-
-def _is_of(rows: pd.DataFrame, kind: dict[str, str]) -> pd.Series:
-    return pd.concat([rows[name].isna() | (rows[name] == value) for name, value in kind.items()], axis=1).all(axis=1)
-
-
-def _other_kinds(rows: pd.DataFrame, kind: dict[str, str]) -> list[tuple[str, int]]:
-    """What the rows of other kinds are, and how many, each told by the first that sets it apart."""
-    found = []
-    for name, value in kind.items():
-        other = rows[name].notna() & (rows[name] != value)
-        found += [(KINDS[name].format(one), count) for one, count in rows.loc[other, name].value_counts().items()]
-        rows = rows[~other]
-    return found
-
-
-def apart_from(main: Results, other: Results) -> dict[str, str]:
-    """What sets two `studies` of one experiment apart: words by the value that differs, such as float32: in float32."""
-    of_main, of_other = (_kinds(study.rows)[0] for study in (main, other))
-    return {value: KINDS[name].format(value) for name, value in of_other.items() if of_main.get(name) != value}
 
 
 def precision_of(results: Results) -> str:

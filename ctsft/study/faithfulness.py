@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Suppress
 
-from ctsft.discovery.circuits import heads_per_depth
 from ctsft.discovery.faithfulness import heads_at_mean, margins, named
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.relevance import Relevance
@@ -28,7 +27,7 @@ from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
 from ctsft.study.flags import refuse_shared_draws
-from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, tuned_sets
+from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, plan, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import keep_data, opened
 from ctsft.study.other_maps import maps_from, other_starts, stability_maps
@@ -87,37 +86,6 @@ class FaithfulnessConfig(OneProcess):
             )
         if not all(0 < size < 1 for size in (*self.sizes, *self.matched_sizes)):
             raise UserError("--sizes and --matched-sizes are shares of all heads and lie between 0 and 1.")
-
-
-def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSet]:
-    """The sets of one seed, those that the claims need first."""
-    source, main = config.source, config.scorer
-    k = heads_per_depth(n_heads, config.shares[0])
-    # Small models have fewer heads than there are sizes.
-    sizes, matched = (
-        list(dict.fromkeys(max(1, round(share * n_heads)) for share in shares))
-        for shares in (config.sizes, config.matched_sizes)
-    )
-    for language in (source, *config.targets):
-        yield HeadSet(language, seed, "none", size=0)
-        yield HeadSet(language, seed, "all", size=n_heads)
-    for direction in ("keep", "knock_out"):
-        for depth in range(DEPTH + 1):
-            yield HeadSet(source, seed, "circuit", direction, (depth + 1) * k, main)
-        for size in sizes:
-            yield HeadSet(source, seed, "top", direction, size, main)
-    for like, size in (("circuit", (DEPTH + 1) * k), *(("top", size) for size in matched)):
-        for draw in range(config.random_draws):
-            yield HeadSet(source, seed, f"random:{like}", "keep", size, main, draw)
-    for scorer in config.scorers:
-        for size in sizes if scorer != main else ():
-            yield HeadSet(source, seed, "top", "keep", size, scorer)
-    for selection in ("near_zero", "bottom"):
-        for size in sizes:
-            yield HeadSet(source, seed, selection, "keep", size, main)
-    for language in config.targets:
-        for size in sizes:
-            yield HeadSet(language, seed, "top", "keep", size, main)
 
 
 class Asked:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
 from ctsft.discovery.faithfulness import same_layers
@@ -13,6 +14,9 @@ from ctsft.storage import read_sealed
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import relevance_settings, short_hash, theta1_settings
 from ctsft.study.workbench import Workbench
+
+if TYPE_CHECKING:
+    from ctsft.study.faithfulness import FaithfulnessConfig
 
 DEPTH = 2
 
@@ -78,3 +82,34 @@ def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> 
         return [head for frontier in circuit(relevance, wanted.size // k - 1, share) for head in frontier]
     ranking = top_ranking if name == "top" else SELECTIONS[name]
     return ranking(relevance, 0)[: wanted.size]
+
+
+def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSet]:
+    """The sets of one seed, those that the claims need first."""
+    source, main = config.source, config.scorer
+    k = heads_per_depth(n_heads, config.shares[0])
+    # Small models have fewer heads than there are sizes.
+    sizes, matched = (
+        list(dict.fromkeys(max(1, round(share * n_heads)) for share in shares))
+        for shares in (config.sizes, config.matched_sizes)
+    )
+    for language in (source, *config.targets):
+        yield HeadSet(language, seed, "none", size=0)
+        yield HeadSet(language, seed, "all", size=n_heads)
+    for direction in ("keep", "knock_out"):
+        for depth in range(DEPTH + 1):
+            yield HeadSet(source, seed, "circuit", direction, (depth + 1) * k, main)
+        for size in sizes:
+            yield HeadSet(source, seed, "top", direction, size, main)
+    for like, size in (("circuit", (DEPTH + 1) * k), *(("top", size) for size in matched)):
+        for draw in range(config.random_draws):
+            yield HeadSet(source, seed, f"random:{like}", "keep", size, main, draw)
+    for scorer in config.scorers:
+        for size in sizes if scorer != main else ():
+            yield HeadSet(source, seed, "top", "keep", size, scorer)
+    for selection in ("near_zero", "bottom"):
+        for size in sizes:
+            yield HeadSet(source, seed, selection, "keep", size, main)
+    for language in config.targets:
+        for size in sizes:
+            yield HeadSet(language, seed, "top", "keep", size, main)
