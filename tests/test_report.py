@@ -28,12 +28,12 @@ from ctsft.report.__main__ import main as report_main
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
-from ctsft.report.compare import paired, pooled
+from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
-from ctsft.report.paper import BEST, beside, matching, paper_tables, published
+from ctsft.report.paper import BEST, beside, matching, paper_tables, published, said_once
 from ctsft.report.render import Table, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
@@ -617,6 +617,28 @@ def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     text = beside("table2_nusax_by_depth", {}, ("answers", "gold"), "accuracy")
     line = text[(text["target"] == "javanese") & (text["n_target"] == 100) & (text["depth"] == "1")]
     assert line["paper"].tolist() == ["0.640", "0.611"]
+
+
+def test_what_is_the_same_on_every_line_of_a_papers_table_is_said_once():
+    cells = pd.DataFrame({"target": ["a", "b"], "precision, x": ["bfloat16", "–"], "heads, x": ["cdt", "cdt_linear"]})
+    kept, sentence = said_once(cells.assign(**{"source rows, x": "–"}))
+    assert list(kept) == ["target", "heads, x"]
+    assert sentence == " The same on every line: precision, x: bfloat16."
+    assert said_once(cells[["target", "heads, x"]])[1] == ""
+
+
+def test_a_folder_that_is_no_preset_has_columns_in_the_papers_tables_where_it_has_rows(sentiment):
+    rows = sentiment.rows
+    rows = rows[(rows["target"] == "d30") & ((rows["lr"] == 3e-3) | rows["lr"].isna())]
+    extra = {"cpu": replace(sentiment, rows=rows.assign(source="indonesian", target="javanese", lr=5e-5))}
+    title = "ours, SmolLM2-135M on CPUs"
+    answered = beside("table2_nusax_by_depth", extra, ("answers", "gold"), "accuracy")
+    here = answered[answered[title] != "–"]
+    assert set(here["target"]) == {"javanese"}
+    assert (here["seeds, cpu"] == 2).all()
+    entailment = beside("table7_xnli_source_retention", extra, SOURCE, "source_accuracy")
+    assert title not in entailment
+    assert "ours, SmolLM2-135M" in entailment
 
 
 def test_the_papers_best_arm_is_the_better_of_the_two_means_on_test(sentiment):
