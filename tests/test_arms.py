@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -387,6 +388,19 @@ def test_a_lexicon_that_cannot_be_read_shows_before_anything_is_tuned(tmp_path, 
     with pytest.raises(UserError, match=r"no file .*nusax_lexicon/javanese.csv"):
         StudyData(config)
     StudyData(replace(config, arms=("full",)))
+
+
+def test_a_file_that_is_not_the_published_one_is_named(tmp_path, real_data):
+    shutil.copytree(real_data / "nusax_senti", tmp_path / "data" / "nusax_senti", copy_function=shutil.copyfile)
+    config = StudyConfig(
+        experiment="e", preset="p", task="nusax", source="indonesian", targets=("javanese",), arms=("full",),
+        n_source=50, n_targets=(25,), seeds=(31,), data_dir=tmp_path / "data", model="demo", output=tmp_path,
+    )  # fmt: skip
+    assert StudyData(config).findings == []
+    path = tmp_path / "data" / "nusax_senti" / "javanese" / "valid.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    (finding,) = StudyData(config).findings
+    assert finding.startswith("nusax/javanese/valid is not the published file")
 
 
 def test_the_published_lexicon_is_read(real_data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import product
 
@@ -89,12 +90,21 @@ class StudyData:
             )
 
     def _findings(self) -> list[str]:
-        """What is odd about a user's own rows; published ones were looked at when their task was added."""
-        if self.task.published:
-            return []
+        """What is odd about a user's own rows; of a published task, which of the files are not the published ones."""
         languages = (self.config.source, *self.config.targets)
+        if self.task.published:
+            return [] if self.task.checksum is None else self._changed(languages, self.task.checksum)
         rows = {pair: self.split(*pair).examples for pair in product(languages, SPLITS)}
         return findings(self.task, self.config.source, self.config.targets, rows)
+
+    def _changed(self, languages: Iterable[str], checksum: Callable[[str, str], str]) -> list[str]:
+        """Files of a published task with another content than was published (line ends count too)."""
+        pairs = [pair for pair in product(languages, SPLITS) if self.split(*pair).sha256 != checksum(*pair)]
+        return [
+            f"{self.task.name}/{language}/{name} is not the published file (its sha256 is another): results on it are "
+            "not comparable with those on the published rows."
+            for language, name in pairs
+        ]
 
     def competence_ids(self, seed: int) -> list[str]:
         """The source rows that theta1 of `seed` is tuned on."""

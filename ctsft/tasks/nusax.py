@@ -104,14 +104,18 @@ def openings(language: str) -> list[tuple[str, str, str]]:
     return [(kind, f"{one}: ", f"{other}: ") for kind, one, other in pairs]
 
 
-def _download(language: str, split: str) -> Path:
+def checksum(language: str, split: str) -> str:
+    """The sha256 of a file as published: of a language's split, or of the `lexicon` of a language."""
     published = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())
-    return fetch(f"{URL}/{language}/{split}.csv", published[f"{language}/{split}.csv"])
+    return published[f"{language}/{split}.csv"]
+
+
+def _download(language: str, split: str) -> Path:
+    return fetch(f"{URL}/{language}/{split}.csv", checksum(language, split))
 
 
 def _download_lexicon(language: str) -> Path:
-    published = json.loads(files("ctsft.tasks").joinpath("nusax_sha256.json").read_text())
-    return fetch(f"{LEXICON_URL}/{language}.csv", published[f"lexicon/{language}.csv"])
+    return fetch(f"{LEXICON_URL}/{language}.csv", checksum("lexicon", language))
 
 
 NUSAX = Task(
@@ -122,6 +126,7 @@ NUSAX = Task(
     label_words=tuple(f" {label}" for label in LABELS),
     template="{text} | sentiment:",
     read=read,
+    checksum=checksum,
     dictionary=dictionary,
     openings=openings,
 )

@@ -57,6 +57,7 @@ class Task:
     `several_tokens`: what to do with label words of several tokens; `first` puts the tokens that all of them begin with
     into the prompt and lets the next one decide. `published` data sets were checked once, and their prompts stay as
     they are; others are checked before every run, and their prompt is a part of every key.
+    `checksum(language, split)` is the sha256 of the published file, where one is known.
     `dictionary(source, target, data_dir)` gives the known translations of words, all in lower case.
     `openings(language)` gives pairs of ways to open a text that must not change its label, each as (kind, one, other).
     """
@@ -72,6 +73,7 @@ class Task:
     parallel: bool = True
     several_tokens: Literal["refuse", "first"] = "refuse"
     published: bool = False
+    checksum: Callable[[str, str], str] | None = None
     dictionary: Callable[[str, str, Path | None], Mapping[str, Sequence[str]]] | None = None
     openings: Callable[[str], Sequence[tuple[str, str, str]]] | None = None
 
