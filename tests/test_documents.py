@@ -123,6 +123,24 @@ def test_the_readmes_commands_leave_what_they_promise(folder):
     assert round(Path("build/d50/delta.safetensors").stat().st_size, -3) == 24_000
 
 
+def test_the_scripts_that_text_blocks_start_know_their_flags(folder):
+    """What needs a cluster, or files of one's own, is not run; its commands are read as the scripts read them."""
+    variables = {"$SLURM_ARRAY_TASK_ID": "1", "$i": "1", "$SHARED": "build", "DATA": "build", "MODEL.gguf": "demo"}
+    seen = 0
+    for page in PAGES:
+        for code in [code for kind, code in blocks(page) if kind == "text"]:
+            for line in code.replace("\\\n", " ").splitlines():
+                command = re.search(r"(experiments/\d\d_\w+\.py)(.*)", line)
+                if command is None:
+                    continue
+                words = [word for word in shlex.split(command[2], comments=True) if word != "&"]
+                for name, value in variables.items():
+                    words = [word.replace(name, value) for word in words]
+                parse(runpy.run_path(command[1])["PRESETS"], "", words)
+                seen += 1
+    assert seen >= 5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
