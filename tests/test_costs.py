@@ -23,6 +23,7 @@ from ctsft.costs.arithmetic import (
     Float8,
     LMul,
     Operands,
+    Pairs,
     computing_in,
     eager_attention,
     power_below,
@@ -104,8 +105,8 @@ def test_errors_on_operands_around_one_rank_as_published():
     """4 bits about as precise as float8 e4m3, 3 bits better than e5m2. On a model's own operands this does not hold:
     the committed costs say how far off each is there."""
     generator = torch.Generator().manual_seed(0)
-    pair = tuple(torch.rand(20000, generator=generator) + 0.5 for _ in range(2))
-    errors = {arithmetic.name: relative_error(arithmetic, *pair) for arithmetic in ARITHMETICS}
+    pair = Pairs(*(torch.rand(20000, generator=generator) + 0.5 for _ in range(2)))
+    errors = {arithmetic.name: relative_error(arithmetic, [pair]) for arithmetic in ARITHMETICS}
     assert errors["float32"] < 1e-7
     assert errors["L-Mul, 3 bits"] < errors["float8 e5m2"]
     assert errors["L-Mul, 4 bits"] < 2 * errors["float8 e4m3"]
@@ -158,8 +159,27 @@ def test_operands_are_pairs_that_meet_in_a_product():
         torch.nn.functional.linear(a, b[0].T)
     meeting = {(float(a[0, i, k]), float(b[0, k, j])) for i in range(2) for k in range(3) for j in range(4)}
     for part in ("attention", "linear"):
-        pairs = set(zip(*(side.tolist() for side in operands.of(part)), strict=True))
-        assert pairs == meeting
+        [found] = operands.pairs[part]
+        assert set(zip(found.a.tolist(), found.b.tolist(), strict=True)) == meeting
+        assert [float(top) for top in found.tops] == [6, 112]
+
+
+@pytest.mark.parametrize("kind", ["e4m3", "e5m2"])
+def test_errors_on_a_models_operands_take_each_tensors_own_scale(kind):
+    """As its answers do: tensors of unlike sizes do not push each other's entries below the format's least number."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [10.0**power for power in range(-6, 7, 3)]
+    with Operands() as operands:
+        for size in sizes:
+            a = torch.randn(64, 64, generator=generator) * size
+            torch.matmul(a, a)
+    found = relative_error(Float8(kind), operands.pairs["attention"])
+    one = relative_error(Float8(kind), operands.pairs["attention"][:1])
+    assert found == pytest.approx(one, rel=0.1)
+    a, b = torch.tensor([1.0, 0.001]), torch.tensor([1.0, 1.0])
+    tops = (torch.tensor(1000.0), torch.tensor(1.0))
+    whole = Float8(kind).round(torch.tensor([1000.0, 1.0, 0.001]))[1:]
+    assert torch.equal(Float8(kind).multiply(a, b, tops), whole)
 
 
 # ---- costs --------------------------------------------------------------------------------------------------------

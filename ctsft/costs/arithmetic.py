@@ -11,7 +11,7 @@ hardware that adds the bits of whole numbers differs where the mantissas' sum pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -27,13 +27,16 @@ WHERE: tuple[Where, ...] = ("attention", "linear", "everywhere")
 
 
 class Arithmetic(Protocol):
-    """A way to multiply matrices: `matmul(a [.., N, K], b [.., K, M])`, and element by element, `multiply(a, b)`."""
+    """A way to multiply matrices: `matmul(a [.., N, K], b [.., K, M])`, and element by element, `multiply(a, b)`.
+
+    `tops` are the greatest magnitudes of the two tensors that a and b are entries of; their own where it is None.
+    """
 
     name: str
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor: ...
 
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor: ...
+    def multiply(self, a: Tensor, b: Tensor, tops: tuple[Tensor, Tensor] | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class LMul:
         low_a, low_b = power_below(a), power_below(b)
         return a @ low_b + low_a @ b - (1 - self.offset) * (low_a @ low_b)
 
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+    def multiply(self, a: Tensor, b: Tensor, tops: tuple[Tensor, Tensor] | None = None) -> Tensor:
         a, b = rounded(a, self.bits), rounded(b, self.bits)
         low_a, low_b = power_below(a), power_below(b)
         return a * low_b + low_a * b - (1 - self.offset) * low_a * low_b
@@ -72,17 +75,19 @@ class Float8:
     def name(self) -> str:
         return f"float8 {self.kind}"
 
-    def round(self, x: Tensor) -> Tensor:
+    def round(self, x: Tensor, top: Tensor | None = None) -> Tensor:
+        """`top`: the greatest magnitude of the tensor that x is a part of."""
         dtype = torch.float8_e4m3fn if self.kind == "e4m3" else torch.float8_e5m2
-        top = x.abs().max().clamp(min=1e-20)  # a tensor of zeros has no scale
+        top = (x.abs().max() if top is None else top).clamp(min=1e-20)  # a tensor of zeros has no scale
         scale = torch.exp2(torch.floor(torch.log2(torch.finfo(dtype).max / top)))
         return (x * scale).to(dtype).float() / scale
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         return self.round(a) @ self.round(b)
 
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.round(a) * self.round(b)
+    def multiply(self, a: Tensor, b: Tensor, tops: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        top_a, top_b = tops or (None, None)
+        return self.round(a, top_a) * self.round(b, top_b)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Exact:
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+    def multiply(self, a: Tensor, b: Tensor, tops: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return a * b
 
 
@@ -166,21 +171,33 @@ def computing_in(model: nn.Module, arithmetic: Arithmetic, where: Where) -> Iter
         raise UserError("no matrix product of this model was found, so nothing was emulated.")
 
 
-def relative_error(arithmetic: Arithmetic, a: Tensor, b: Tensor) -> float:
-    """Mean of |product - a b| / |a b| over pairs of operands, element by element; pairs with a zero are left out."""
-    exact = a.double() * b.double()
-    real = exact != 0
-    wrong = (arithmetic.multiply(a, b).double() - exact).abs()[real] / exact.abs()[real]
-    return float(wrong.mean())
+@dataclass(frozen=True)
+class Pairs:
+    """Operands [N] that meet in a product; `tops` are the greatest magnitudes of the tensors that they come from."""
+
+    a: Tensor
+    b: Tensor
+    tops: tuple[Tensor, Tensor] | None = None
+
+
+def relative_error(arithmetic: Arithmetic, products: Sequence[Pairs]) -> float:
+    """Mean of |product - a b| / |a b| over all pairs of operands; pairs with a zero are left out."""
+    wrong = []
+    for pairs in products:
+        exact = pairs.a.double() * pairs.b.double()
+        real = exact != 0
+        found = arithmetic.multiply(pairs.a, pairs.b, pairs.tops).double()
+        wrong.append((found - exact).abs()[real] / exact.abs()[real])
+    return float(torch.cat(wrong).mean())
 
 
 class Operands(TorchFunctionMode):
-    """Collects pairs of operands, at most `each` a product, that a model multiplies in attention and linear layers."""
+    """Collects operands, at most `each` pairs a product, that a model multiplies in attention and linear layers."""
 
     def __init__(self, each: int = 2048, seed: int = 0):
         super().__init__()
         self.each, self.generator = each, torch.Generator().manual_seed(seed)
-        self.pairs: dict[str, list[tuple[Tensor, Tensor]]] = {"attention": [], "linear": []}
+        self.pairs: dict[str, list[Pairs]] = {"attention": [], "linear": []}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.matmul:
@@ -199,8 +216,5 @@ class Operands(TorchFunctionMode):
             return torch.randint(size, (self.each,), generator=self.generator)
 
         batch, k = random(len(rows)), random(rows.shape[-1])
-        self.pairs[part].append((rows[batch, random(rows.shape[1]), k], columns[batch, random(columns.shape[1]), k]))
-
-    def of(self, part: str) -> tuple[Tensor, Tensor]:
-        one, other = zip(*self.pairs[part], strict=True)
-        return torch.cat(one), torch.cat(other)
+        one, other = rows[batch, random(rows.shape[1]), k], columns[batch, random(columns.shape[1]), k]
+        self.pairs[part].append(Pairs(one, other, (rows.abs().max(), columns.abs().max())))

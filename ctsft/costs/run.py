@@ -19,6 +19,7 @@ from ctsft.costs.arithmetic import (
     Arithmetic,
     LMul,
     Operands,
+    Pairs,
     Where,
     computing_in,
     eager_attention,
@@ -148,7 +149,7 @@ def _answer_in_arithmetics(bench: Workbench, config: CostConfig) -> None:
         return
     _tell_settings(bench, config)
     generator = torch.Generator().manual_seed(0)
-    random = tuple(torch.randn(PAIRS, generator=generator) for _ in range(2))
+    random = [Pairs(*(torch.randn(PAIRS, generator=generator) for _ in range(2)))]
     sample = rows.subset(range(min(16, len(rows))))
     with torch.no_grad(), eager_attention(bench.model), Operands() as operands:
         bench.predict(sample)
@@ -164,8 +165,7 @@ def _answer_in_arithmetics(bench: Workbench, config: CostConfig) -> None:
         started = time.perf_counter()
         with computing_in(bench.model, arithmetic, where):
             answers = bench.predict(rows)
-        parts = [part for part in operands.pairs if where in (part, "everywhere")]
-        real = tuple(torch.cat(side) for side in zip(*(operands.of(part) for part in parts), strict=True))
+        real = [pairs for part, found in operands.pairs.items() if where in (part, "everywhere") for pairs in found]
         row = {
             "key": key,
             "preset": config.preset,
@@ -178,8 +178,8 @@ def _answer_in_arithmetics(bench: Workbench, config: CostConfig) -> None:
             "accuracy": round(scores(answers.labels, rows.labels)["accuracy"], 6),
             "predictions": answers.digits,
             "predictions_float32": exact,
-            "random_error": f"{relative_error(arithmetic, *random):.6g}",
-            "real_error": f"{relative_error(arithmetic, *real):.6g}",
+            "random_error": f"{relative_error(arithmetic, random):.6g}",
+            "real_error": f"{relative_error(arithmetic, real):.6g}",
             "share_of_flops": round(share[where], 6),
             "energy_saved": round(PUBLISHED_SAVING * share[where], 6) if isinstance(arithmetic, LMul) else None,
             "seconds": round(time.perf_counter() - started, 2),
