@@ -23,7 +23,7 @@ from ctsft.heads import Head
 from ctsft.models.load import weight_hash
 from ctsft.report.faithful_tables import faithfulness
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
-from ctsft.report.paying import paying
+from ctsft.report.paying import paying, paying_text
 from ctsft.report.rows import Results
 from ctsft.report.stability import stability_cells
 from ctsft.report.transfer import pick
@@ -402,6 +402,16 @@ def test_tuned_circuits_are_compared_on_the_same_ground():
     content = [json.loads(path.read_text()) for path in (DEMO / "circuits").glob("*.json")]
     assert any(c["seed"] == one["seed"] and len(c["heads"]) == one["heads"] and c["arm"] == one["arm"] for c in content)
     assert lines["settings"].nunique() == 1
+    assert lines["target accuracy"].notna().all()
+    assert lines.groupby("theta1")["target accuracy"].mean().abs().max() < 1e-12
+
+
+def test_what_the_start_could_do_by_itself_does_not_matter_to_paying():
+    """Tuned circuits are compared where the zero-shot rows of their start are elsewhere, or are of another start."""
+    found, results = Faithfulness.read(DEMO), Results.read(DEMO)
+    bare = results.only(results.rows["arm"] != "zero_shot")
+    assert paying(found, bare).equals(paying(found, results))
+    assert "target accuracy –" not in paying_text(found, bare)
 
 
 def test_the_committed_sets_are_whole():

@@ -33,8 +33,9 @@ from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
+from ctsft.report.pairs import pair_cells
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published, said_once
-from ctsft.report.render import Table, rate_text
+from ctsft.report.render import Table, change, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.stats import (
@@ -617,6 +618,56 @@ def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     text = beside("table2_nusax_by_depth", {}, ("answers", "gold"), "accuracy")
     line = text[(text["target"] == "javanese") & (text["n_target"] == 100) & (text["depth"] == "1")]
     assert line["paper"].tolist() == ["0.640", "0.611"]
+
+
+def test_the_papers_entailment_tables_bear_several_targets(demo):
+    """Its line of the start names no target: every target's zero-shot rows have that start's answers."""
+    rows = demo.of(ENTAILMENT).rows
+    languages = {"d30": "spanish", "d70": "vietnamese"}
+    rows = rows.assign(
+        source="english", target=rows["target"].map(languages), lr=rows["lr"].where(rows["lr"] != 3e-3, 5e-5)
+    )
+    two = replace(demo, rows=rows)
+    table = beside("table7_xnli_source_retention", {"small": two}, SOURCE, "source_accuracy")
+    start = table[table["arm"] == "competence"].iloc[0]
+    assert start["seeds, small"] == 2
+    known = pick(rows, arm="zero_shot", target="spanish")
+    best = known[known["n_source"] == known["n_source"].max()]
+    assert start["ours, SmolLM2-135M"].startswith(f"{best['source_accuracy'].mean():.3f}")
+    answered = table[(table["target"].isin(languages.values())) & (table["seeds, small"] > 0)]
+    assert set(answered["target"]) == set(languages.values())
+
+
+def test_pairs_of_arms_are_compared_at_rates_that_both_had(sentiment):
+    cells = pair_cells(sentiment).set_index(["n", "arms"])
+    line = cells.loc[(100, "circuit 2 − full")]
+    rows = at_validated_rate(sentiment.rows)
+    pairs = [
+        (
+            pick(rows, target=t, n_target=100, arm="circuit", depth=2, share=0.02),
+            pick(rows, target=t, n_target=100, arm="full"),
+        )
+        for t in line["targets"].split(", ")
+    ]
+    assert line["target"] == change(pooled(pairs))
+    assert line["source afterwards"] == change(pooled(pairs, SOURCE))
+    # A rate that the circuit alone had changes nothing for it, beside an arm that never had it.
+    best = sentiment.rows.assign(accuracy=1.0)
+    extra = pick(best, arm="circuit", depth=2, n_target=100).assign(lr=0.5, valid_accuracy=1.0)
+    extra = extra.drop_duplicates(["target", "seed"]).assign(cell=lambda more: more["cell"] + "-more")
+    more = replace(sentiment, rows=pd.concat([sentiment.rows, extra], ignore_index=True))
+    assert pair_cells(more).set_index(["n", "arms"]).loc[(100, "circuit 2 − full"), "target"] == line["target"]
+
+
+def test_ct_sft_in_pairs_has_the_rates_of_both_its_arms(sentiment):
+    cells = pair_cells(sentiment).set_index(["n", "arms"])
+    told = claims.target_accuracy(claims.compared(sentiment)).number
+    everything = cells.loc[[index for index in cells.index if index[1] == "ct_sft 2 − full"]]
+    assert len(everything) == sentiment.rows.query("n_target > 0")["n_target"].nunique()
+    one = sentiment.only(sentiment.rows["n_target"].isin([0, 100]))
+    number = claims.target_accuracy(claims.compared(one)).number
+    assert f"ct_sft − full: {cells.loc[(100, 'ct_sft 2 − full'), 'target']}" in number
+    assert told.startswith("ct_sft − full")
 
 
 def test_what_is_the_same_on_every_line_of_a_papers_table_is_said_once():

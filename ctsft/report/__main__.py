@@ -35,6 +35,7 @@ from ctsft.report.kinds import apart_from
 from ctsft.report.measured import odyssey_results
 from ctsft.report.odyssey import odyssey_tables
 from ctsft.report.page import page
+from ctsft.report.pairs import pair_tables
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
@@ -68,11 +69,14 @@ def tables_of(results: Results) -> list[Table]:
     tables, main, second = [], results.studies(EXPERIMENT), results.of(ENTAILMENT)
     if main:
         tables += [transfer_table(main[0]), *rate_tables(main[0].on_the_grid_of(EXPERIMENT), "01")]
+        tables += pair_tables(main[0], "01")
         tables += [*tradeoff_tables(main[0]), *forgetting_tables(main[0])]
         for other in main[1:]:
             again = [transfer_table(other), *rate_tables(other.on_the_grid_of(EXPERIMENT), "01")]
             tables += [table.suffixed("_".join(apart_from(main[0].rows, other.rows))) for table in again]
-    tables += [] if second is None else [transfer_table(second, ENTAILMENT)]
+    if second is not None:
+        tables += [transfer_table(second, ENTAILMENT), *rate_tables(second.on_the_grid_of(ENTAILMENT), "02")]
+        tables += pair_tables(second, "02")
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results)
     tables += odyssey_tables(odyssey) if (odyssey := odyssey_results(results.folder)) else []

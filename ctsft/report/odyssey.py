@@ -10,6 +10,7 @@ from ctsft.report.choosing import ODYSSEY
 from ctsft.report.judging import MARGIN
 from ctsft.report.measured import odyssey_rows
 from ctsft.report.outcomes import GAP_TO_TRAINING, outcomes
+from ctsft.report.pairs import pair_tables
 from ctsft.report.render import GAP, Table, change, fraction, markdown, rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import about
@@ -76,6 +77,7 @@ def odyssey_tables(results: Results) -> list[Table]:
             odyssey_cells(results),
         ),
         *rate_tables(results, "06"),
+        *pair_tables(results, "06"),
     ]
 
 

@@ -85,7 +85,9 @@ def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
         pair = pick(here, depth=2)
         means = pair.groupby("arm")["accuracy"].mean().reindex(["circuit", "near_zero"]).dropna()
         return pick(pair, arm=means.idxmax()) if len(means) == 2 else pair.iloc[:0]
-    arm = "zero_shot" if line["arm"] == "competence" else line["arm"]
+    if line["arm"] == "competence":  # the same answers on the source stand in the rows of every target
+        return pick(here, arm="zero_shot").drop_duplicates("seed")
+    arm = line["arm"]
     return pick(here, arm=arm, depth=line["depth"] if "depth" in line else 2 if ARMS[arm].needs_heads else None)
 
 

@@ -17,22 +17,23 @@ from ctsft.report.transfer import pick
 TUNED = ["arm", "depth", "draw", "share", "scorer", "ties", "seed"]
 # Two ways to be faithful, by column of `paying`.
 MEASURES = {"kept": "what a circuit's heads keep alone", "needed": "what is lost without them"}
+OUTCOMES = ("target accuracy", "source change")
 
 
 def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     """Every tuned circuit that was asked: how faithful it is, and what tuning it gave on the target and the source.
 
-    `kept` is the part of the margin that its heads keep alone, `needed` the part that is lost without them. Gains are
-    averaged over the targets and n that all of these circuits were tuned on from the theta1 that was asked, every cell
-    at the one that its validation prefers of the learning rates that all circuits had.
+    `kept` is the part of the margin that its heads keep alone, `needed` the part that is lost without them. Both
+    outcomes are averaged over the targets and n that all of these circuits were tuned on from the theta1 that was
+    asked, every cell at the one that its validation prefers of the learning rates that all circuits had.
+    `target accuracy` is that above the mean of the circuits of the same theta1, so that what the start could do by
+    itself drops out.
     """
     rows = results.rows[results.rows["theta1"].isin(found.tuned["theta1"])]
-    zero = rows[rows["arm"] == "zero_shot"].set_index(["target", "theta1"])["accuracy"]
     asked = list(pick(found.tuned, selection="tuned").groupby(["circuit", "theta1"], sort=False))
     settings = [_setting(results, circuit, theta1) for (circuit, theta1), _ in asked]
     tried = [rates for same in settings if (rates := set(pick(rows, **same)["lr"]))]
     rows = at_validated_rate(rows[rows["lr"].isin(set.intersection(*tried) if tried else set())])
-    rows = rows.join(zero.rename("zero"), on=["target", "theta1"])
     cells = {}
     for ((circuit, theta1), lines), same in zip(asked, settings, strict=True):
         here = pick(rows, **same).set_index(["target", "n_target"])
@@ -43,9 +44,13 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     told = []
     for here, about in cells.values() if common else ():
         same = here.loc[sorted(common)]
-        gain, kept = same["accuracy"] - same["zero"], same["source_accuracy"] - same["source_accuracy_before"]
-        told.append({**about, "target gain": gain.mean(), "source change": kept.mean(), "settings": len(common)})
-    return pd.DataFrame(told)
+        kept = same["source_accuracy"] - same["source_accuracy_before"]
+        outcomes = dict(zip(OUTCOMES, (same["accuracy"].mean(), kept.mean()), strict=True))
+        told.append({**about, **outcomes, "settings": len(common)})
+    lines = pd.DataFrame(told)
+    if len(lines):
+        lines[OUTCOMES[0]] -= lines.groupby("theta1")[OUTCOMES[0]].transform("mean")
+    return lines
 
 
 def _setting(results: Results, circuit: str, theta1: str) -> dict[str, object]:
@@ -68,7 +73,7 @@ def paying_text(found: Faithfulness, results: Results) -> str:
         return "Does faithfulness pay? Undecided: no tuned circuit was measured."
     told = []
     for measure, name in MEASURES.items():
-        for what in ("target gain", "source change") if lines[measure].notna().any() else ():
+        for what in OUTCOMES if lines[measure].notna().any() else ():
             values = [
                 _correlation(lines, measure, what),
                 _correlation(within_size(lines, measure, what), measure, what),

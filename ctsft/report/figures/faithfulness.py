@@ -10,7 +10,7 @@ import seaborn as sns
 
 from ctsft.report.faithfulness import Faithfulness, controls, faithfulness_curve, faithfulness_of
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
-from ctsft.report.paying import MEASURES, paying
+from ctsft.report.paying import MEASURES, OUTCOMES, paying
 from ctsft.report.rows import Results
 from ctsft.report.stability import Overlap, by_rows
 from ctsft.report.transfer import pick
@@ -111,7 +111,7 @@ def stability_figure(found: Faithfulness) -> plt.Figure | None:
 
 
 def paying_figure(found: Faithfulness, results: Results) -> plt.Figure | None:
-    """Every tuned circuit: its faithfulness, both ways, against the gain on the target and the change on the source."""
+    """Of every tuned circuit: faithfulness, both ways, against what it reached on the target and kept of the source."""
     lines = paying(found, results)
     if lines.empty:
         return None
@@ -121,13 +121,13 @@ def paying_figure(found: Faithfulness, results: Results) -> plt.Figure | None:
         size = (WIDTH, 0.6 + 2.6 * len(measures))
         figure, grid = plt.subplots(len(measures), 2, figsize=size, squeeze=False, layout="constrained")
         for line, measure in zip(grid, measures, strict=True):
-            for axis, what in zip(line, ("target gain", "source change"), strict=True):
+            for axis, what in zip(line, OUTCOMES, strict=True):
                 for arm, group in lines.groupby("arm"):
                     look = dict(color=COLOURS[arm], marker=MARKERS[arm], alpha=0.8, label=arm)
                     axis.scatter(group[measure], group[what], s=120 * np.sqrt(group["heads"] / total), **look)
                 axis.axhline(0, color="black", linewidth=0.8)
                 axis.set_xlabel(f"part of the margin that is {measure}")
-                axis.set_ylabel(what)
+                axis.set_ylabel(f"{what}, above the start's mean" if what == OUTCOMES[0] else what)
         looks = dict(loc="outside lower center", ncols=4, frameon=False, title="area: number of heads")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), **looks)
     return figure

@@ -1,0 +1,125 @@
+"""Pairs of arms over all targets of a study: which is ahead on the target, and which keeps more of the source?"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two, texts_of
+from ctsft.report.compare import SOURCE, TARGET, pooled
+from ctsft.report.judging import SAME, pairs_of
+from ctsft.report.render import GAP, Table, change, rate_text, rates_text
+from ctsft.report.rows import Results
+from ctsft.report.transfer import about, by_a_model, pick
+
+# An arm and its depth. `ct_sft` is one of the two that it chooses from.
+Side = tuple[str, int | None]
+CIRCUIT: Side = ("circuit", 2)
+NEAR_ZERO: Side = ("near_zero", 2)
+FULL: Side = ("full", None)
+CT_SFT: Side = ("ct_sft", 2)
+PAIRS: tuple[tuple[Side, Side], ...] = (
+    (CT_SFT, FULL),
+    (CIRCUIT, FULL),
+    (NEAR_ZERO, FULL),
+    (("random", 2), FULL),
+    (CIRCUIT, NEAR_ZERO),
+    (CIRCUIT, ("random", 2)),
+    (("circuit", 0), CIRCUIT),
+    (("circuit", 1), CIRCUIT),
+    (("near_zero", 0), NEAR_ZERO),
+    (("near_zero", 1), NEAR_ZERO),
+    (CIRCUIT, ("norm_only", None)),
+    (CIRCUIT, ("lora", None)),
+    (("replay", None), FULL),
+    (FULL, ("direct", None)),
+    (CIRCUIT, ("ngrams", None)),
+    (FULL, ("ngrams", None)),
+)
+
+
+def named(side: Side) -> str:
+    """circuit 2, full"""
+    return " ".join(str(part) for part in side if part is not None)
+
+
+def rows_of(rows: pd.DataFrame, side: Side) -> pd.DataFrame:
+    """Every row of an arm at its depth; of `ct_sft` those of both arms that it chooses from."""
+    if side == CT_SFT:
+        return pd.concat([rows_of(rows, CIRCUIT), rows_of(rows, NEAR_ZERO)])
+    arm, depth = side
+    return pick(rows, arm=arm, depth=depth)
+
+
+def at_rates_of_both(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The rows of two sides at the learning rates that every arm in them had on a target, n and seed.
+
+    Rows of an arm without a rate stay, and take none from the other.
+    """
+    rows = pd.concat([first, second]).drop_duplicates("cell")
+    rated = rows[rows["lr"].notna()]
+    ground = [rated[name] for name in ("target", "n_target", "seed")]
+    arms = texts_of(rated, ["arm", "depth"])
+    every = arms.groupby(ground).transform("nunique")
+    having = arms.groupby([*ground, rated["lr"]]).transform("nunique")
+    return pd.concat([rows[rows["lr"].isna()], rated[every == having]])
+
+
+def compared(rows: pd.DataFrame, pair: tuple[Side, Side]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The two sides' rows for every target, each at its validated rate of those that both had."""
+    tried = at_rates_of_both(*(rows_of(rows, side) for side in pair))
+    chosen = at_validated_rate(tried)
+    sides = [
+        better_of_two(rows_of(chosen, side), "valid_accuracy") if side == CT_SFT else rows_of(chosen, side)
+        for side in pair
+    ]
+    return pairs_of(*sides, SAME, tried) if all(len(side) for side in sides) else []
+
+
+def pair_cells(results: Results) -> pd.DataFrame:
+    """One line per number of target rows and pair of arms that both were run on a common target and seed."""
+    rows = at_papers_share(results.from_most_source_rows().rows)
+    table = []
+    for n_target in sorted(set(rows["n_target"]) - {0}):
+        here = rows[rows["n_target"] == n_target]
+        at_papers_rate = here[here["lr"].isna() | (here["lr"] == PAPERS_RATE)]
+        for pair in PAIRS:
+            pairs = compared(here, pair)
+            if not pairs:
+                continue
+            alone = compared(at_papers_rate, pair)
+            whole = {first["target"].iloc[0] for first, _ in alone} == {first["target"].iloc[0] for first, _ in pairs}
+            models = len(by_a_model(pairs[0][1]))
+            rates = {lr for sides in pairs for side in sides for lr in side["lr"].dropna()}
+            table.append(
+                {
+                    "n": n_target,
+                    "arms": " − ".join(map(named, pair)),
+                    "target": change(pooled(pairs)),
+                    "source afterwards": change(pooled(pairs, SOURCE) if models else None),
+                    f"target, at {rate_text(PAPERS_RATE)}": change(pooled(alone, TARGET) if whole else None),
+                    f"source, at {rate_text(PAPERS_RATE)}": change(pooled(alone, SOURCE) if whole and models else None),
+                    "chosen rates": rates_text(rates) or GAP,
+                    "targets": ", ".join(first["target"].iloc[0] for first, _ in pairs),
+                    "seeds": len(set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))),
+                }
+            )
+    return pd.DataFrame(table)
+
+
+def pair_tables(results: Results, number: str) -> list[Table]:
+    """Of the rows of a script, by its `number`; none where no two arms were run on common ground."""
+    cells = pair_cells(results)
+    if cells.empty:
+        return []
+    return [
+        Table(
+            f"{results.preset}_{number}_pairs",
+            f"Pairs of arms over all targets, preset {results.preset}",
+            f"{about(results, results.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
+            "with 95 % intervals over rows and seeds (not over languages). Both arms of a pair have the same learning "
+            "rates to choose from on each target and seed; `chosen rates` are those that validation chose. Only "
+            "targets with as many common seeds as any other count. A gap: an arm without a source to keep, or not all "
+            "targets at that rate.",
+            cells,
+        )
+    ]
