@@ -19,6 +19,7 @@ XNLI = dict(
     source="english",
     targets=("thai", "vietnamese", "spanish", "chinese"),
     arms=("zero_shot", "full", "direct", "circuit:2", "near_zero:2", "norm_only"),
+    lrs=(1e-5, 5e-5, 2e-4),  # 5e-5 is the paper's; all weights and a few heads learn best at different ones
 )
 
 PRESETS = {

@@ -21,6 +21,7 @@ NUSAX = dict(
     source="indonesian",
     targets=("acehnese", "buginese", "javanese", "minangkabau"),
     arms=("zero_shot", "full", "direct", "circuit:2", "near_zero:2", "random:2", "norm_only"),
+    lrs=(1e-5, 5e-5, 2e-4),  # 5e-5 is the paper's; all weights and a few heads learn best at different ones
     n_targets=(25, 100),
     probes=(
         "smsa/indonesian",

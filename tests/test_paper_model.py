@@ -69,5 +69,5 @@ def test_the_paper_preset_loads_the_papers_model_and_plans(tmp_path, capsys):
     )
     assert run_study(config) == 0
     told = capsys.readouterr().out
-    assert "976 cells, 0 done, 976 to run" in told
+    assert "2896 cells, 0 done, 2896 to run" in told
     assert "workers" in told

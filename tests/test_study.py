@@ -377,8 +377,11 @@ def test_the_paper_preset_is_the_papers_protocol():
     assert paper.n_source == 50
     assert paper.n_targets == (25, 50, 75, 100)
     assert paper.seeds == (31, 777, 2025, 12345)
-    assert (paper.epochs, paper.batch_size, paper.max_tokens, paper.lrs) == (5, 16, 128, (5e-5,))
-    assert len(cells(paper)) == 4 * 4 * (1 + 4 * (2 + 4 * 3 + 1))
+    assert (paper.epochs, paper.batch_size, paper.max_tokens) == (5, 16, 128)
+    assert 5e-5 in paper.lrs
+    alone = replace(paper, lrs=(5e-5,))
+    assert len(cells(alone)) == 4 * 4 * (1 + 4 * (2 + 4 * 3 + 1))
+    assert len(cells(paper)) == 4 * 4 * (1 + len(paper.lrs) * 4 * (2 + 4 * 3 + 1))
 
 
 def test_more_source_rows_than_pool_a_are_refused(config):

@@ -27,7 +27,7 @@ TO_THE_AUTHORS = {
     ("C8", "contradicted"): "By faithfulness, unsigned scores rank heads no worse than directional ones.",
     ("C8", "undecided"): "On real text, faithfulness does not separate directional from unsigned scores.",
     ("B9", "contradicted"): "Please also report a classifier without a language model on the same rows: here character "
-    "n-grams beat the circuit.",
+    "n-grams beat the circuit (script 06; for fewer rows see `*_01_pairs.md`).",
     ("B9", "undecided"): "Please also report a classifier without a language model on the same rows: our rows do not "
     "separate the circuit from character n-grams.",
 }
@@ -44,7 +44,8 @@ TO_A_USER = {
     ): "If you must keep the source, tune heads and norms: they keep it better than all weights do, and "
     "the delta is a few megabytes.",
     ("C3b", "undecided"): "If you must keep the source, try lower learning rates before fewer weights, and check both "
-    "source and target: heads and norms are not shown to keep more of it than all weights at a rate that suits them.",
+    "source and target: the circuit is not shown to keep more of it than all weights at a rate that suits them (for "
+    "near-zero and random heads see `*_01_pairs.md`).",
     ("C3b", "contradicted"): "Do not expect heads to keep the source better than all weights do.",
     ("C6", "contradicted"): "Do not read the circuit as the mechanism: alone it does not keep the task. It is a choice "
     "of what to tune.",
@@ -58,7 +59,7 @@ TO_A_USER = {
     ): "If you can tune all weights, try a penalty (EWC): over these languages it kept more of the source than plain "
     "tuning. Look at each language, and at equal rates.",
     ("B9", "contradicted"): "Fit character n-grams on your rows first: they take seconds, need no model, and beat the "
-    "circuit on rows like these. Tune only what beats them on validation.",
+    "circuit on as many rows as script 06 has (fewer: `*_01_pairs.md`). Tune only what beats them on validation.",
     (
         "B9",
         "undecided",

@@ -99,7 +99,7 @@ ARMS = {
         Arm("direct", "all weights, no source", "all", start="base"),
         Arm("circuit", "circuit heads + norms", "heads", heads="circuit"),
         Arm("near_zero", "near-zero heads + norms", "heads", heads="near_zero"),
-        Arm("bottom", "most negative heads + norms", "heads", heads="bottom"),
+        Arm("bottom", "lowest-scored heads + norms", "heads", heads="bottom"),
         Arm("random", "random heads + norms", "heads", heads="random"),
         Arm("norm_only", "norms only", "norms"),
         Arm("lora", "LoRA, all heads", "adapters"),
