@@ -35,6 +35,7 @@ from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_cells
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published, said_once
+from ctsft.report.printed import COLUMN, beside_the_paper, transfer
 from ctsft.report.render import Table, change, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
@@ -51,7 +52,7 @@ from ctsft.report.stats import (
 )
 from ctsft.report.summary import HEADINGS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty
-from ctsft.report.transfer import ENTAILMENT, about, pick, transfer, transfer_cells, transfer_table
+from ctsft.report.transfer import ENTAILMENT, about, pick, transfer_cells, transfer_table
 from ctsft.tasks.registry import get_task
 
 ROOT = Path(__file__).parents[1]
@@ -618,6 +619,17 @@ def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     text = beside("table2_nusax_by_depth", {}, ("answers", "gold"), "accuracy")
     line = text[(text["target"] == "javanese") & (text["n_target"] == 100) & (text["depth"] == "1")]
     assert line["paper"].tolist() == ["0.640", "0.611"]
+
+
+def test_a_script_prints_the_papers_number_where_the_setting_is_its_own(sentiment):
+    assert COLUMN not in beside_the_paper(sentiment)
+    rows = sentiment.rows[sentiment.rows["target"] == "d30"].assign(source="indonesian", target="javanese")
+    told = beside_the_paper(replace(sentiment, rows=rows)).set_index(["n", "arm", "depth"])[COLUMN]
+    assert told[(100, "circuit", 2)] == "0.623"
+    assert told[(25, "full", "–")] == "0.384"
+    assert told[(100, "norm_only", "–")] == "–"
+    known = published("table4_nusax_anchors").query("target == 'javanese' and n_target == 100").set_index("arm")
+    assert told[(100, "ct_sft", 2)] == f"{known.loc[BEST, 'accuracy']:.3f}"
 
 
 def test_the_papers_entailment_tables_bear_several_targets(demo):

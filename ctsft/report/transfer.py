@@ -10,7 +10,7 @@ import pandas as pd
 
 from ctsft.report.choosing import add_ct_sft, at_papers_share, at_validated_rate, circuits_told
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
-from ctsft.report.render import GAP, Table, described, fraction, interval, markdown
+from ctsft.report.render import GAP, Table, described, fraction, interval
 from ctsft.report.rows import Results
 from ctsft.tuning.arms import ARMS
 
@@ -117,8 +117,3 @@ def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
         "near_zero, whichever the target's validation split prefers.",
         transfer_cells(own),
     )
-
-
-def transfer(results: Results) -> str:
-    """What scripts 01 and 02 print at the end."""
-    return markdown(transfer_cells(results))

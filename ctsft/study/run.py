@@ -13,8 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import device_of
+from ctsft.report.printed import transfer
 from ctsft.report.rows import Results
-from ctsft.report.transfer import transfer
 from ctsft.study.beside import write_settings
 from ctsft.study.config import StudyConfig
 from ctsft.study.estimate import estimate
