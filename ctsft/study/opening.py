@@ -10,6 +10,8 @@ from ctsft.models.anatomy import Anatomy
 from ctsft.models.precision import note_on
 from ctsft.storage import remove_leftovers, write_atomic
 from ctsft.study.beside import keep_gold, keep_hashes, refuse_other_data, refuse_other_model
+from ctsft.study.circuit_files import mend_circuits
+from ctsft.study.circuit_stage import mend_maps
 from ctsft.study.config import StudyConfig
 from ctsft.study.record import mend
 from ctsft.study.workbench import Workbench
@@ -29,6 +31,9 @@ def opened(config: StudyConfig) -> Workbench:
     refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
     _check_heads(config, bench.anatomy)
+    if not config.dry_run:
+        mend_maps(bench)
+    mend_circuits(bench)
     if note := note_on(bench.config.dtype, bench.device):
         print(f"note: {note}", file=sys.stderr)
     return bench

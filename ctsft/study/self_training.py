@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
 from ctsft.report.self_training import self_training
-from ctsft.storage import read_json, write_json
+from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
 from ctsft.study.beside import write_settings
 from ctsft.study.chains import Chain, chains_of
 from ctsft.study.circuit_stage import heads_of
@@ -155,9 +155,15 @@ def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:
 def _kept(config: SelfTrainingConfig, theta1: str, name: str, make: Callable[[], dict]) -> dict:
     """What an earlier run has left of this generation, from the theta1 of this hash, else what `make` gives."""
     path = config.folder / "cache" / "generations" / f"{name}.json"
-    if not path.is_file() or read_json(path).get("theta1") != theta1:
-        write_json(path, make() | {"theta1": theta1})
-    return read_json(path)
+    known = {}
+    try:
+        known = read_sealed(path) if path.is_file() else {}
+    except Damaged as error:
+        set_aside(path, error)
+    if known.get("theta1") != theta1:
+        write_sealed(path, make() | {"theta1": theta1})
+        known = read_sealed(path)
+    return known
 
 
 def _generation(
