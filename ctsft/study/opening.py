@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from ctsft.discovery.circuits import check_size
 from ctsft.models.anatomy import Anatomy
 from ctsft.models.precision import note_on
-from ctsft.storage import remove_leftovers, write_atomic
+from ctsft.storage import alone, remove_leftovers, write_atomic
 from ctsft.study.beside import keep_gold, keep_hashes, refuse_other_data, refuse_other_model
 from ctsft.study.circuit_files import mend_circuits
 from ctsft.study.circuit_stage import mend_maps
-from ctsft.study.config import StudyConfig
+from ctsft.study.config import OneProcess, StudyConfig
 from ctsft.study.record import mend
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Rows
@@ -37,6 +39,15 @@ def opened(config: StudyConfig) -> Workbench:
     if note := note_on(bench.config.dtype, bench.device):
         print(f"note: {note}", file=sys.stderr)
     return bench
+
+
+def run_alone(config: OneProcess, run: Callable[[], int]) -> int:
+    """run(), which no other process runs on this folder at the same time: UserError where one does.
+
+    A dry run changes nothing and measures no time, so it may be beside others.
+    """
+    with nullcontext() if config.dry_run else alone(config.folder / config.experiment):
+        return run()
 
 
 def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:

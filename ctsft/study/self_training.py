@@ -28,7 +28,7 @@ from ctsft.study.chains import Chain, chains_of
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell
-from ctsft.study.opening import keep_data, opened
+from ctsft.study.opening import keep_data, opened, run_alone
 from ctsft.study.probes import share_right
 from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_cells, read_rows
@@ -76,6 +76,10 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
 
     Chains without human rows come first: they are the ones that decay, and what is compared first.
     """
+    return run_alone(config, lambda: _run(config, table))
+
+
+def _run(config: SelfTrainingConfig, table: Callable[[Path], str]) -> int:
     bench = opened(config)
     config = bench.config
     mend_table(config.table, COLUMNS)
