@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,17 +130,35 @@ def set_aside(path: Path, why: object, copy: bool = False) -> None:
     print(f"warning: {why} It is kept as {name.name}, and made again.", file=sys.stderr)
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock named after `path`, with a note of who holds it; UserError says who where another process does."""
+    with locked(path, wait=False) as mine:
+        if not mine:
+            holder = _lock_of(path).read_text().strip() or "another process"
+            raise UserError(
+                f"{path.name} is being run in {path.parent} already, by {holder}. It runs in one process: wait until "
+                "that one ends, end it, or give another --output."
+            )
+        _lock_of(path).write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool]:
     """Hold an exclusive lock named after `path`; the system drops it when the process ends, however it ends.
 
     Yields whether the lock is held: always with `wait`, and otherwise unless another process holds it. The lock file
-    itself stays, empty; nobody holds it after its process. On a network folder this needs working file locks.
+    itself stays; nobody holds it after its process. On a network folder this needs working file locks.
     `waiting` is said where the lock is not free at once.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115
+        file = open(_lock_of(path), "a")  # noqa: SIM115
     except OSError as error:
         raise _refused(path, error) from error
     with file:

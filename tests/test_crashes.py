@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from damaging import DAMAGES
 from killing import ENVIRONMENT, ROOT, contents, shorter, small_study
 
 from ctsft import storage
@@ -82,21 +83,6 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(whole, tmp_path):
     assert {name: content for name, content in actual.items() if not name.endswith(".tmp")} == contents(whole)
 
 
-def flip(content: bytes) -> bytes:
-    """One digit in the middle (of a binary file: one byte) is another one."""
-    middle = len(content) // 2
-    place = next((i for i in range(middle, len(content)) if content[i : i + 1].isdigit()), middle)
-    return content[:place] + (b"1" if content[place : place + 1] != b"1" else b"2") + content[place + 1 :]
-
-
-DAMAGES = {
-    "flipped": flip,
-    "truncated": lambda content: content[: len(content) * 2 // 3],
-    "empty": lambda content: b"",
-    "other bytes": lambda content: bytes(range(256)) * 4,
-}
-
-
 @pytest.fixture(scope="module")
 def one_cell(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("one")
@@ -140,14 +126,6 @@ def test_damaged_rows_are_named_set_aside_and_run_again(whole, tmp_path, capsys,
     again = captured.out.count("  accuracy ")
     assert (again == 10) == (damage == "empty")
     assert again > 0
-
-
-def test_damaged_labels_are_written_again(one_cell, tmp_path):
-    shutil.copytree(one_cell / "demo", tmp_path / "demo")
-    gold = tmp_path / "demo" / "gold.json"
-    gold.write_bytes(DAMAGES["truncated"](gold.read_bytes()))
-    assert run_study(shorter(tmp_path)) == 0
-    assert json.loads(gold.read_text()) == json.loads((one_cell / "demo" / "gold.json").read_text())
 
 
 def test_rows_from_before_there_were_checksums_are_read(one_cell, tmp_path):

@@ -20,6 +20,8 @@ from conftest import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from killing import ROOT
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
@@ -27,11 +29,13 @@ from ctsft.heads import Head, head_slices
 from ctsft.models.load import weight_hash
 from ctsft.models.weight_files import refuse_foreign_shards
 from ctsft.storage import read_sealed, write_sealed
+from ctsft.study.beside import keep_gold, read_gold
 from ctsft.study.config import StudyConfig
 from ctsft.study.record import COLUMNS, append_rows, read_rows
 from ctsft.study.run import parse
 from ctsft.tasks.nusax import LABELS, parse_csv
 from ctsft.tasks.smsa import SMSA
+from ctsft.tasks.task import Example, Rows
 from ctsft.tasks.xnli import LABELS as ENTAILMENT
 from ctsft.tasks.xnli import json_lines
 from ctsft.tasks.xnli import parse as parse_pairs
@@ -198,6 +202,26 @@ def test_stored_scores(tmp_path_factory, data):
 
 @fuzz
 @given(st.data())
+def test_labels_beside_the_rows(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "labels"
+    (folder / "gold.json").unlink(missing_ok=True)
+    examples = [Example(str(number), "teks", number % 3) for number in range(9)]
+    keep_gold(folder, {f"demo/{name}": Rows(name, "test", tuple(examples), "0123") for name in ("d00", "d30")})
+    path = folder / "gold.json"
+    good = read_gold(path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    try:
+        found = read_gold(path)
+    except UserError as error:
+        refused(error, "gold.json")
+    else:
+        # An entry may be gone; one is altered only where the name of its checksum is too.
+        checked = {test: entry for test, entry in found.items() if "labels_sha256" in entry}
+        assert all(entry["labels"] == good[test]["labels"] for test, entry in checked.items())
+
+
+@fuzz
+@given(st.data())
 def test_saved_circuits(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "circuit.json"
     content = {"arm": "circuit", "depth": 1, "heads": ["0.1", "2.3"], "share": 0.02}
@@ -212,12 +236,15 @@ def test_saved_circuits(tmp_path_factory, data):
         assert found == content or "sha256" not in json.loads(path.read_bytes())
 
 
+ABOUT = {"task": {"labels": ["buruk", "baik"], "template": "{text} →"}, "temperature": 1.25, "language": "javanese"}
+
+
 @pytest.fixture(scope="module")
 def saved_delta(tmp_path_factory) -> tuple:
     loaded = tiny("llama-2kv")
     moving = head_slices(loaded.anatomy, [Head(0, 1), Head(2, 3)])
     folder = tmp_path_factory.mktemp("delta")
-    HeadDelta.of(loaded.model, moving, weight_hash(loaded.model)).save(folder)
+    HeadDelta.of(loaded.model, moving, weight_hash(loaded.model), ABOUT).save(folder)
     path = folder / "delta.safetensors"
     return loaded, path, path.read_bytes()
 
@@ -229,11 +256,44 @@ def test_deltas(saved_delta, data):
     before = weight_hash(loaded.model)
     path.write_bytes(data.draw(damaged(content)))
     try:
-        HeadDelta.load(path).apply(loaded.model)
+        found = HeadDelta.load(path)
+        found.apply(loaded.model)
     except UserError as error:
         refused(error)
+    else:
+        assert (found.about, found.base) == (ABOUT, before)
     # The delta holds the model's own values: applied or refused, not one weight may differ.
     assert weight_hash(loaded.model) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"1.25", b"1.75"),
+        (b"buruk", b"bukur"),
+        (b"{text}", b"{test}"),
+        (b'"header_sha256"', b'"header_sha257"'),
+        (b'"sha256"', b'"sha257"'),
+        (b'"about"', b'"abort"'),
+    ],
+)
+def test_what_a_delta_says_of_itself_is_refused_where_it_is_damaged(saved_delta, old, new):
+    _, path, content = saved_delta
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(UserError, match="damaged"):
+        HeadDelta.load(path)
+
+
+@pytest.mark.parametrize("names", [("base", "format", "about"), ("base", "format", "about", "sha256")])
+def test_deltas_of_earlier_versions_are_read(saved_delta, names):
+    """These had no checksum, and then one of their values alone."""
+    _, path, content = saved_delta
+    path.write_bytes(content)
+    with safe_open(path, "pt") as file:
+        metadata, values = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(values, path, {name: metadata[name] for name in names})
+    assert HeadDelta.load(path).about == ABOUT
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
-from ctsft.storage import locked, read_sealed, write_sealed
+from ctsft.storage import digest, locked, read_sealed, write_sealed
 from ctsft.study import executors
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of, relevance_of
@@ -125,7 +125,8 @@ def test_a_folder_with_rows_of_another_model_or_other_labels_is_refused(config, 
         run_study(again)
     (again.folder / "02_mine.csv").unlink()
     gold = json.loads((config.folder / "gold.json").read_text())
-    gold["demo/d30"]["labels"] = "p0" + gold["demo/d30"]["labels"][2:-1] + "0"
+    other = "p0" + gold["demo/d30"]["labels"][2:-1] + "0"
+    gold["demo/d30"] |= {"labels": other, "labels_sha256": digest(f"demo/d30 {other}")}
     (again.folder / "gold.json").write_text(json.dumps(gold))
     with pytest.raises(UserError, match=r"labels of demo/d30 are others"):
         run_study(again)

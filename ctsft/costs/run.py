@@ -33,7 +33,7 @@ from ctsft.report.costs import costs
 from ctsft.study.beside import write_settings
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
-from ctsft.study.opening import keep_data, opened
+from ctsft.study.opening import keep_data, opened, run_alone
 from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_rows
 from ctsft.study.workbench import Workbench
@@ -72,6 +72,10 @@ class CostConfig(OneProcess):
 
 def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
     """Measure what is not measured yet. Returns the exit status: 1 when a cell failed, else 0."""
+    return run_alone(config, lambda: _run(config, table))
+
+
+def _run(config: CostConfig, table: Callable[[Path], str]) -> int:
     bench = opened(config)
     config = bench.config
     path = config.table(config.experiment)

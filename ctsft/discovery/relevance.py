@@ -50,6 +50,8 @@ class Relevance:
         """What `save` wrote, verified; Damaged names the file that is not it."""
         about_path, columns_path = files_of(path)
         about = read_sealed(about_path)
+        if not columns_path.is_file():
+            raise Damaged(f"{columns_path}, which belongs to {about_path.name}, is gone.")
         content = columns_path.read_bytes()
         if about.pop("columns_sha256", digest(content)) != digest(content):
             raise Damaged(f"{columns_path} is not the file that {about_path.name} was written with.")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ctsft.report.choosing import ODYSSEY, SETTING, at_papers_share, at_validated_rate, texts_of
 from ctsft.report.rows import Results, measured_lines
+from ctsft.report.stored import damage_told
 from ctsft.study.measures import measured, read_measures
 
 
@@ -28,7 +29,8 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
 
     `tries` and `rates`: of how many cells, at which rates, each was chosen.
     """
-    known = read_measures(results.folder)
+    with damage_told():
+        known = read_measures(results.folder)
     rows = results.rows[_asked(results.rows, known.keys())]
     setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
     tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 
@@ -12,6 +10,7 @@ from ctsft.report.faithfulness import Faithfulness, ends_of_theta1
 from ctsft.report.render import change
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval, spearman
+from ctsft.report.stored import stored
 from ctsft.report.transfer import pick
 
 TUNED = ["arm", "depth", "draw", "share", "scorer", "ties", "seed"]
@@ -55,7 +54,7 @@ def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
 
 def _setting(results: Results, circuit: str, theta1: str) -> dict[str, object]:
     """What the cells that tuned this circuit from this theta1 have in common."""
-    about = {"ties": "index"} | json.loads((results.folder / "circuits" / f"{circuit}.json").read_text())
+    about = {"ties": "index"} | stored(results.folder / "circuits" / f"{circuit}.json")
     return {name: about[name] for name in TUNED} | {"theta1": theta1}
 
 

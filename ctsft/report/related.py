@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ctsft.report.stored import damage_told
 from ctsft.study.measures import read_measures
 from ctsft.tuning.arms import ARMS
 
@@ -16,7 +17,8 @@ def related_lines(folder: Path, rows: pd.DataFrame) -> list[dict[str, object]]:
     An arm that starts from the base model is compared with theta1 of its seed, from the most source rows, as in script
     04. Script 06 measures at the end alone, and not how far the weights moved: `epoch` is 0, the distances are empty.
     """
-    known = read_measures(folder)
+    with damage_told():
+        known = read_measures(folder)
     here = rows[rows["cell"].isin(known.keys())]
     before: dict[object, dict[str, str]] = {}
     for _, row in here[here["arm"] == "zero_shot"].sort_values("n_source").iterrows():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.paper import BESIDE, BEST, matching, of_the_paper, published
 from ctsft.report.render import GAP, duration
 from ctsft.report.rows import Results
+from ctsft.report.stored import stored
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
 
 HEADER = ("the paper's", "question", "script", "CSV", "drawn by", "notebook", "cost", "paper / ours", "verdict")
@@ -209,7 +209,7 @@ def cost(results: Results, entry: Entry) -> str:
 
 def _stage(results: Results, folder: str, tasks: set[str]) -> str:
     """Time of the files of a stage that belong to these tasks."""
-    about = [json.loads(path.read_text()) for path in (results.folder / folder).glob("*.json")]
+    about = [stored(path) for path in (results.folder / folder).glob("*.json")]
     mine = [entry for entry in about if entry["task"] in tasks]
     return duration(sum(entry.get("train_seconds", entry.get("seconds", 0.0)) for entry in mine))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_
 from ctsft.report.kinds import is_of, kinds, other_kinds
 from ctsft.report.mixed import refuse_same_names
 from ctsft.report.related import related_lines
+from ctsft.report.stored import damage_told, stored
+from ctsft.study.beside import read_gold
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
@@ -160,8 +161,9 @@ def _maps(folder: Path) -> list[Relevance]:
         names = ("task", "source", "seed", "n_source", "scorer", "mean_rows", "score_rows", "pool")
         return tuple(about.get(name) for name in names)
 
-    used = {settings(json.loads(path.read_text())) for path in (folder / "circuits").glob("*.json")}
-    maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
+    used = {settings(stored(path)) for path in (folder / "circuits").glob("*.json")}
+    with damage_told():
+        maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
     made = sorted((m for m in maps if settings(m.about) in used), key=lambda m: m.about["score_rows"])
     best = {(m.about["theta1_hash"], m.about["scorer"]): m for m in made}
     return [m for m in maps if best.get((m.about["theta1_hash"], m.about["scorer"])) is m]
@@ -202,7 +204,8 @@ def labels_by_test(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "gold.json"
     if not path.is_file():
         raise UserError(f"no {path}, which holds the labels of the test rows. The experiment script writes it.")
-    return {test: from_digits(entry["labels"]) for test, entry in json.loads(path.read_text()).items()}
+    with damage_told():
+        return {test: from_digits(entry["labels"]) for test, entry in read_gold(path).items()}
 
 
 def _labels(gold: dict[str, np.ndarray], test: str, folder: Path) -> np.ndarray:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.storage import Damaged, locked, read_json, set_aside, write_json
+from ctsft.storage import Damaged, digest, locked, read_json, read_sealed, set_aside, write_json, write_sealed
 from ctsft.study.provenance import now
 from ctsft.study.record import SET_COLUMNS, SETS, read_cells, read_rows
-from ctsft.tasks.task import Rows, digits
+from ctsft.tasks.task import Rows, digits, from_digits
 
 # What rows were made from: sha256 by task, then by language/split.
 DATA = "data.json"
+
+
+def read_gold(path: Path) -> dict[str, dict]:
+    """The entries of `keep_gold`'s file; Damaged where one is not what was written."""
+    found = read_json(path)
+    for test, entry in found.items():
+        try:
+            from_digits(entry["labels"])
+            checksum = entry.get("labels_sha256")  # entries from before there were checksums have none
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise Damaged(f"{path} does not hold the labels of {test}.") from error
+        if checksum not in (None, _checksum(test, entry["labels"])):
+            raise Damaged(f"{path}: the labels of {test} do not have the checksum that they were written with.")
+    return found
+
+
+def _checksum(test: str, labels: str) -> str:
+    return digest(f"{test} {labels}")
 
 
 def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
@@ -23,13 +41,10 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
     """
     path = folder / "gold.json"
     with locked(path):
-        try:
-            known = read_json(path) if path.is_file() else {}
-        except Damaged as error:
-            set_aside(path, error)
-            known = {}
+        known = _known(path, read_gold)
+        labels = {name: digits([example.label for example in rows.examples]) for name, rows in tests.items()}
         new = {
-            name: {"labels": digits([example.label for example in rows.examples]), "sha256": rows.sha256}
+            name: {"labels": labels[name], "sha256": rows.sha256, "labels_sha256": _checksum(name, labels[name])}
             for name, rows in tests.items()
         }
         for name in known.keys() & new.keys():
@@ -58,11 +73,9 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
 
     `hashes` are those of `StudyData.data_sha256`.
     """
-    known = read_json(folder / DATA).get(task, {}) if (folder / DATA).is_file() else {}
-    if not known:  # rows from before there was such a file: their settings say it
-        settings = [read_json(path) for path in sorted(folder.glob("*.config.json"))]
-        known = {k: v for one in settings if one["task"] == task for k, v in one["data_sha256"].items()}
-    for name, sha256 in known.items():
+    with locked(folder / DATA):
+        known = _known_hashes(folder)
+    for name, sha256 in known.get(task, {}).items():
         if hashes.get(name, sha256) != sha256:
             raise UserError(
                 f"{task}/{name} has changed since the rows in {folder} were made, or task.json says to read it in "
@@ -75,9 +88,33 @@ def keep_hashes(folder: Path, task: str, hashes: dict[str, str]) -> None:
     """Add these files of a task to those that rows in `folder` were made from."""
     path = folder / DATA
     with locked(path):
-        known = read_json(path) if path.is_file() else {}
-        if known.get(task, {}) != known.get(task, {}) | hashes:
-            write_json(path, known | {task: known.get(task, {}) | hashes})
+        known = _known_hashes(folder)
+        new = known | {task: known.get(task, {}) | hashes}
+        if not path.is_file() or known != new:
+            write_sealed(path, new)
+
+
+def _known_hashes(folder: Path) -> dict[str, dict[str, str]]:
+    """By task, what rows in `folder` were made from; where its file says nothing of a task, by the settings of rows.
+
+    So it is for rows from before there was such a file, and where a damaged one was set aside.
+    """
+    said: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.glob("*.config.json")):
+        with locked(path):
+            settings = _known(path, read_json)
+        if settings:
+            said.setdefault(settings["task"], {}).update(settings["data_sha256"])
+    return said | _known(folder / DATA, read_sealed)
+
+
+def _known(path: Path, read: Callable[[Path], dict]) -> dict:
+    """What `read` finds at `path`, whose lock the caller holds; nothing where no file is, or a damaged one was."""
+    try:
+        return read(path) if path.is_file() else {}
+    except Damaged as error:
+        set_aside(path, error)
+        return {}
 
 
 def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[str, object]) -> None:
@@ -86,11 +123,7 @@ def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[st
     Of each of these, what it asked for in another way than the last, when, and by which code.
     """
     with locked(path):
-        try:
-            known = read_json(path) if path.is_file() else None
-        except Damaged as error:
-            set_aside(path, error)
-            known = None
+        known = _known(path, read_json)
         # What was asked for as "auto" or as a path stands there as what it came to, and is compared as that.
         settings = json.loads(json.dumps({name: about.get(name, value) for name, value in settings.items()}))
         told: list[tuple[dict, dict]] = []

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ctsft.discovery.circuits import heads_per_depth, known_frontiers, select
+from ctsft.discovery.circuits import heads_per_depth, known_frontiers
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance, files_of
+from ctsft.errors import CellFailed
 from ctsft.heads import Head
-from ctsft.storage import Damaged, locked, set_aside, write_sealed
+from ctsft.storage import Damaged, locked, set_aside
+from ctsft.study.circuit_files import Choice
 from ctsft.study.config import StudyConfig
-from ctsft.study.grid import Cell, relevance_settings, short_hash
+from ctsft.study.grid import Cell, Scores, cells, relevance_settings, short_hash, stages
 from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
@@ -25,21 +28,21 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
 
     `config` is the workbench's, or one that differs from it in how heads are scored.
     """
-    path = config.folder / "relevance" / _name(bench, config, config.scorer, seed)
+    path = config.folder / "relevance" / _name(bench, config, seed)
     k = heads_per_depth(bench.anatomy.n_heads, share)
     with locked(path, waiting=f"waiting for the scores of seed {seed}, which another process makes"):
         what = f"{path} {depth} {k}"
         return bench.failures.remember(what, lambda: _known_or_scored(bench, config, seed, depth, k, path))
 
 
-def _name(bench: Workbench, config: StudyConfig, what: str, seed: int, **more: object) -> str:
+def _name(bench: Workbench, config: StudyConfig, seed: int) -> str:
     """A file's name. Weights of another machine have other last bits, so their scores and circuits stand beside ours.
 
     In bfloat16 they differ in more than that: now and then in an answer, or in a head of the circuit.
     """
-    settings = relevance_settings(config, bench.loaded.weights) | more
+    settings = relevance_settings(config, bench.loaded.weights)
     settings["theta1_hash"] = bench.theta1_of(seed)["weight_hash"]
-    return f"{config.source}-{what}-s{seed}-{short_hash(settings)}"
+    return f"{config.source}-{config.scorer}-s{seed}-{short_hash(settings)}"
 
 
 def _known_or_scored(bench: Workbench, config: StudyConfig, seed: int, depth: int, k: int, path: Path) -> Relevance:
@@ -73,6 +76,27 @@ def _stored(path: Path, theta1_hash: str) -> Relevance | None:
     return stored if stored.about.get("theta1_hash") == theta1_hash else None
 
 
+def mend_maps(bench: Workbench) -> None:
+    """Score again what circuits of this run rest on where its file is damaged, though all cells may be finished."""
+    config, folder = bench.config, bench.config.folder / "relevance"
+    damaged = {path for path in folder.glob("*.json") if not _whole(path.with_suffix(""))}
+    scores = [stage for stage, _ in stages(cells(config)) if isinstance(stage, Scores)] if damaged else []
+    for seed, depth, share in scores:
+        # The name in full is known with theta1 alone, which is loaded or made where the rest fits.
+        fits = any(f"-{config.scorer}-s{seed}-" in path.name for path in damaged)
+        if fits and folder / f"{_name(bench, config, seed)}.json" in damaged:
+            with suppress(CellFailed):  # a cell that needs them says so
+                relevance_of(bench, config, seed, depth, share)
+
+
+def _whole(path: Path) -> bool:
+    try:
+        Relevance.load(path)
+    except Damaged:
+        return False
+    return True
+
+
 def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Problem, dict]:
     """The rows of the mean, and other rows of pool A that theta1 gets right, both balanced over the labels.
 
@@ -100,18 +124,8 @@ def heads_of(bench: Workbench, cell: Cell) -> list[Head]:
         return []
     config = bench.config
     relevance = relevance_of(bench, config, cell.seed, cell.depth, cell.share)
-    per_group = bench.anatomy.heads // bench.anatomy.kv_heads
-    chosen = select(selection, relevance, cell.depth, cell.share, per_group, cell.seed + cell.draw)
-    what = f"{selection}-d{cell.depth}" + (f"-draw{cell.draw}" if cell.draw else "")
-    name = _name(bench, config, what, cell.seed, share=cell.share)
-    content = {
-        "arm": selection,
-        "depth": cell.depth,
-        "seed": cell.seed,
-        "draw": cell.draw,
-        **relevance_settings(config, bench.loaded.weights),
-        "share": cell.share,
-        "theta1_hash": bench.theta1_of(cell.seed)["weight_hash"],
-    }
-    write_sealed(config.folder / "circuits" / f"{name}.json", content | {"heads": [str(head) for head in chosen]})
+    choice = Choice(selection, cell.depth, cell.seed, cell.draw, cell.share)
+    chosen = choice.heads(relevance, bench.anatomy.heads // bench.anatomy.kv_heads)
+    theta1 = bench.theta1_of(cell.seed)["weight_hash"]
+    choice.write(config.folder, relevance_settings(config, bench.loaded.weights), theta1, chosen)
     return chosen

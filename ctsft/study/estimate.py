@@ -6,12 +6,13 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from ctsft.report.render import duration
-from ctsft.storage import read_json
+from ctsft.storage import Damaged, read_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.grid import Cell, Scores, Theta1, relevance_settings, stages
 from ctsft.study.planning import Plan, Stage, best, plans
@@ -93,7 +94,12 @@ class Times:
 
 
 def _read(folder: Path) -> list[dict]:
-    return [read_json(path) for path in sorted(folder.glob("*.json"))]
+    """What is said of the stages that are there; of a damaged one nothing, for it is made again."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(Damaged):
+            found.append(read_sealed(path))
+    return found
 
 
 def _forward_seconds(bench: Workbench) -> float:

@@ -29,7 +29,7 @@ from ctsft.study.config import OneProcess
 from ctsft.study.flags import refuse_shared_draws
 from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, plan, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
-from ctsft.study.opening import keep_data, opened
+from ctsft.study.opening import keep_data, opened, run_alone
 from ctsft.study.other_maps import maps_from, other_starts, stability_maps
 from ctsft.study.provenance import now
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, read_rows
@@ -173,6 +173,10 @@ def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -
 
     Returns the exit status: 1 when a seed failed, else 0.
     """
+    return run_alone(config, lambda: _run(config, table))
+
+
+def _run(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
     path = config.folder / f"{config.experiment}{SETS}"
     bench = opened(config)
     config = bench.config

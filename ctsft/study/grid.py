@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
+from ctsft.discovery.relevance import Relevance
 from ctsft.study.config import StudyConfig
 from ctsft.tuning.arms import get_arm
+
+# All that `relevance_settings` may name.
+SCORING = (
+    "model_hash task label_words source n_source source_lr epochs batch_size max_tokens source_epochs "
+    "source_batch_size dtype prompt scorer mean_rows score_rows pool ties"
+).split()
 
 
 def short_hash(content: object) -> str:
@@ -72,6 +79,13 @@ def relevance_settings(config: StudyConfig, weights: str) -> dict:
         **({"pool": config.pool} if config.pool == "shared" else {}),
         **({"ties": config.ties} if config.ties == "logits" else {}),
     }
+
+
+def scoring_of(relevance: Relevance) -> dict:
+    """The `relevance_settings` that stored scores were made by, read back from what is kept of them."""
+    known = {**relevance.about, "ties": relevance.ties}
+    usual = {"dtype": "float32", "pool": "disjoint", "ties": "index"}  # what those leave out
+    return {name: known[name] for name in SCORING if name in known and known[name] != usual.get(name)}
 
 
 def cell_fingerprint(config: StudyConfig, cell: Cell, weights: str) -> str:

@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from ctsft.evaluation import Predictions
 from ctsft.models.precision import products
-from ctsft.storage import Damaged, read_json, set_aside, write_json
+from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
 from ctsft.study.grid import Cell
 from ctsft.study.probes import NamedTests, share_right
 from ctsft.study.provenance import now
@@ -29,6 +29,7 @@ from ctsft.tuning.loop import token_losses
 # Enough for a change of one hundredth of a bit per byte, and for a share of changed answers to two digits.
 TEXT_ROWS = 100
 AUDIT_ROWS = 50
+MEASURES = {"target_probabilities", "train_accuracy", "related", "bits_per_byte", "audit"}
 
 
 def path_of(folder: Path, key: str) -> Path:
@@ -41,8 +42,15 @@ def measured(folder: Path) -> set[str]:
 
 
 def read_measures(folder: Path) -> dict[str, dict]:
-    """All files, by cell."""
-    return {path.stem: read_json(path) for path in sorted((folder / "measures").glob("*.json"))}
+    """All files, by cell; Damaged names one that is not what was written."""
+    return {path.stem: _read(path) for path in sorted((folder / "measures").glob("*.json"))}
+
+
+def _read(path: Path) -> dict:
+    content = read_sealed(path)
+    if not content.keys() >= MEASURES:
+        raise Damaged(f"{path} lacks some of a cell's measures.")
+    return content
 
 
 def tests_of(folder: Path) -> dict[str, set[str]]:
@@ -50,7 +58,7 @@ def tests_of(folder: Path) -> dict[str, set[str]]:
     found = {}
     for path in sorted((folder / "measures").glob("*.json")):
         try:
-            found[path.stem] = set(read_json(path)["related"])
+            found[path.stem] = set(_read(path)["related"])
         except Damaged as error:
             set_aside(path, error)
     return found
@@ -60,7 +68,7 @@ def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: P
     """Measure the model as it is now, the cell's arm tuned, and write the file. `target`: its answers on the target."""
     arm, config, path = get_arm(cell.arm), bench.config, path_of(bench.config.folder, key)
     # What an earlier run has asked too is asked again, so that no answer is lost.
-    asked = dict.fromkeys([*(read_json(path)["related"] if path.is_file() else ()), *config.bystanders])
+    asked = dict.fromkeys([*(_read(path)["related"] if path.is_file() else ()), *config.bystanders])
     trained_on = None
     if cell.n_target:
         rows = bench.training_rows(replace(arm, extra_rows=None), cell)
@@ -82,7 +90,7 @@ def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: P
         "git_commit": bench.provenance["git_commit"],
         "created": now(),
     }
-    write_json(path, content)
+    write_sealed(path, content)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from ctsft.discovery.circuits import check_size
 from ctsft.models.anatomy import Anatomy
 from ctsft.models.precision import note_on
-from ctsft.storage import remove_leftovers, write_atomic
+from ctsft.storage import alone, remove_leftovers, write_atomic
 from ctsft.study.beside import keep_gold, keep_hashes, refuse_other_data, refuse_other_model
-from ctsft.study.config import StudyConfig
+from ctsft.study.circuit_files import mend_circuits
+from ctsft.study.circuit_stage import mend_maps
+from ctsft.study.config import OneProcess, StudyConfig
 from ctsft.study.record import mend
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Rows
@@ -29,9 +33,21 @@ def opened(config: StudyConfig) -> Workbench:
     refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
     refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
     _check_heads(config, bench.anatomy)
+    if not config.dry_run:
+        mend_maps(bench)
+    mend_circuits(bench)
     if note := note_on(bench.config.dtype, bench.device):
         print(f"note: {note}", file=sys.stderr)
     return bench
+
+
+def run_alone(config: OneProcess, run: Callable[[], int]) -> int:
+    """run(), which no other process runs on this folder at the same time: UserError where one does.
+
+    A dry run changes nothing and measures no time, so it may be beside others.
+    """
+    with nullcontext() if config.dry_run else alone(config.folder / config.experiment):
+        return run()
 
 
 def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:

@@ -22,13 +22,13 @@ from tqdm import tqdm
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
 from ctsft.report.self_training import self_training
-from ctsft.storage import read_json, write_json
+from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
 from ctsft.study.beside import write_settings
 from ctsft.study.chains import Chain, chains_of
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell
-from ctsft.study.opening import keep_data, opened
+from ctsft.study.opening import keep_data, opened, run_alone
 from ctsft.study.probes import share_right
 from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_cells, read_rows
@@ -76,6 +76,10 @@ def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] =
 
     Chains without human rows come first: they are the ones that decay, and what is compared first.
     """
+    return run_alone(config, lambda: _run(config, table))
+
+
+def _run(config: SelfTrainingConfig, table: Callable[[Path], str]) -> int:
     bench = opened(config)
     config = bench.config
     mend_table(config.table, COLUMNS)
@@ -155,9 +159,15 @@ def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:
 def _kept(config: SelfTrainingConfig, theta1: str, name: str, make: Callable[[], dict]) -> dict:
     """What an earlier run has left of this generation, from the theta1 of this hash, else what `make` gives."""
     path = config.folder / "cache" / "generations" / f"{name}.json"
-    if not path.is_file() or read_json(path).get("theta1") != theta1:
-        write_json(path, make() | {"theta1": theta1})
-    return read_json(path)
+    known = {}
+    try:
+        known = read_sealed(path) if path.is_file() else {}
+    except Damaged as error:
+        set_aside(path, error)
+    if known.get("theta1") != theta1:
+        write_sealed(path, make() | {"theta1": theta1})
+        known = read_sealed(path)
+    return known
 
 
 def _generation(

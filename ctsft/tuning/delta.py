@@ -19,7 +19,7 @@ from ctsft.models.load import weight_hash
 from ctsft.storage import write_atomic
 from ctsft.tuning.card import model_card
 from ctsft.tuning.slices import read_slices, write_slices
-from ctsft.tuning.sound import checksum, refuse_damaged, refuse_misfit
+from ctsft.tuning.sound import checksum, header_checksum, refuse_damaged, refuse_misfit
 
 FORMAT = "ctsft-head-delta-1"
 FILE = "delta.safetensors"
@@ -50,9 +50,10 @@ class HeadDelta:
     def save(self, folder: Path) -> None:
         """Write FOLDER/delta.safetensors, whose metadata holds the base's hash and `about`, and a model card."""
         tensors = {json.dumps(list(piece)): value.contiguous() for piece, value in self.values.items()}
-        about = {"about": json.dumps(self.about), "sha256": checksum(self.values)}
+        said = {"base": self.base, "format": FORMAT, "about": json.dumps(self.about)}
+        sums = {"sha256": checksum(self.values), "header_sha256": header_checksum(said)}
         card = model_card(self)
-        write_atomic(Path(folder) / FILE, save(tensors, {"base": self.base, "format": FORMAT, **about}))
+        write_atomic(Path(folder) / FILE, save(tensors, said | sums))
         write_atomic(Path(folder) / "README.md", card)
 
     @classmethod

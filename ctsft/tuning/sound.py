@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from ctsft.errors import UserError
 from ctsft.heads import Slice
+
+NAMES = {"base", "format", "about", "sha256", "header_sha256"}
+"""What the metadata of a delta may hold."""
 
 
 def checksum(values: Mapping[Slice, Tensor]) -> str:
@@ -21,10 +25,16 @@ def checksum(values: Mapping[Slice, Tensor]) -> str:
     return total.hexdigest()[:16]
 
 
-def refuse_damaged(where: object, metadata: Mapping[str, str], values: Mapping[Slice, Tensor]) -> None:
-    """Every name must be a slice of the size of its value, every value finite, the checksum the one that was written.
+def header_checksum(metadata: Mapping[str, str]) -> str:
+    """sha256 over what a delta says of itself besides its values: its base, labels, prompt, temperature, metrics."""
+    said = {name: metadata.get(name) for name in ("format", "base", "about")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
-    A file from before there were checksums has none, and is taken without.
+
+def refuse_damaged(where: object, metadata: Mapping[str, str], values: Mapping[Slice, Tensor]) -> None:
+    """Every name must be a slice of the size of its value, every value finite, the checksums those that were written.
+
+    A file from before there were checksums has none, or none of what it says of itself, and is taken without.
     """
     for piece, value in values.items():
         numbers = (piece.dim, piece.start, piece.stop)
@@ -37,6 +47,16 @@ def refuse_damaged(where: object, metadata: Mapping[str, str], values: Mapping[S
             raise UserError(f"{where}: a value of {piece.parameter} is no finite number.")
     if metadata.get("sha256", checksum(values)) != checksum(values):
         raise UserError(f"{where} does not have the checksum that it names. The file is damaged; copy it again.")
+    if metadata.keys() - NAMES:  # a name that is damaged would take its checksum with it
+        raise UserError(
+            f"{where} says '{min(metadata.keys() - NAMES)}' of itself, which is damaged or of a later version."
+        )
+    header = header_checksum(metadata)
+    if metadata.get("header_sha256", header) != header:
+        raise UserError(
+            f"{where}: what it says of itself (labels, prompt, temperature) does not have the checksum that it names. "
+            "The file is damaged; copy it again."
+        )
 
 
 def refuse_misfit(model: nn.Module, values: Mapping[Slice, Tensor]) -> None:
