@@ -243,6 +243,18 @@ def test_a_row_without_a_text_keeps_its_place_and_is_told(work, tmp_path, capsys
     assert "1 rows have no text and got no label (lines 3)" in err
 
 
+@pytest.mark.parametrize("kind", [".csv", ".tsv"])
+def test_an_empty_line_under_one_column_is_a_row_without_a_text(work, tmp_path, capsys, kind):
+    one, three = (row["text"] for row in sentences("d90", "valid", 2))
+    source = tmp_path / f"in{kind}"
+    source.write_text(f"text\n{one}\n\n{three}\n")
+    main(["predict", "--model", str(work / "theta1"), "--delta", str(work / "delta"), "--input", str(source)])
+    out, err = capsys.readouterr()
+    found = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["text"], bool(row["label"])) for row in found] == [(one, True), ("", False), (three, True)]
+    assert "1 rows have no text and got no label (lines 3)" in err
+
+
 def test_chunks_change_no_answer(work):
     rows = [(i, {"text": row["text"]}) for i, row in enumerate(sentences("d90", "valid", 23))]
     labeller = labeller_of(work)

@@ -140,6 +140,9 @@ def test_declared_labels_words_and_template(tmp_path):
     [
         (".csv", "text\nhello\n", r"train\.csv: no column 'label'; found \['text'\].*task\.json"),
         (".csv", "text,label\nhello,a\n,b\n", "line 3: the field 'text' is empty"),
+        (".csv", "text,label\n\nhello,a\n\n,b\n", "line 5: the field 'text' is empty"),
+        (".tsv", "text\tlabel\nhello\ta\n\tb\n", "line 3: the field 'text' is empty"),
+        (".csv", "text\n\nhello\n", "no column 'label'"),
         (".csv", "text,label\nhello,a\nbye,\n", "line 3: the field 'label' is empty"),
         (".csv", "text,label\nhello, you,a\n", "line 2: 3 fields, but the header has 2.*quotation marks"),
         (".csv", 'text,label\n"hello,a\n', "line 2: unexpected end of data"),

@@ -40,6 +40,7 @@ def separated(lines: Iterable[str], where: str, kind: str) -> Records:
     """Rows of text with a header, .csv or .tsv, one at a time; a row of another width is refused.
 
     Tab-separated text has no quoting: a quotation mark is a character like any other, so no row can swallow the next.
+    Under a header of one column an empty line is a row with an empty field; under a longer one it is no row.
     """
     csv.field_size_limit(LONGEST_FIELD)
     form = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind == ".tsv" else dict(delimiter=",", strict=True)
@@ -49,6 +50,8 @@ def separated(lines: Iterable[str], where: str, kind: str) -> Records:
         if len(set(header)) < len(header):
             raise UserError(f"{where}: the header names a column twice: {header}.")
         for row in reader:
+            if not row and len(header) == 1:
+                row = [""]
             if not row:
                 continue
             if len(row) != len(header):
