@@ -298,6 +298,26 @@ def test_rows_keep_their_fields_whatever_those_hold(work, tmp_path, capsys):
     assert b'\n"one\rtwo","1",' in (tmp_path / "out.csv").read_bytes()
 
 
+def test_a_task_in_free_text_leaves_the_checkpoints_own(work, tmp_path, capsys):
+    """As a loop of one's own may name it; the prompt is then the checkpoint's, and where that has none it is told."""
+    source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in sentences("d90", "valid", 4)])
+    tuned = ctsft.HeadDelta.load(work / "delta")
+    answers = []
+    for name, about in (("free", tuned.about | {"task": "topics"}), ("told", tuned.about)):
+        replace(tuned, about=about).save(tmp_path / name)
+        answers.append(run(capsys, "predict", "--model", work / "theta1", "--delta", tmp_path / name, "--input", source))
+    assert answers[0] == answers[1]
+    data = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90"]
+    assert "with delta: accuracy" in run(
+        capsys, "evaluate", "--model", work / "theta1", "--delta", tmp_path / "free", *data
+    )
+    merged = tmp_path / "merged"
+    run(capsys, "merge", "--model", work / "theta1", "--delta", tmp_path / "free", "--output", merged)
+    with pytest.raises(SystemExit):
+        main(["predict", "--model", str(merged), "--input", str(source)])
+    assert "neither a delta nor the checkpoint says which labels to give" in capsys.readouterr().err
+
+
 def test_another_prompt_than_that_of_the_tuning_is_told(work, tmp_path, capsys):
     data = ["--task", "topics", "--data-dir", work / "data"]
     words = ["--label-words", *label_words()[1:], label_words()[0]]
