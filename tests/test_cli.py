@@ -303,9 +303,10 @@ def test_a_task_in_free_text_leaves_the_checkpoints_own(work, tmp_path, capsys):
     source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in sentences("d90", "valid", 4)])
     tuned = ctsft.HeadDelta.load(work / "delta")
     answers = []
+    asked = ["predict", "--model", work / "theta1", "--input", source, "--delta"]
     for name, about in (("free", tuned.about | {"task": "topics"}), ("told", tuned.about)):
         replace(tuned, about=about).save(tmp_path / name)
-        answers.append(run(capsys, "predict", "--model", work / "theta1", "--delta", tmp_path / name, "--input", source))
+        answers.append(run(capsys, *asked, tmp_path / name))
     assert answers[0] == answers[1]
     data = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90"]
     assert "with delta: accuracy" in run(
