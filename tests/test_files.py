@@ -194,6 +194,12 @@ def test_faulty_files_are_named_by_line(tmp_path, kind, content, message):
         ({"label_words": {"maybe": " m"}}, "names 'maybe'"),
         ({"labels": ["yes", "no", "maybe"]}, "no row has the label 'maybe'"),
         ({"labels": ["yes", "nope"]}, "line 3: unknown label 'no'"),
+        ({"labels": ["é", "e\u0301"]}, "'labels' must be a list of different strings"),
+        ({"template": "{text} \ud83d:"}, r"task\.json: half of a character"),
+        ({"label_words": {"no": " \udc00"}}, r"task\.json: half of a character"),
+        ({"columns": {"text": "text", "label": "text"}}, "'text' cannot be both the text and the label"),
+        ({"columns": {"text": "label"}}, "'label' cannot be both the text and the label"),
+        ({"columns": {"pair": "text"}}, "'text' cannot be both the text and the pair"),
     ],
 )
 def test_faulty_declarations_are_refused_with_what_is_valid(tmp_path, declared, message):
@@ -202,11 +208,21 @@ def test_faulty_declarations_are_refused_with_what_is_valid(tmp_path, declared, 
         get_task("mine", data).load("x", "train", data)
 
 
-def test_a_declaration_that_is_not_json_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "not JSON"), (b"[" * 10**5, "not JSON"), (b'{"template": "\xff"}', "line 1: not UTF-8")],
+)
+def test_a_declaration_that_is_not_json_is_named(tmp_path, content, message):
     data = folder_of(tmp_path, ".csv")
-    (data / "mine" / "task.json").write_text("{")
-    with pytest.raises(UserError, match=r"task\.json is not JSON"):
+    (data / "mine" / "task.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"task\.json.*{message}"):
         get_task("mine", data)
+
+
+def test_a_premise_may_be_the_group_of_its_rows(tmp_path):
+    rows = [{"premise": f"p{i // 2}", "hypothesis": f"h{i}", "label": "ab"[i % 2]} for i in range(4)]
+    data = folder_of(tmp_path, ".jsonl", rows, columns={"group": "premise"})
+    assert [e.group for e in get_task("mine", data).load("x", "train", data).examples] == ["p0", "p0", "p1", "p1"]
 
 
 def test_missing_and_doubled_files_are_named(tmp_path):

@@ -17,20 +17,24 @@ LONGEST_FIELD = 2**24  # characters; the csv module's own limit of 131,072 is sh
 NAMES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 
 
+def parsed(text: str, where: str, expected: str) -> object:
+    """The JSON value of a text; UserError for what is none, or holds half of a character, which no file could keep."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half of a character (a lone surrogate), as of a cut emoji.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}). {expected}") from error
+    return value
+
+
 def json_lines(lines: Iterable[str], where: str, kind: str = ".jsonl") -> Records:
     """One object a line; empty lines are passed over."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-            json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{where}, line {number}: half of a character (a lone surrogate), as of a cut emoji."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}, line {number}: not JSON ({error}). One object a line is expected.") from error
+        record = parsed(line, f"{where}, line {number}", "One object a line is expected.")
         if not isinstance(record, dict):
             raise UserError(f"{where}, line {number}: expected an object with text and label.")
         yield number, record
