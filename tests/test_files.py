@@ -323,6 +323,13 @@ def test_near_duplicates_between_source_and_target_are_told():
     assert finding.startswith("1 of 121 test rows of tgt are nearly equal to train rows of src (row 'tgt_test-120'")
 
 
+def test_source_test_rows_that_are_trained_on_in_the_target_are_told():
+    source = clean("src")["src_test"]
+    [finding] = told(tgt_train=[*clean("tgt")["tgt_train"], (source[3][0] + " !", 0)])
+    assert finding.startswith("1 of 61 train rows of tgt are nearly equal to test rows of src (row 'tgt_train-60'")
+    assert "kept of the source" in finding
+
+
 def test_imbalance_and_scarce_labels_and_few_test_rows_are_told():
     train = [*clean("src")["src_train"][:40:3], *clean("src")["src_train"][1::3], ("one of the last", 2)]
     found = told(src_train=train)
