@@ -243,6 +243,18 @@ def test_a_row_without_a_text_keeps_its_place_and_is_told(work, tmp_path, capsys
     assert "1 rows have no text and got no label (lines 3)" in err
 
 
+@pytest.mark.parametrize("kind", [".csv", ".tsv"])
+def test_an_empty_line_under_one_column_is_a_row_without_a_text(work, tmp_path, capsys, kind):
+    one, three = (row["text"] for row in sentences("d90", "valid", 2))
+    source = tmp_path / f"in{kind}"
+    source.write_text(f"text\n{one}\n\n{three}\n")
+    main(["predict", "--model", str(work / "theta1"), "--delta", str(work / "delta"), "--input", str(source)])
+    out, err = capsys.readouterr()
+    found = list(csv.DictReader(io.StringIO(out)))
+    assert [(row["text"], bool(row["label"])) for row in found] == [(one, True), ("", False), (three, True)]
+    assert "1 rows have no text and got no label (lines 3)" in err
+
+
 def test_chunks_change_no_answer(work):
     rows = [(i, {"text": row["text"]}) for i, row in enumerate(sentences("d90", "valid", 23))]
     labeller = labeller_of(work)
@@ -284,6 +296,27 @@ def test_rows_keep_their_fields_whatever_those_hold(work, tmp_path, capsys):
         "--output", tmp_path / "out.csv")  # fmt: skip
     assert [(row["text"], row["n"]) for row in read_csv(tmp_path / "out.csv")] == [("one\rtwo", "1"), ("three", "2")]
     assert b'\n"one\rtwo","1",' in (tmp_path / "out.csv").read_bytes()
+
+
+def test_a_task_in_free_text_leaves_the_checkpoints_own(work, tmp_path, capsys):
+    """As a loop of one's own may name it; the prompt is then the checkpoint's, and where that has none it is told."""
+    source = with_texts(tmp_path / "in.csv", [{"text": row["text"]} for row in sentences("d90", "valid", 4)])
+    tuned = ctsft.HeadDelta.load(work / "delta")
+    answers = []
+    asked = ["predict", "--model", work / "theta1", "--input", source, "--delta"]
+    for name, about in (("free", tuned.about | {"task": "topics"}), ("told", tuned.about)):
+        replace(tuned, about=about).save(tmp_path / name)
+        answers.append(run(capsys, *asked, tmp_path / name))
+    assert answers[0] == answers[1]
+    data = ["--task", "topics", "--data-dir", work / "data", "--label-words", *label_words(), "--language", "d90"]
+    assert "with delta: accuracy" in run(
+        capsys, "evaluate", "--model", work / "theta1", "--delta", tmp_path / "free", *data
+    )
+    merged = tmp_path / "merged"
+    run(capsys, "merge", "--model", work / "theta1", "--delta", tmp_path / "free", "--output", merged)
+    with pytest.raises(SystemExit):
+        main(["predict", "--model", str(merged), "--input", str(source)])
+    assert "neither a delta nor the checkpoint says which labels to give" in capsys.readouterr().err
 
 
 def test_another_prompt_than_that_of_the_tuning_is_told(work, tmp_path, capsys):

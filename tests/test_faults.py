@@ -243,20 +243,26 @@ def server(answer: bytes):
 def test_a_hub_that_never_answers_is_given_up(tmp_path):
     code = (
         "from ctsft.errors import UserError\nfrom ctsft.models.load import load_model\n"
-        "from ctsft.tasks.xnli import XNLI\n"
-        "for load in (lambda: load_model('someone/absent'), lambda: XNLI.load('english', 'test')):\n"
+        "from ctsft.heads import Slice\nfrom ctsft.tasks.xnli import XNLI\n"
+        "from ctsft.tuning.delta import HeadDelta\nfrom ctsft.tuning.share import pull, push\nimport sys, torch\n"
+        "HeadDelta('base', {Slice('weight', 0, 0, 1): torch.zeros(1)}).save(sys.argv[1])\n"
+        "for load in (lambda: load_model('someone/absent'), lambda: XNLI.load('english', 'test'),\n"
+        "             lambda: pull('someone/absent'), lambda: push(sys.argv[1], 'someone/absent')):\n"
         "    try: load()\n    except UserError as error: print(error)"
     )
     with server(b"") as address:
         hub = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_CACHE": str(tmp_path)}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=ENVIRONMENT | hub, capture_output=True, text=True, timeout=300, check=True
-        )
-    model, data = done.stdout.splitlines()
+            [sys.executable, "-c", code, tmp_path / "delta"],
+            env=ENVIRONMENT | hub, capture_output=True, text=True, timeout=300, check=True,
+        )  # fmt: skip
+    model, data, pulled, pushed = done.stdout.splitlines()
     assert model.startswith("cannot load the model 'someone/absent'")
     assert "--model" in model
     assert data.startswith("cannot download XNLI")
     assert "--data-dir" in data
+    assert pulled.startswith("cannot pull someone/absent: the hub does not answer")
+    assert pushed == "cannot push to someone/absent: the hub does not answer, or HF_HUB_OFFLINE is set."
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\nhalf", b"no HTTP\r\n\r\n"])

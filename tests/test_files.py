@@ -140,6 +140,9 @@ def test_declared_labels_words_and_template(tmp_path):
     [
         (".csv", "text\nhello\n", r"train\.csv: no column 'label'; found \['text'\].*task\.json"),
         (".csv", "text,label\nhello,a\n,b\n", "line 3: the field 'text' is empty"),
+        (".csv", "text,label\n\nhello,a\n\n,b\n", "line 5: the field 'text' is empty"),
+        (".tsv", "text\tlabel\nhello\ta\n\tb\n", "line 3: the field 'text' is empty"),
+        (".csv", "text\n\nhello\n", "no column 'label'"),
         (".csv", "text,label\nhello,a\nbye,\n", "line 3: the field 'label' is empty"),
         (".csv", "text,label\nhello, you,a\n", "line 2: 3 fields, but the header has 2.*quotation marks"),
         (".csv", 'text,label\n"hello,a\n', "line 2: unexpected end of data"),
@@ -191,6 +194,12 @@ def test_faulty_files_are_named_by_line(tmp_path, kind, content, message):
         ({"label_words": {"maybe": " m"}}, "names 'maybe'"),
         ({"labels": ["yes", "no", "maybe"]}, "no row has the label 'maybe'"),
         ({"labels": ["yes", "nope"]}, "line 3: unknown label 'no'"),
+        ({"labels": ["é", "e\u0301"]}, "'labels' must be a list of different strings"),
+        ({"template": "{text} \ud83d:"}, r"task\.json: half of a character"),
+        ({"label_words": {"no": " \udc00"}}, r"task\.json: half of a character"),
+        ({"columns": {"text": "text", "label": "text"}}, "'text' cannot be both the text and the label"),
+        ({"columns": {"text": "label"}}, "'label' cannot be both the text and the label"),
+        ({"columns": {"pair": "text"}}, "'text' cannot be both the text and the pair"),
     ],
 )
 def test_faulty_declarations_are_refused_with_what_is_valid(tmp_path, declared, message):
@@ -199,11 +208,21 @@ def test_faulty_declarations_are_refused_with_what_is_valid(tmp_path, declared, 
         get_task("mine", data).load("x", "train", data)
 
 
-def test_a_declaration_that_is_not_json_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "not JSON"), (b"[" * 10**5, "not JSON"), (b'{"template": "\xff"}', "line 1: not UTF-8")],
+)
+def test_a_declaration_that_is_not_json_is_named(tmp_path, content, message):
     data = folder_of(tmp_path, ".csv")
-    (data / "mine" / "task.json").write_text("{")
-    with pytest.raises(UserError, match=r"task\.json is not JSON"):
+    (data / "mine" / "task.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"task\.json.*{message}"):
         get_task("mine", data)
+
+
+def test_a_premise_may_be_the_group_of_its_rows(tmp_path):
+    rows = [{"premise": f"p{i // 2}", "hypothesis": f"h{i}", "label": "ab"[i % 2]} for i in range(4)]
+    data = folder_of(tmp_path, ".jsonl", rows, columns={"group": "premise"})
+    assert [e.group for e in get_task("mine", data).load("x", "train", data).examples] == ["p0", "p0", "p1", "p1"]
 
 
 def test_missing_and_doubled_files_are_named(tmp_path):
@@ -302,6 +321,13 @@ def test_near_duplicates_between_source_and_target_are_told():
     source = clean("src")["src_train"]
     [finding] = told(tgt_test=[*clean("tgt")["tgt_test"], (source[3][0] + " !", 0)])
     assert finding.startswith("1 of 121 test rows of tgt are nearly equal to train rows of src (row 'tgt_test-120'")
+
+
+def test_source_test_rows_that_are_trained_on_in_the_target_are_told():
+    source = clean("src")["src_test"]
+    [finding] = told(tgt_train=[*clean("tgt")["tgt_train"], (source[3][0] + " !", 0)])
+    assert finding.startswith("1 of 61 train rows of tgt are nearly equal to test rows of src (row 'tgt_train-60'")
+    assert "kept of the source" in finding
 
 
 def test_imbalance_and_scarce_labels_and_few_test_rows_are_told():

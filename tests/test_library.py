@@ -10,6 +10,7 @@ import typing
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -390,11 +391,16 @@ def test_an_upload_sends_the_two_files_and_a_refusal_is_told(delta, tmp_path, mo
 
     delta.save(tmp_path)
     monkeypatch.setattr(share, "HfApi", Api)
+    monkeypatch.setattr(share, "hub_answers", lambda: True)
     assert ctsft.push(tmp_path, "someone/topics", private=False) == "c0ffee"
     assert calls == [("someone/topics", False, True), ("someone/topics", ["README.md", "delta.safetensors"])]
-    monkeypatch.setattr(Api, "create_repo", lambda *a, **k: (_ for _ in ()).throw(OSError("no connection")))
-    with pytest.raises(UserError, match="cannot push to someone/topics: no connection"):
-        ctsft.push(tmp_path, "someone/topics")
+    for lost in (httpx2.ConnectError, httpx2.ReadTimeout, OSError):
+        monkeypatch.setattr(Api, "create_repo", lambda *a, lost=lost, **k: (_ for _ in ()).throw(lost("no connection")))
+        with pytest.raises(UserError, match="cannot push to someone/topics: no connection"):
+            ctsft.push(tmp_path, "someone/topics")
+        monkeypatch.setattr(share, "snapshot_download", Api.create_repo)
+        with pytest.raises(UserError, match="cannot pull someone/topics: no connection"):
+            ctsft.pull("someone/topics")
 
 
 # ---- loops of one's own --------------------------------------------------------------------------------------------

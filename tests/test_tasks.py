@@ -161,15 +161,31 @@ def test_real_nusax_has_the_published_rows(real_data):
     assert counts == [153, 96, 151]
 
 
-def test_too_few_rows_are_refused(tmp_path, real_data):
+def test_too_few_and_too_many_rows_are_refused(tmp_path, real_data):
     folder = tmp_path / "nusax_senti" / "javanese"
     folder.mkdir(parents=True)
     with (real_data / "nusax_senti" / "javanese" / "train.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    with (folder / "train.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows[:-1])
-    with pytest.raises(UserError, match="499 rows, but NusaX has 500"):
-        NUSAX.load("javanese", "train", tmp_path)
+    for written, found in ((rows[:-1], 499), ([*rows, ["one more", *rows[-1][1:]]], 501)):
+        with (folder / "train.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(written)
+        with pytest.raises(UserError, match=f"{found} rows, but NusaX has 500"):
+            NUSAX.load("javanese", "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"indonesian,javanese\nabu,awu\nkopi,\xff\n", r"javanese\.csv, line 3: not UTF-8"),
+        (b"indonesian,bali\nabu,awu\n", "the column 'javanese' is missing"),
+        (b"indonesian,javanese\nabu," + b"x" * 2**25, "line 2: not a line of a CSV file"),
+    ],
+)
+def test_faulty_lexicons_are_named_by_line(tmp_path, content, message):
+    (tmp_path / "nusax_lexicon").mkdir()
+    (tmp_path / "nusax_lexicon" / "javanese.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        NUSAX.dictionary("indonesian", "javanese", tmp_path)
 
 
 def test_long_prompts_lose_text_and_keep_the_label_field(tokenizer):

@@ -42,7 +42,7 @@ class Predict:
 
     def run(self) -> None:
         from ctsft.prediction import Labeller, Voice
-        from ctsft.tasks.form import task_of
+        from ctsft.tasks.form import task_of, told_form
         from ctsft.tuning.share import about_checkpoint
 
         if self.output != "-":
@@ -50,12 +50,12 @@ class Predict:
         delta = load_delta(self.delta) if self.delta else None
         loaded = self.using.load()
         checkpoint = about_checkpoint(self.using.model)
+        about = delta.about if delta else checkpoint
         # A delta that was made in a loop of one's own may say nothing of the task that the checkpoint was tuned on.
-        asked = {"task": checkpoint["task"]} if "task" in checkpoint else {}
-        about = asked | delta.about if delta else checkpoint
-        if "task" not in about:
+        form = told_form(about) or told_form(checkpoint)
+        if not form:
             raise UserError("neither a delta nor the checkpoint says which labels to give: tune with `ctsft tune`.")
-        task = task_of(about["task"])
+        task = task_of(form)
         self._check_pair(task)
         longest = self.using.longest(about, checkpoint)
         voices = [Voice("", delta, _temperature(about, "the answers"), longest)]

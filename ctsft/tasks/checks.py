@@ -117,14 +117,17 @@ def _balance(task: Task, language: str, rows: Mapping[Split, Sequence[Example]],
 
 
 def _near(source: str, target: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
-    """Source rows and target test rows that are all but the same text: not translated, or the same language."""
+    """Source rows and target rows that are all but the same text: not translated, or the same language."""
     found = []
-    for left, right in (("train", "test"), ("train", "train")):
+    for left, right, harm in (
+        ("train", "test", "a model that knows the source knows them"),
+        ("train", "train", "they teach nothing new"),
+        ("test", "train", "what is kept of the source would be measured on what was trained on"),
+    ):
         pairs = near_duplicates([normal(e) for e in rows[source, left]], [normal(e) for e in rows[target, right]])
         if pairs:
             one, other = rows[source, left][pairs[0][0]], rows[target, right][pairs[0][1]]
             n = len({b for _, b in pairs})
-            harm = "a model that knows the source knows them" if right == "test" else "they teach nothing new"
             found.append(
                 f"{n} of {len(rows[target, right])} {right} rows of {target} are nearly equal to {left} rows of "
                 f"{source} (row '{other.id}' and '{one.id}'); {harm}."

@@ -10,11 +10,13 @@ import urllib.request
 from pathlib import Path
 
 from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
 
 from ctsft.errors import UserError
 from ctsft.storage import write_atomic
 
 TIMEOUT = 60  # seconds without a byte
+HUB_ERRORS = (OSError, HTTPError)  # refusals of the hub are both; a lost connection is its client's HTTPError alone
 
 
 def hub_answers() -> bool:

@@ -12,7 +12,6 @@ used is an error that names its file and line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -21,7 +20,8 @@ from string import Formatter
 from typing import Literal
 
 from ctsft.errors import UserError
-from ctsft.tasks.formats import holds_rows
+from ctsft.tasks.download import decode
+from ctsft.tasks.formats import holds_rows, parsed
 from ctsft.tasks.tables import COLUMNS, Table, normal_label
 from ctsft.tasks.task import Rows, Task
 
@@ -54,16 +54,17 @@ class Declaration:
         if not path.is_file():
             return cls()
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not JSON: {error}.") from error
+            text = decode(path.read_bytes(), str(path))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}.") from error
+        content = parsed(text, str(path), "One object is expected.")
         known = {entry.name: entry for entry in fields(cls)}
         if not isinstance(content, dict) or content.keys() - known.keys():
             odd = sorted(content.keys() - known.keys())[0] if isinstance(content, dict) else "no object"
             raise UserError(f"{path}: unknown key '{odd}'. Valid: {', '.join(known)}.")
         checks: dict[str, Callable[[object], bool]] = {
             "template": lambda v: isinstance(v, str),
-            "labels": lambda v: isinstance(v, list) and all(isinstance(i, str) for i in v) and len(set(v)) == len(v),
+            "labels": _is_list,
             "label_words": _is_table,
             "several_tokens": lambda v: v in ("refuse", "first"),
             "columns": lambda v: _is_table(v) and not v.keys() - COLUMNS.keys(),
@@ -81,6 +82,12 @@ class Declaration:
             if not checks[name](value):
                 raise UserError(f"{path}: '{name}' must be {expected.get(name, known[name].type)}, not {value!r}.")
         return cls(**content | ({"labels": tuple(content["labels"])} if "labels" in content else {}))
+
+
+def _is_list(value: object) -> bool:
+    """Different strings, whatever form their characters have."""
+    strings = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    return strings and len(set(map(normal_label, value))) == len(value)
 
 
 def _is_table(value: object) -> bool:

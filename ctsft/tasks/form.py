@@ -16,9 +16,15 @@ def form_of(task: Task) -> dict[str, object]:
     return {name: list(v) if isinstance(v := getattr(task, name), tuple) else v for name in FIELDS}
 
 
+def told_form(about: Mapping[str, object]) -> Mapping[str, object]:
+    """What a delta or checkpoint says of its task as `form_of` gives it; empty for nothing, or a name in free text."""
+    told = about.get("task")
+    return told if isinstance(told, Mapping) else {}
+
+
 def other_prompt(task: Task, about: Mapping[str, object]) -> str:
     """In what `task` asks otherwise than what was tuned on the task of its name (`about`); empty where in nothing."""
-    known, own = about.get("task", {}), form_of(task)
+    known, own = told_form(about), form_of(task)
     if not known or known.get("name") != task.name:
         return ""
     return "; ".join(

@@ -17,20 +17,24 @@ LONGEST_FIELD = 2**24  # characters; the csv module's own limit of 131,072 is sh
 NAMES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
 
 
+def parsed(text: str, where: str, expected: str) -> object:
+    """The JSON value of a text; UserError for what is none, or holds half of a character, which no file could keep."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half of a character (a lone surrogate), as of a cut emoji.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}). {expected}") from error
+    return value
+
+
 def json_lines(lines: Iterable[str], where: str, kind: str = ".jsonl") -> Records:
     """One object a line; empty lines are passed over."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-            json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{where}, line {number}: half of a character (a lone surrogate), as of a cut emoji."
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}, line {number}: not JSON ({error}). One object a line is expected.") from error
+        record = parsed(line, f"{where}, line {number}", "One object a line is expected.")
         if not isinstance(record, dict):
             raise UserError(f"{where}, line {number}: expected an object with text and label.")
         yield number, record
@@ -40,6 +44,7 @@ def separated(lines: Iterable[str], where: str, kind: str) -> Records:
     """Rows of text with a header, .csv or .tsv, one at a time; a row of another width is refused.
 
     Tab-separated text has no quoting: a quotation mark is a character like any other, so no row can swallow the next.
+    Under a header of one column an empty line is a row with an empty field; under a longer one it is no row.
     """
     csv.field_size_limit(LONGEST_FIELD)
     form = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if kind == ".tsv" else dict(delimiter=",", strict=True)
@@ -49,6 +54,8 @@ def separated(lines: Iterable[str], where: str, kind: str) -> Records:
         if len(set(header)) < len(header):
             raise UserError(f"{where}: the header names a column twice: {header}.")
         for row in reader:
+            if not row and len(header) == 1:
+                row = [""]
             if not row:
                 continue
             if len(row) != len(header):

@@ -30,7 +30,7 @@ def parse_csv(content: str, where: str, labels: tuple[str, ...]) -> tuple[Exampl
     try:
         return tuple(_examples(reader, where, labels))
     except csv.Error as error:
-        raise UserError(f"{where}, line {reader.line_num}: not a line of a CSV file ({error}).") from error
+        raise UserError(f"{where}, line {reader.reader.line_num}: not a line of a CSV file ({error}).") from error
 
 
 def _examples(reader: csv.DictReader, where: str, labels: tuple[str, ...]) -> Iterator[Example]:
@@ -61,7 +61,7 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
         )
     content = path.read_bytes()
     examples = parse_csv(decode(content, str(path)), str(path), LABELS)
-    if len(examples) < ROWS[split]:
+    if len(examples) != ROWS[split]:
         raise UserError(f"{path}: {len(examples)} rows, but NusaX has {ROWS[split]} in {split}. Fetch the file again.")
     return Rows(language, split, examples, hashlib.sha256(content).hexdigest())
 
@@ -79,12 +79,14 @@ def dictionary(source: str, target: str, data_dir: Path | None) -> dict[str, tup
             f"no file {path}. The arms with a lexicon need nusax_lexicon/<language>.csv in --data-dir, as published at "
             f"github.com/IndoNLP/nusax in datasets/lexicon (commit {COMMIT[:7]}). Leave those arms out, or fetch it."
         )
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.StringIO(decode(path.read_bytes(), str(path)), newline=""))
+    try:
         missing = {source, target} - set(reader.fieldnames or ())
         if missing:
             raise UserError(f"{path}: the column '{sorted(missing)[0]}' is missing; found {reader.fieldnames}.")
         pairs = [((row[source] or "").strip().lower(), (row[target] or "").strip().lower()) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.reader.line_num}: not a line of a CSV file ({error}).") from error
     found: dict[str, dict[str, None]] = {}
     for word, translation in pairs:
         if word and translation and " " not in word:

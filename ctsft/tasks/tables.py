@@ -22,6 +22,7 @@ COLUMNS = {
     "group": ("group",),
 }
 REQUIRED = ("text", "label")
+APART = ("text", "pair", "label")  # a column has one of these roles; an id or a group may be read off any, as a premise
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,13 @@ def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: s
             raise UserError(
                 f"{where}: no column '{candidates[0] if candidates else name}'; found {list(record)}. "
                 f'Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
+            )
+    roles: dict[str, str] = {}
+    for name in APART:
+        if name in chosen and (other := roles.setdefault(chosen[name], name)) != name:
+            raise UserError(
+                f"{where}: the column '{chosen[name]}' cannot be both the {other} and the {name}. Mend \"columns\" in "
+                "task.json."
             )
     return chosen
 

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import hub_answers
+from ctsft.tasks.download import HUB_ERRORS, hub_answers
 from ctsft.tasks.task import Example, Rows, Task
 
 REPOSITORY, REVISION = "facebook/xnli", "b8dd5d7af51114dbda02c0e3f6133f332186418e"
@@ -112,7 +111,7 @@ def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
         offline = not hub_answers()
         path = hf_hub_download(REPOSITORY, name, repo_type="dataset", revision=REVISION, local_files_only=offline)
         content = Path(path).read_bytes()
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except HUB_ERRORS as error:
         raise UserError(
             f"cannot download XNLI ({REPOSITORY}, {name}): {str(error).splitlines()[0]} Give a folder that holds xnli/ "
             "with --data-dir (or CTSFT_DATA_DIR), and a local model with --model."

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from ctsft.errors import UserError
 from ctsft.models.load import Loaded
 from ctsft.storage import write_json
+from ctsft.tasks.download import HUB_ERRORS, hub_answers
 from ctsft.tuning.delta import FILE, HeadDelta
 
 if TYPE_CHECKING:
@@ -69,11 +70,13 @@ def push(folder: str | Path, repository: str, *, hub: str | Path | None = None, 
     HeadDelta.load(Path(folder))  # nothing that could not be read again leaves the machine
     if hub is not None:
         return _into_folder(Path(folder), repository, Path(hub))
+    if not hub_answers():
+        raise UserError(f"cannot push to {repository}: the hub does not answer, or HF_HUB_OFFLINE is set.")
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(folder_path=folder, repo_id=repository, allow_patterns=[FILE, "README.md"])
-    except (HfHubHTTPError, OSError) as error:
+    except HUB_ERRORS as error:
         raise UserError(f"cannot push to {repository}: {str(error).splitlines()[0]}") from error
     return done.oid
 
@@ -81,7 +84,8 @@ def push(folder: str | Path, repository: str, *, hub: str | Path | None = None, 
 def pull(repository: str, *, revision: str | None = None, hub: str | Path | None = None) -> HeadDelta:
     """The delta of a hub repository, at `revision` (a commit, tag or branch; the newest without one).
 
-    `hub` is a folder in the layout of the hub's cache; then nothing is downloaded.
+    `hub` is a folder in the layout of the hub's cache; then nothing is downloaded. A hub that does not answer leaves
+    what was pulled before.
     """
     _checked(repository)
     try:
@@ -89,10 +93,13 @@ def pull(repository: str, *, revision: str | None = None, hub: str | Path | None
             repository,
             revision=revision,
             cache_dir=hub,
-            local_files_only=hub is not None,
+            local_files_only=hub is not None or not hub_answers(),
             allow_patterns=[FILE, "README.md"],
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except LocalEntryNotFoundError as error:
+        silent = "the hub does not answer, or HF_HUB_OFFLINE is set, and it was not pulled before"
+        raise UserError(f"cannot pull {repository}: {silent if hub is None else f'it is not in {hub}'}.") from error
+    except (*HUB_ERRORS, ValueError) as error:
         raise UserError(f"cannot pull {repository}: {str(error).splitlines()[0]}") from error
     return HeadDelta.load(Path(folder))
 
