@@ -12,8 +12,9 @@ import pytest
 
 from ctsft.report import baseline_claims as module
 from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
-from ctsft.report.choosing import ODYSSEY, at_validated_rate
+from ctsft.report.choosing import ODYSSEY, at_one_rate, at_validated_rate
 from ctsft.report.claims_page import claims_page
+from ctsft.report.fair import at_common_rates, rates_by_seed
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
@@ -160,7 +161,8 @@ def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path
         assert (found["answers"].max() == 0) == (theta1 == "other")
 
 
-def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, tmp_path):
+def test_variants_are_never_picked(without, tmp_path):
+    """Not even where validation prefers them: an arm with three strengths would have three times as many tries."""
     folder = Path(shutil.copytree(without.folder, tmp_path / "demo"))
     row = next(row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] == "full")
     made = [
@@ -171,7 +173,10 @@ def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, t
     rows = Results.read(folder).rows
     rows = rows[rows["arm"] == "l2sp"]
     assert len(rows) == 3
-    assert at_validated_rate(rows)["cell"].tolist() == [made[1]["cell"]]
+    for found in (at_validated_rate(rows), at_one_rate(rows), at_common_rates(rows, ("l2sp", "full"))):
+        assert found["cell"].tolist() == [made[0]["cell"]]
+    higher = rows["lr"].where(rows["variant"].isna(), 0.5)
+    assert rates_by_seed(rows, rows.assign(lr=higher)) == {int(row["seed"]): {float(row["lr"])}}
 
 
 def test_thresholds_are_the_same_both_ways():
@@ -184,9 +189,12 @@ def test_thresholds_are_the_same_both_ways():
     assert verdicts in ({"supported", "contradicted"}, {"undecided"})
 
 
-def test_a_penalty_that_chose_from_more_models_says_so():
+def test_a_penalty_is_judged_at_one_strength_and_says_how_many_were_tried():
     rows = odyssey_results(DEMO).rows
-    told = {claim: module.by_arms(claim, ASKED[claim], rows).data for claim in ("B3", "B4", "B9")}
-    assert told["B3"].endswith("; ewc chose from 9 models, full from 3")
-    assert "models" not in told["B4"]  # as many
-    assert "models" not in told["B9"]  # n-grams have no rate
+    alone = rows[rows["variant"].isna()]
+    for claim in ("B3", "B16", "B17", "B19"):
+        several, one = (module.by_arms(claim, ASKED[claim], some) for some in (rows, alone))
+        assert several.number == one.number
+        assert "(3 were tried, and none was picked)" in several.data
+        assert "(no other was tried)" in one.data
+    assert "strength" not in module.by_arms("B4", ASKED["B4"], rows).data

@@ -192,7 +192,7 @@ def test_a_rate_is_preferred_as_the_tables_prefer_it():
         "other seed": same | {"seed": "y", "arm": "full", "lr": "0.01", "valid_accuracy": "0.1"},
         "without": same | {"arm": "zero_shot", "lr": "", "valid_accuracy": "0.1"},
     }
-    assert preferred(rows, (1e-3, 1e-2)) == {"low", "strong", "other seed", "without"}
+    assert preferred(rows, (1e-3, 1e-2)) == {"low", "weak", "other seed", "without"}  # the arm's own strength
     assert "best of all" in preferred(rows, (1e-3, 1e-2, 1e-1))
 
 
@@ -312,9 +312,13 @@ def test_the_table_has_a_line_for_every_arm_and_gaps_for_what_is_not_known(resul
 
 def test_every_rate_that_was_tried_has_its_line():
     results = odyssey_results(Path(__file__).parents[1] / "results" / "demo")
+    penalties = results.only(results.rows["arm"] == "ewc")
     results = results.only(results.rows["arm"].isin(["full", "lora", "norm_only", "ngrams"]))
     rates = rate_cells(results)
     assert len(rates) == 3 * 3
+    strengths = rate_cells(penalties)
+    assert len(strengths) == 3 * 3
+    assert set(strengths["arm"]) == {"ewc", "ewc_0.1", "ewc_10"}
     assert rate_cells(results.only(results.rows["arm"] == "ngrams")).empty
     for (target, n, arm), lines in rates.groupby(["target", "n", "arm"]):
         own = pick(results.rows, target=target, n_target=n, arm=arm)

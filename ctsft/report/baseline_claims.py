@@ -6,6 +6,7 @@ else undecided; *not run* where its rows are missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -92,6 +93,7 @@ BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     """`tried`: the rows of script 06, at every rate; those that both arms had on a target and seed count."""
     keys = ("target",) if asked.second == "zero_shot" else SAME  # which has no target rows
+    strengths = _strengths_told((asked.first, asked.second), tried)
     tried = at_papers_share(at_common_rates(tried, (asked.first, asked.second)))
     rows = at_validated_rate(tried)
     pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, tried)
@@ -104,7 +106,7 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     told += [", ".join(f"{target} {alone}" for target, alone in each.items())] if len(each) > 1 else []
     told += [in_macro_f1(pairs)] if asked.of == TARGET else []
     number = "; ".join([*told, *_at_each_rate(asked, tried, keys)])
-    data = ground(pairs, tried) + _more_tries(_of_arm(tried, asked.first), _of_arm(tried, asked.second))
+    data = f"{ground(pairs, tried)}{strengths}"
     return Judgement(claim, _verdict(value, asked.threshold), number, data)
 
 
@@ -113,20 +115,22 @@ def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> li
     rates = [set(_of_arm(tried, arm)["lr"].dropna()) for arm in (asked.first, asked.second)]
     told = []
     for rate in sorted(set.intersection(*rates)):
-        rows = at_validated_rate(tried[tried["lr"] == rate])  # what is left to choose is a penalty's strength
+        rows = tried[tried["lr"] == rate]
         pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, rows)
         told += [f"{rate_text(rate)} {change(pooled(pairs, asked.of))}"] if pairs else []
     return [f"with both at the same rate {', '.join(told)}"] if len(told) > 1 else []
 
 
-def _more_tries(first: pd.DataFrame, second: pd.DataFrame) -> str:
-    """What is said where one arm chose from more models than the other on a seed: a penalty has strengths too."""
-    one, other = (
-        side[side["lr"].notna()].groupby(["target", "n_target", "seed"]).size().max() for side in (first, second)
-    )
-    if one == other or pd.isna(one) or pd.isna(other):
-        return ""
-    return f"; {first['arm'].iloc[0]} chose from {one} models, {second['arm'].iloc[0]} from {other}"
+def _strengths_told(arms: Sequence[str], rows: pd.DataFrame) -> str:
+    """At which strength the penalties among `arms` are judged, and how many `rows` have; empty of others."""
+    told = ""
+    for arm in arms:
+        strength = getattr(ARMS[arm].gradient_rule, "strength", None)
+        if strength is not None:
+            tried = 1 + pick(rows, arm=arm)["variant"].nunique()
+            beside = f"{tried} were tried, and none was picked" if tried > 1 else "no other was tried"
+            told += f"; {arm} at the strength {strength:g} that was set in advance ({beside})"
+    return told
 
 
 def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:

@@ -35,9 +35,9 @@ GAP_TO_TRAINING = 0.15
 class Outcome:
     """One arm on one target with n rows. Changes are after minus theta1, paired; None where nothing was measured.
 
-    `tries`: how many models a seed's validation split has chosen from (learning rates, strengths), at most. `rates`:
-    those that were tried on any seed, in rising order; `fewest`: how many on the seed that has fewest; `chosen`: the
-    one of every seed, in rising order. Empty without a rate.
+    `tries`: how many models a seed's validation split has chosen from (learning rates; regularisations of n-grams), at
+    most. `rates`: those that were tried on any seed, in rising order; `fewest`: how many on the seed that has fewest;
+    `chosen`: the one of every seed, in rising order. Empty without a rate.
     """
 
     target: str
