@@ -21,11 +21,12 @@ from ctsft.errors import UserError
 from ctsft.evaluation import predict
 from ctsft.heads import Head
 from ctsft.models.load import weight_hash
+from ctsft.report import stability
 from ctsft.report.faithful_tables import faithfulness
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
 from ctsft.report.paying import paying
 from ctsft.report.rows import Results
-from ctsft.report.stability import stability_cells
+from ctsft.report.stability import Overlap, settled_text, stability_cells
 from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
@@ -279,6 +280,20 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
         assert lines.loc[arm, "needed"] == pytest.approx(1 - without)
     told = stability_cells(again).set_index("scores")
     assert told.loc["theta1 again on another machine, against the first", "pairs"] == 1
+
+
+def test_circuits_that_ties_by_index_filled_are_no_proof_of_stability(monkeypatch):
+    """Their heads are the model's first, whatever the scores say: the top tenth decides, which scores alone choose."""
+    found = Faithfulness.read(DEMO)
+    alike = {6: ([Overlap(1.0, 0.5, 0.5)], []), 48: ([Overlap(1.0, 0.9, 0.9)], [])}
+    monkeypatch.setattr(stability, "by_rows", lambda _: alike)
+    assert settled_text(found).startswith("From 6 rows on, circuits share")
+    by_index = replace(found, maps=[replace(m, ties="index") for m in found.maps])
+    told = settled_text(by_index)
+    assert told.startswith("Ties by index filled")
+    assert "From 48 rows on, the top tenths by score share" in told
+    monkeypatch.setattr(stability, "by_rows", lambda _: {6: alike[6]})
+    assert "There is no number of rows" in settled_text(by_index)
 
 
 def test_a_start_of_other_settings_is_no_other_machine(config, found):
