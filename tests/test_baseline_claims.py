@@ -136,6 +136,7 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
 def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict):
     chains = [
         dict(arm=arm, depth=depth, generation=generation, right=share(right).astype(bool), label_entropy=1.5)
+        | dict.fromkeys(("predictions", "source_predictions"), f"p{generation}")
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
         for generation, right in enumerate((0.7, last))
     ]
@@ -147,6 +148,30 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
     begun = rows[(rows["arm"] == "full") | (rows["generation"] == 0)].assign(seed=777)
     assert module.by_generations("B6", ASKED["B6"], pd.concat([rows, begun])) == judged
     assert module.by_generations("B6", ASKED["B6"], begun).verdict == "not run"
+
+
+def test_decay_of_chains_that_repeat_generation_1_is_told_as_one_step():
+    def judged(answers: str) -> str:
+        """Of chains whose generations give these answers; the last two are right less often than the first."""
+        chains = [
+            dict(arm=arm, depth=depth, generation=number, right=share(0.5 if number else 0.7).astype(bool))
+            | dict.fromkeys(("predictions", "source_predictions"), f"p{answer}")
+            for arm, depth in (("circuit", 2), ("full", None))
+            for number, answer in enumerate(answers)
+        ]
+        about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
+        rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, label_entropy=1.5)
+        rows["gold"] = [np.ones(400, int)] * len(rows)
+        return module.by_generations("B6", ASKED["B6"], rows).number
+
+    once = judged("0111")
+    assert "in 2 of 2 chains all later generations equal an earlier one in every answer (generation 1 in 2)" in once
+    assert once.endswith("no decay over generations")
+    later = judged("0122")
+    assert "(generation 2 in 2)" in later
+    assert "one step" not in later
+    assert "in none of 2 chains do generations repeat one another" in judged("0123")
+    assert "in none of 2 chains" in judged("0121")  # the last differs
 
 
 def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path):

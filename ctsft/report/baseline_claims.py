@@ -21,7 +21,15 @@ from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, i
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import change, rate_text
 from ctsft.report.rows import Results
-from ctsft.report.self_training import fate, on_the_first_ground, read_self_training, stacked
+from ctsft.report.self_training import (
+    ONE_STEP,
+    fate,
+    on_the_first_ground,
+    one_step,
+    read_self_training,
+    resting_told,
+    stacked,
+)
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import pick
 from ctsft.tuning.arms import ARMS
@@ -146,7 +154,9 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
         return not_run(claim, missing)
     sides = [side[side["seed"].isin(common)] for side in sides]
     value = paired_difference(*(_lost(side) for side in sides))
-    told = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
+    both = pd.concat(sides)
+    told = "; ".join([*(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides), resting_told(both)])
+    told += f". {ONE_STEP}" if one_step(both) else ""
     number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {told}"
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))

@@ -22,7 +22,15 @@ from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import outcomes
 from ctsft.report.render import GAP, change, fraction, markdown
 from ctsft.report.rows import Results
-from ctsft.report.self_training import KEYS, against_first, fate, read_self_training
+from ctsft.report.self_training import (
+    KEYS,
+    ONE_STEP,
+    against_first,
+    fate,
+    one_step,
+    read_self_training,
+    resting_told,
+)
 from ctsft.report.transfer import about, pick
 from ctsft.tuning.arms import ARMS
 
@@ -80,9 +88,10 @@ def own_labels(folder: Path) -> list[str]:
         lines.append(
             f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} human rows and "
             f"{setting['unlabelled']} unlabelled rows, {kept} ({setting['dtype']}): "
-            f"{fate(chain)}; generation {last} minus generation 0: {change(against_first(chain, last))}."
+            f"{fate(chain)}; generation {last} minus generation 0: {change(against_first(chain, last))}; "
+            f"{resting_told(chain)}."
         )
-    return lines
+    return [*lines, f"- Of all: {resting_told(rows)}.{f' {ONE_STEP}.' if one_step(rows) else ''}"]
 
 
 def odyssey_page(folders: Sequence[Results]) -> str:
