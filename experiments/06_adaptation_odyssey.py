@@ -5,10 +5,10 @@
     python experiments/06_adaptation_odyssey.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Every arm, the fair baselines too, at the learning rate that the target's validation split prefers of the same few.
-All have as many tries, but for the demo's two penalties, which have three strengths each. Beside accuracy on target,
-source and related tests: bits per byte of held-out text, calibration, and whether a name or a group word in front of
-a text changes the answer; measured at the rate that is preferred alone. Rows that another script wrote in the same
-output folder are kept; such a cell is tuned again only to be measured.
+All have as many tries: the demo also runs two penalties at other strengths, which nothing is chosen from. Beside
+accuracy on target, source and related tests: bits per byte of held-out text, calibration, and whether a name or a group
+word in front of a text changes the answer; measured at the rate that is preferred alone. Rows that another script wrote
+in the same output folder are kept; such a cell is tuned again only to be measured.
 
 For your own language pair, copy this file and change task, source, targets, bystanders and data_dir below.
 """

@@ -12,8 +12,9 @@ import pytest
 
 from ctsft.report import baseline_claims as module
 from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
-from ctsft.report.choosing import ODYSSEY, at_validated_rate
+from ctsft.report.choosing import ODYSSEY, at_one_rate, at_validated_rate
 from ctsft.report.claims_page import claims_page
+from ctsft.report.fair import at_common_rates, rates_by_seed
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
@@ -135,6 +136,7 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
 def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict):
     chains = [
         dict(arm=arm, depth=depth, generation=generation, right=share(right).astype(bool), label_entropy=1.5)
+        | dict.fromkeys(("predictions", "source_predictions"), f"p{generation}")
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
         for generation, right in enumerate((0.7, last))
     ]
@@ -146,6 +148,30 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
     begun = rows[(rows["arm"] == "full") | (rows["generation"] == 0)].assign(seed=777)
     assert module.by_generations("B6", ASKED["B6"], pd.concat([rows, begun])) == judged
     assert module.by_generations("B6", ASKED["B6"], begun).verdict == "not run"
+
+
+def test_decay_of_chains_that_repeat_generation_1_is_told_as_one_step():
+    def judged(answers: str) -> str:
+        """Of chains whose generations give these answers; the last two are right less often than the first."""
+        chains = [
+            dict(arm=arm, depth=depth, generation=number, right=share(0.5 if number else 0.7).astype(bool))
+            | dict.fromkeys(("predictions", "source_predictions"), f"p{answer}")
+            for arm, depth in (("circuit", 2), ("full", None))
+            for number, answer in enumerate(answers)
+        ]
+        about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
+        rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, label_entropy=1.5)
+        rows["gold"] = [np.ones(400, int)] * len(rows)
+        return module.by_generations("B6", ASKED["B6"], rows).number
+
+    once = judged("0111")
+    assert "in 2 of 2 chains all later generations equal an earlier one in every answer (generation 1 in 2)" in once
+    assert once.endswith("no decay over generations")
+    later = judged("0122")
+    assert "(generation 2 in 2)" in later
+    assert "one step" not in later
+    assert "in none of 2 chains do generations repeat one another" in judged("0123")
+    assert "in none of 2 chains" in judged("0121")  # the last differs
 
 
 def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path):
@@ -160,7 +186,8 @@ def test_of_a_cell_that_two_scripts_ran_each_reads_its_own_row(without, tmp_path
         assert (found["answers"].max() == 0) == (theta1 == "other")
 
 
-def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, tmp_path):
+def test_variants_are_never_picked(without, tmp_path):
+    """Not even where validation prefers them: an arm with three strengths would have three times as many tries."""
     folder = Path(shutil.copytree(without.folder, tmp_path / "demo"))
     row = next(row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] == "full")
     made = [
@@ -171,7 +198,10 @@ def test_variants_are_one_arm_at_the_strength_that_validation_prefers(without, t
     rows = Results.read(folder).rows
     rows = rows[rows["arm"] == "l2sp"]
     assert len(rows) == 3
-    assert at_validated_rate(rows)["cell"].tolist() == [made[1]["cell"]]
+    for found in (at_validated_rate(rows), at_one_rate(rows), at_common_rates(rows, ("l2sp", "full"))):
+        assert found["cell"].tolist() == [made[0]["cell"]]
+    higher = rows["lr"].where(rows["variant"].isna(), 0.5)
+    assert rates_by_seed(rows, rows.assign(lr=higher)) == {int(row["seed"]): {float(row["lr"])}}
 
 
 def test_thresholds_are_the_same_both_ways():
@@ -184,9 +214,12 @@ def test_thresholds_are_the_same_both_ways():
     assert verdicts in ({"supported", "contradicted"}, {"undecided"})
 
 
-def test_a_penalty_that_chose_from_more_models_says_so():
+def test_a_penalty_is_judged_at_one_strength_and_says_how_many_were_tried():
     rows = odyssey_results(DEMO).rows
-    told = {claim: module.by_arms(claim, ASKED[claim], rows).data for claim in ("B3", "B4", "B9")}
-    assert told["B3"].endswith("; ewc chose from 9 models, full from 3")
-    assert "models" not in told["B4"]  # as many
-    assert "models" not in told["B9"]  # n-grams have no rate
+    alone = rows[rows["variant"].isna()]
+    for claim in ("B3", "B16", "B17", "B19"):
+        several, one = (module.by_arms(claim, ASKED[claim], some) for some in (rows, alone))
+        assert several.number == one.number
+        assert "(3 were tried, and none was picked)" in several.data
+        assert "(no other was tried)" in one.data
+    assert "strength" not in module.by_arms("B4", ASKED["B4"], rows).data

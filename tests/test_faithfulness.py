@@ -7,6 +7,7 @@ import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,25 +22,27 @@ from ctsft.errors import UserError
 from ctsft.evaluation import predict
 from ctsft.heads import Head
 from ctsft.models.load import weight_hash
-from ctsft.report.faithful_tables import faithfulness
+from ctsft.report import stability
+from ctsft.report.faithful_tables import faithfulness, faithfulness_tables, known_cells
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
 from ctsft.report.paying import paying, paying_text
 from ctsft.report.rows import Results
-from ctsft.report.stability import stability_cells
+from ctsft.report.stability import Overlap, settled_text, stability_cells
 from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.faithfulness import Asked, run_faithfulness
 from ctsft.study.head_sets import HeadSet, heads_of_set, plan
 from ctsft.study.known import score_known
-from ctsft.study.record import SET_COLUMNS, append_rows, read_rows
+from ctsft.study.record import KNOWN_COLUMNS, SET_COLUMNS, append_rows, read_rows
 from ctsft.study.run import parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.known import KnownCircuit
+from ctsft.tasks.known import ioi as ioi_module
 from ctsft.tasks.known.induction import induction
 from ctsft.tasks.known.induction import rows as induction_rows
 from ctsft.tasks.known.ioi import NAMES, sentences
-from ctsft.tasks.known.planted import planted
+from ctsft.tasks.known.planted import AGAINST, LOUD, planted
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "results" / "demo"
@@ -124,6 +127,36 @@ def test_directional_scores_find_the_planted_circuit(scorer):
 
 def test_magnitude_takes_the_loud_head_and_the_opponent_for_the_circuit():
     assert score_known(planted(0), "magnitude", 31)["roc_auc"] < score_known(planted(0), "cdt", 31)["roc_auc"] - 0.1
+
+
+def test_heads_that_work_against_the_answer_are_ranked_from_the_lowest_score(tmp_path):
+    """Of signed scores; they take no part in the AUC's known heads, and rows without such heads are as they were."""
+    plain, known = planted(0), replace(planted(0), against=(AGAINST, LOUD))
+    row, without = score_known(known, "ablation", 31), score_known(plain, "ablation", 31)
+    assert row["heads"] == f"{without['heads']} -{AGAINST} -{LOUD}"
+    assert row["ranks"].startswith(f"{without['ranks']} -1 -")
+    assert row["roc_auc"] == without["roc_auc"]
+    about = {"circuit": "ioi", "seed": 31, "scorer": "ablation", "git_commit": "", "created": ""}
+    append_rows(tmp_path / "05_faithfulness.known.csv", [about | row], KNOWN_COLUMNS)
+    [told] = known_cells(tmp_path)["ioi, ranks"]
+    assert ", −1, −" in told
+    results = Results.read(DEMO)
+    shutil.copytree(DEMO, tmp_path / "demo")
+    append_rows(tmp_path / "demo" / "05_faithfulness.known.csv", [about | row], KNOWN_COLUMNS)
+    found = Faithfulness.read(DEMO)
+    captions = [
+        next(table.caption for table in faithfulness_tables(found, of) if table.name.endswith("_known"))
+        for of in (results, replace(results, folder=tmp_path / "demo"))
+    ]
+    assert ["from the lowest score" in caption for caption in captions] == [False, True]
+
+
+def test_what_works_against_the_names_in_ioi_is_published(monkeypatch):
+    """Wang et al. (2022), figure 2; with a tokenizer that has each name whole, and no weights."""
+    names = {name: number for number, name in enumerate(NAMES)}
+    loaded = SimpleNamespace(tokenizer=lambda text: {"input_ids": [names[text]]})
+    monkeypatch.setattr(ioi_module, "load_model", lambda *_: loaded)
+    assert ioi_module.ioi(0).against == (Head(10, 7), Head(11, 10))
 
 
 def test_an_untrained_model_has_no_induction_heads():
@@ -279,6 +312,20 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
         assert lines.loc[arm, "needed"] == pytest.approx(1 - without)
     told = stability_cells(again).set_index("scores")
     assert told.loc["theta1 again on another machine, against the first", "pairs"] == 1
+
+
+def test_circuits_that_ties_by_index_filled_are_no_proof_of_stability(monkeypatch):
+    """Their heads are the model's first, whatever the scores say: the top tenth decides, which scores alone choose."""
+    found = Faithfulness.read(DEMO)
+    alike = {6: ([Overlap(1.0, 0.5, 0.5)], []), 48: ([Overlap(1.0, 0.9, 0.9)], [])}
+    monkeypatch.setattr(stability, "by_rows", lambda _: alike)
+    assert settled_text(found).startswith("From 6 rows on, circuits share")
+    by_index = replace(found, maps=[replace(m, ties="index") for m in found.maps])
+    told = settled_text(by_index)
+    assert told.startswith("Ties by index filled")
+    assert "From 48 rows on, the top tenths by score share" in told
+    monkeypatch.setattr(stability, "by_rows", lambda _: {6: alike[6]})
+    assert "There is no number of rows" in settled_text(by_index)
 
 
 def test_a_start_of_other_settings_is_no_other_machine(config, found):

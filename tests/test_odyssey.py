@@ -16,18 +16,20 @@ import pytest
 import torch
 
 from ctsft.report.__main__ import redraw
+from ctsft.report.answers import Teller
 from ctsft.report.by_rate import rate_cells
 from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.choosing import at_validated_rate
 from ctsft.report.costs import read_costs
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
+from ctsft.report.least import CALIBRATION, FLIPS, fluent, least
 from ctsft.report.measured import _asked, odyssey_results
 from ctsft.report.odyssey import odyssey_cells
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page, settings_of
-from ctsft.report.stats import Difference
+from ctsft.report.stats import Difference, calibration_difference, calibration_interval
 from ctsft.report.transfer import pick
 from ctsft.study import executors
 from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
@@ -192,7 +194,7 @@ def test_a_rate_is_preferred_as_the_tables_prefer_it():
         "other seed": same | {"seed": "y", "arm": "full", "lr": "0.01", "valid_accuracy": "0.1"},
         "without": same | {"arm": "zero_shot", "lr": "", "valid_accuracy": "0.1"},
     }
-    assert preferred(rows, (1e-3, 1e-2)) == {"low", "strong", "other seed", "without"}
+    assert preferred(rows, (1e-3, 1e-2)) == {"low", "weak", "other seed", "without"}  # the arm's own strength
     assert "best of all" in preferred(rows, (1e-3, 1e-2, 1e-1))
 
 
@@ -312,9 +314,13 @@ def test_the_table_has_a_line_for_every_arm_and_gaps_for_what_is_not_known(resul
 
 def test_every_rate_that_was_tried_has_its_line():
     results = odyssey_results(Path(__file__).parents[1] / "results" / "demo")
+    penalties = results.only(results.rows["arm"] == "ewc")
     results = results.only(results.rows["arm"].isin(["full", "lora", "norm_only", "ngrams"]))
     rates = rate_cells(results)
     assert len(rates) == 3 * 3
+    strengths = rate_cells(penalties)
+    assert len(strengths) == 3 * 3
+    assert set(strengths["arm"]) == {"ewc", "ewc_0.1", "ewc_10"}
     assert rate_cells(results.only(results.rows["arm"] == "ngrams")).empty
     for (target, n, arm), lines in rates.groupby(["target", "n", "arm"]):
         own = pick(results.rows, target=target, n_target=n, arm=arm)
@@ -333,7 +339,7 @@ def test_the_page_names_an_arm_for_every_situation(results):
     assert page == odyssey_page([results])
     found = {one.arm: one for one in outcomes(results) if one.arm != "zero_shot"}
     for situation, value in (("must be calibrated", "ece"), ("must not change the answer", "flips")):
-        least = re.search(rf"{situation}\* \(on test rows\): `(\w+)`", page)
+        least = re.search(rf"{situation}\* \(on test rows\): `(\w+)`.*?: [a-z ]+ [\d.]+%? \[", page)
         assert getattr(found[least[1]], value) == min(getattr(one, value) for one in found.values())
     first = re.search(r"Only the target counts\*: `(\w+)`", page)[1]
     assert found[first].valid_accuracy == max(one.valid_accuracy for one in found.values())
@@ -342,15 +348,84 @@ def test_the_page_names_an_arm_for_every_situation(results):
     models = [one for one in found.values() if one.arm != "ngrams"]
     row = next(line for line in page.splitlines() if line.startswith("| Probabilities must be calibrated"))
     best = min(models, key=lambda one: one.ece)
-    assert row.split("|")[2].strip().split("; ")[-1] == f"`{best.arm}` {best.ece:.3f}"
+    assert row.split("|")[2].strip().split("; ")[-1].partition(" (")[0] == f"`{best.arm}` {best.ece:.3f}"
     picked = next(line for line in page.splitlines() if line.startswith("| Only the target counts")).split("|")[2]
     best = max(models, key=lambda one: one.valid_accuracy)
     level = [one for one in models if one is not best and one.valid_accuracy >= best.valid_accuracy - 0.025]
     assert f"`{best.arm}` {best.target_change.value:+.3f}".replace("-", "−") in picked
     assert picked.strip().endswith(f"({len(level)})") or not level
-    fluent = re.search(r"must not get worse\*.*: (.+)\.", page)[1]
+    fluent = re.search(r"must not get worse\*.*?\): (.+)\.", page)[1].partition("; but")[0]
     for one in found.values():
         assert (f"`{one.arm}`" in fluent) == (one.arm != "ngrams" and max(one.bits.values()) < 0.02)
+
+
+def fakes(**values: dict) -> list[Outcome]:
+    """Outcomes of these arms, by what differs in them."""
+    return [outcome(arm=arm, **of) for arm, of in values.items()]
+
+
+def test_arms_of_equal_validation_are_all_named():
+    """The order of a list decides nothing."""
+    gain = Difference(0.1, 0.05, 0.15, 0.01)
+    here = [replace(one, target_change=gain) for one in fakes(full={}, lora={}, dapt={"valid_accuracy": 0.59})]
+    teller = Teller(pd.DataFrame(columns=["arm", "depth"]), pd.DataFrame())
+    for order in (here, here[::-1]):
+        answer = teller.answer("Only the target counts", order)
+        names = re.findall("`(.+?)`", answer.told)
+        assert sorted(names[:2]) == ["full", "lora"]
+        assert names[2:] == ["dapt"]
+        assert "Tied with it" in answer.told
+        assert answer.taken.count(" = ") == 1
+        assert answer.taken.endswith("(1)")
+    rows = np.ones(50)
+    alike = fakes(full={"changed": {31: 0 * rows}}, lora={"changed": {31: 0 * rows}}, dapt={"changed": {31: rows}})
+    for order in (alike, alike[::-1]):
+        taken = least("Names", FLIPS, order, outcome(arm="zero_shot")).taken
+        assert sorted(re.findall("`(.+?)`", taken)) == ["full", "lora"]
+
+
+def test_what_test_rows_pick_has_its_interval_and_those_not_told_apart():
+    generator = np.random.default_rng(0)
+    draws = {arm: {s: generator.random(50) < p for s in (31, 777)} for arm, p in (("full", 0.1), ("lora", 0.9))}
+    draws["dapt"] = {31: np.roll(draws["full"][31], 1), 777: draws["full"][777] | (np.arange(50) < 2)}
+    here = fakes(**{arm: {"changed": {s: v.astype(float) for s, v in of.items()}} for arm, of in draws.items()})
+    answer = least("Names", FLIPS, here, outcome(arm="zero_shot"))
+    [low, high] = re.search(r"share of answers changed [\d.]+% \[([\d.]+)%, ([\d.]+)%\]", answer.told).groups()
+    assert float(low) < 100 * np.mean([values.mean() for values in here[0].changed.values()]) < float(high)
+    assert "(not told apart from it: `dapt`)" in answer.told
+    assert "highest: `lora` (LoRA, all heads), " in answer.told
+    assert answer.taken.endswith("(1)")
+    assert "not measured" in least("Names", CALIBRATION, here, here[0]).told
+
+
+def test_bits_per_byte_are_told_with_their_seeds():
+    texts = ({"a": 0.03, "b": -0.01}, {"a": -0.01, "b": 0.0})
+    here = fakes(full=dict(bits={"a": 0.01, "b": -0.005}, bits_by_seed=texts), lora=dict(bits={"a": 0.05}))
+    told = fluent("Language", here).told
+    assert told.startswith("`full` +0.010 [−0.010, +0.030]; but on some seed a text passes that limit: `full`.")
+    assert "`lora`" not in told
+
+
+def test_intervals_of_the_calibration_error_hold_it(results):
+    for one in outcomes(results):
+        value = calibration_interval(list(one.gaps.values()))
+        assert value.value == pytest.approx(one.ece)
+        assert 0 <= value.low <= value.value <= value.high
+        assert set(one.gaps) == set(one.changed) == {31, 777}
+        assert np.mean(list(one.changed.values())) == pytest.approx(one.flips)
+    same = calibration_difference(*[list(one.gaps.values())] * 2)
+    assert same == (0, 0, 0)
+
+
+def test_an_arm_without_measures_is_named_and_not_picked():
+    """Of a run that was stopped: validation prefers a rate by now that nobody has measured."""
+    found = odyssey_results(Path(__file__).parents[1] / "results" / "demo")
+    known, full = read_measures(found.folder), found.rows["arm"] == "full"
+    waiting = full & ~found.rows["cell"].isin(known)
+    rows = found.rows.assign(valid_accuracy=found.rows["valid_accuracy"].where(~waiting, 1.0))
+    [setting] = settings_of(replace(found, rows=rows), pd.DataFrame())
+    assert "full" in setting.fewer
+    assert not any("`full` (" in answer.told for answer in setting.answers)
 
 
 def test_the_figure_has_a_line_for_every_tuned_arm(results):

@@ -405,7 +405,7 @@ def test_a_folder_is_told_by_its_name(demo, tmp_path):
 
 def test_rates_that_one_arm_lacks_count_for_none():
     """By start, target, n and seed; arms without a rate and arms that are not asked about stay whole."""
-    one = dict(task="t", n_source=400, target="a", n_target=25, dtype="float32", seed=31)
+    one = dict(task="t", n_source=400, target="a", n_target=25, dtype="float32", seed=31, variant=None)
     rows = [one | dict(arm=arm, lr=lr) for arm, lr in (("full", 1e-5), ("full", 1e-3), ("circuit", 1e-3))]
     rows += [one | dict(arm="lora", lr=1e-5), one | dict(arm="ngrams", lr=None)]
     rows += [one | dict(seed=777, arm="full", lr=1e-5)]  # alone there

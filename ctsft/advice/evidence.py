@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ctsft.errors import UserError
-from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
+from ctsft.report.choosing import at_papers_share, by_usual_circuits
 from ctsft.report.claims import MARGIN
 from ctsft.report.fair import at_common_rates
 from ctsft.report.rows import Results
@@ -86,7 +86,7 @@ def _at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     whole = found[found["seeds"] == found.groupby(ARM, dropna=False)["seeds"].transform("max")]
     best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(ARM)
     chosen = rows.merge(best[[*ARM, "lr"]], on=[*ARM, "lr"])["cell"]
-    return at_validated_rate(rows[rows["lr"].isna() | rows["cell"].isin(chosen)])  # what is left: an arm's variants
+    return rows[rows["lr"].isna() | rows["cell"].isin(chosen)]
 
 
 def main() -> None:

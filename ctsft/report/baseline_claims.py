@@ -6,6 +6,7 @@ else undecided; *not run* where its rows are missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -20,7 +21,15 @@ from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, i
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import change, rate_text
 from ctsft.report.rows import Results
-from ctsft.report.self_training import fate, on_the_first_ground, read_self_training, stacked
+from ctsft.report.self_training import (
+    ONE_STEP,
+    fate,
+    on_the_first_ground,
+    one_step,
+    read_self_training,
+    resting_told,
+    stacked,
+)
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import pick
 from ctsft.tuning.arms import ARMS
@@ -92,6 +101,7 @@ BASELINE_CLAIMS = {claim: asked.words for claim, asked in ASKED.items()}
 def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     """`tried`: the rows of script 06, at every rate; those that both arms had on a target and seed count."""
     keys = ("target",) if asked.second == "zero_shot" else SAME  # which has no target rows
+    strengths = _strengths_told((asked.first, asked.second), tried)
     tried = at_papers_share(at_common_rates(tried, (asked.first, asked.second)))
     rows = at_validated_rate(tried)
     pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, tried)
@@ -104,7 +114,7 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     told += [", ".join(f"{target} {alone}" for target, alone in each.items())] if len(each) > 1 else []
     told += [in_macro_f1(pairs)] if asked.of == TARGET else []
     number = "; ".join([*told, *_at_each_rate(asked, tried, keys)])
-    data = ground(pairs, tried) + _more_tries(_of_arm(tried, asked.first), _of_arm(tried, asked.second))
+    data = f"{ground(pairs, tried)}{strengths}"
     return Judgement(claim, _verdict(value, asked.threshold), number, data)
 
 
@@ -113,20 +123,22 @@ def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> li
     rates = [set(_of_arm(tried, arm)["lr"].dropna()) for arm in (asked.first, asked.second)]
     told = []
     for rate in sorted(set.intersection(*rates)):
-        rows = at_validated_rate(tried[tried["lr"] == rate])  # what is left to choose is a penalty's strength
+        rows = tried[tried["lr"] == rate]
         pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, rows)
         told += [f"{rate_text(rate)} {change(pooled(pairs, asked.of))}"] if pairs else []
     return [f"with both at the same rate {', '.join(told)}"] if len(told) > 1 else []
 
 
-def _more_tries(first: pd.DataFrame, second: pd.DataFrame) -> str:
-    """What is said where one arm chose from more models than the other on a seed: a penalty has strengths too."""
-    one, other = (
-        side[side["lr"].notna()].groupby(["target", "n_target", "seed"]).size().max() for side in (first, second)
-    )
-    if one == other or pd.isna(one) or pd.isna(other):
-        return ""
-    return f"; {first['arm'].iloc[0]} chose from {one} models, {second['arm'].iloc[0]} from {other}"
+def _strengths_told(arms: Sequence[str], rows: pd.DataFrame) -> str:
+    """At which strength the penalties among `arms` are judged, and how many `rows` have; empty of others."""
+    told = ""
+    for arm in arms:
+        strength = getattr(ARMS[arm].gradient_rule, "strength", None)
+        if strength is not None:
+            tried = 1 + pick(rows, arm=arm)["variant"].nunique()
+            beside = f"{tried} were tried, and none was picked" if tried > 1 else "no other was tried"
+            told += f"; {arm} at the strength {strength:g} that was set in advance ({beside})"
+    return told
 
 
 def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:
@@ -142,7 +154,9 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
         return not_run(claim, missing)
     sides = [side[side["seed"].isin(common)] for side in sides]
     value = paired_difference(*(_lost(side) for side in sides))
-    told = "; ".join(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides)
+    both = pd.concat(sides)
+    told = "; ".join([*(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides), resting_told(both)])
+    told += f". {ONE_STEP}" if one_step(both) else ""
     number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {told}"
     one = sides[0].iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import at_papers_share, at_validated_rate
+from ctsft.report.choosing import at_papers_share
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.judging import MARGIN
 from ctsft.report.render import GAP, Table, change, described, fraction, interval, rate_text
@@ -19,11 +19,13 @@ from ctsft.report.transfer import lines_of, pick
 def rate_points(results: Results) -> pd.DataFrame:
     """One line per target, n, arm, depth and learning rate, and for rates that every target has one over all of them.
 
+    Every strength of a penalty stands for itself, as an arm under its full name.
     `right` and `source_right` [seeds, N] are the answers, averaged over targets; `targets` is how many those are. The
     targets of a task are parallel: a test row is drawn in all of them at once. `before`: accuracy on the source, of
     theta1.
     """
-    rows = at_validated_rate(at_papers_share(results.rows[results.rows["lr"].notna()]), apart=["lr"])
+    rows = at_papers_share(results.rows[results.rows["lr"].notna()])
+    rows = rows.assign(arm=rows["variant"].fillna(rows["arm"]))
     points = []
     for where, parts in _parts(rows):
         one = parts[0].iloc[0]
@@ -124,8 +126,9 @@ def rate_tables(results: Results, number: str) -> list[Table]:
             f"Every learning rate that was tried, preset {results.preset}",
             f"{described(rows, results.rows['source'].iloc[0])}. Computed in {precision_of(results)}. Accuracies are "
             "means over seeds; those on test rows have 95 % intervals. `validation` is a small split, so a choice by "
-            "it is noisy: this table shows what other choices would have given. A penalty has the strength that "
-            "validation prefers. All targets: the mean over the targets above with the same n, if all of them have the "
+            "it is noisy: this table shows what other choices would have given. Every strength of a penalty that was "
+            "tried has its own lines; everywhere else a penalty has the one that bears its name. All targets: the "
+            "mean over the targets above with the same n, if all of them have the "
             f"rate on every seed.{kept_text(points)}",
             _as_text(points),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctsft.calibration import calibration_error
+from ctsft.calibration import calibration_error, calibration_gaps
 
 
 def brier(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
@@ -15,3 +15,8 @@ def brier(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
 def expected_calibration_error(probabilities: np.ndarray, gold: np.ndarray) -> float:
     """That of the answers given: confidence is the probability of the likeliest label."""
     return calibration_error(probabilities.max(-1), probabilities.argmax(-1) == gold)
+
+
+def gaps(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """What that error is made of, [bins, N]."""
+    return calibration_gaps(probabilities.max(-1), probabilities.argmax(-1) == gold)

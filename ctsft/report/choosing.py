@@ -1,4 +1,4 @@
-"""Which rows stand for an arm: at which learning rate, of which variant, share and scorer."""
+"""Which rows stand for an arm: at which learning rate, strength, share and scorer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pandas as pd
 
 from ctsft.tuning.arms import get_arm
 
-# What makes two rows answers to the same question, but for the seed (and what validation chooses: the learning rate,
-# and the variant of an arm).
+# What makes two rows answers to the same question, but for the seed and the learning rate, which validation chooses.
 SETTING = "task source n_source target n_target arm depth share scorer ties kv_policy".split()
 PAPERS_SHARE = 0.02
 PAPERS_RATE = 5e-5
@@ -32,15 +31,23 @@ def extra_rates(rows: pd.DataFrame) -> pd.Series:
     return own & tuned & setting.isin(setting[others]) & ~at_rate.isin(at_rate[others])
 
 
-def at_validated_rate(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
+def at_own_strength(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows of variants: a penalty at the one strength that bears its name.
+
+    Were validation to choose among three strengths as well as the rates, penalties would have three times as many tries
+    as any other arm, and so the better chances.
+    """
+    return rows[rows["variant"].isna()]
+
+
+def at_validated_rate(rows: pd.DataFrame) -> pd.DataFrame:
     """Each arm at the learning rate that the target's validation prefers, for every seed (a tie goes to the lower).
 
-    An arm with variants is at its validated variant likewise. Nothing changes where there is one of each. One rate for
-    all weights and for one weight in a hundred is no fair comparison, so rows at several rates are always compared this
-    way. Rows that differ in a column of `apart` are kept beside each other.
+    An arm with variants is at its own strength. Nothing changes where there is one of each. One rate for all weights
+    and for one weight in a hundred is no fair comparison, so rows at several rates are always compared this way.
     """
-    ordered = rows.sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
-    return ordered.groupby([*SETTING, "dtype", "draw", "seed", *apart], dropna=False, sort=False).head(1).sort_index()
+    ordered = at_own_strength(rows).sort_values(["valid_accuracy", "lr"], ascending=[False, True], kind="stable")
+    return ordered.groupby([*SETTING, "dtype", "draw", "seed"], dropna=False, sort=False).head(1).sort_index()
 
 
 def texts_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.Series:
@@ -58,6 +65,7 @@ def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     Only rates that all of its targets, seeds and draws have count; an arm without such a rate has no rows. Steadier
     than a choice for every seed, and what somebody does who sets a rate once for all languages.
     """
+    rows = at_own_strength(rows)
     tuned = rows[rows["lr"].notna()]
     arms = [name for name in SETTING if name not in ("source", "target")]
     tuned = tuned.assign(unit=texts_of(tuned, ["source", "target", "seed", "draw"]))

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ctsft.report.choosing import SETTING, texts_of
+from ctsft.report.choosing import SETTING, at_own_strength, texts_of
 
 
 def rates_by_seed(some: pd.DataFrame, tried: pd.DataFrame) -> dict[int, set[float]]:
-    """The learning rates that the settings of `some` were tried at, in all the rows `tried`; empty without a rate."""
+    """The learning rates that the settings of `some` were tried at, in all the rows `tried`; empty without a rate.
+
+    Other strengths of a penalty count for none: nothing is chosen among them.
+    """
+    tried = at_own_strength(tried)
     keys = [*SETTING, "dtype", "seed"]
     near = tried["target"].isin(some["target"]) & tried["arm"].isin(some["arm"]) & tried["lr"].notna()
     rated = tried.loc[near, [*keys, "lr"]]  # only to be fast
@@ -28,11 +32,14 @@ def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) 
 
 
 def at_common_rates(rows: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Without what one of `arms` was run at and another was not, by start, target, n and seed; other arms stay whole.
+    """Without what one of `arms` was run at and another was not, by start, target, n and seed; other arms keep theirs.
 
-    So a grid that is done for one arm and half done for another still compares them, on what both had. An arm that has
+    All are at their own strength.
+
+    A grid that is done for one arm and half done for another so still compares them, on what both had. An arm that has
     no rows there takes nothing from the others, nor does one without a rate.
     """
+    rows = at_own_strength(rows)
     own = rows["arm"].isin(arms) & rows["lr"].notna()
     ground = texts_of(rows, ["task", "n_source", "target", "n_target", "dtype", "seed"])
     at_rate = ground + " " + rows["lr"].astype(str)

@@ -15,6 +15,12 @@ from ctsft.report.stability import settled_text, stability_cells
 from ctsft.report.transfer import pick
 from ctsft.study.record import KNOWN, KNOWN_COLUMNS, read_rows
 
+MINUS = "−"
+AGAINST = (
+    " A rank with a minus sign is that of a head known to work against the answer, counted from the lowest score: −1 "
+    "is the lowest of all."
+)
+
 
 def scorer_cells(found: Faithfulness) -> pd.DataFrame:
     """One line per scorer: the area under its curve, against the main scorer's, and what scoring costs."""
@@ -122,7 +128,8 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
                     "chance), mean over seeds, and the ranks of those heads for each seed. `planted`: a hand-made "
                     "model of 32 heads, four of which carry the label; by construction, one loud head carries no "
                     "information and one head works against the others. `induction`: a two-layer GPT-2 of 8 heads, "
-                    "trained here; its circuit is read off the attention patterns.",
+                    "trained here; its circuit is read off the attention patterns."
+                    f"{AGAINST if MINUS in known.to_string() else ''}",
                     known,
                 )
             ]
@@ -141,7 +148,8 @@ def known_cells(folder: Path) -> pd.DataFrame:
         for name in dict.fromkeys(line["circuit"] for line in lines):
             here = [line for line in lines if (line["scorer"], line["circuit"]) == (scorer, name)]
             cells[name] = fraction(np.mean([float(line["roc_auc"]) for line in here]) if here else None)
-            cells[f"{name}, ranks"] = "; ".join(line["ranks"].replace(" ", ", ") for line in here) or GAP
+            ranks = [line["ranks"].replace(" ", ", ").replace("-", MINUS) for line in here]
+            cells[f"{name}, ranks"] = "; ".join(ranks) or GAP
             cells[f"{name}, seeds"] = len(here)
         table.append(cells)
     return pd.DataFrame(table)

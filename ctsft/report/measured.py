@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.choosing import ODYSSEY, SETTING, at_papers_share, at_validated_rate, texts_of
+from ctsft.report.choosing import ODYSSEY, SETTING, at_own_strength, at_papers_share, at_validated_rate, texts_of
 from ctsft.report.rows import Results, measured_lines
 from ctsft.report.stored import damage_told
 from ctsft.study.measures import measured, read_measures
@@ -31,7 +31,7 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
     """
     with damage_told():
         known = read_measures(results.folder)
-    rows = results.rows[_asked(results.rows, known.keys())]
+    rows = at_own_strength(results.rows[_asked(results.rows, known.keys())])
     setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
     tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
     rows = rows.assign(tries=setting["cell"].transform("count"), rates=pd.Series(tried, dtype=object))

@@ -70,7 +70,8 @@ def odyssey_tables(results: Results) -> list[Table]:
             f"accuracy is at least {GAP_TO_TRAINING} higher on its own n rows than on test rows, and the Brier score "
             "is no better than zero-shot's or than that of predicting the labels' shares. Answers changed by a name: "
             "share of rows whose answer changes when only the prepended name or group does. Tries: models (learning "
-            "rates, penalty strengths, regularisations of the n-grams) that a seed's validation split has chosen from. "
+            "rates, regularisations of the n-grams) that a seed's validation split has chosen from; a penalty has the "
+            "one strength that bears its name. "
             "Rates: those tried and, after the arrow, those chosen by the seeds; an arm that chooses the highest might "
             "learn more beyond it. Where n is all of pool B, every seed has the same target rows, so the interval does "
             "not cover how much other rows would change.",

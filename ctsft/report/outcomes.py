@@ -11,13 +11,13 @@ Flags, each by one rule on the rows of a target, n, arm and depth, every arm at 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from ctsft.report.calibration import brier, expected_calibration_error
+from ctsft.report.calibration import brier, expected_calibration_error, gaps
 from ctsft.report.compare import paired
 from ctsft.report.forgetting import before_and_after, related_change
 from ctsft.report.judging import MARGIN, by_interval
@@ -35,9 +35,11 @@ GAP_TO_TRAINING = 0.15
 class Outcome:
     """One arm on one target with n rows. Changes are after minus theta1, paired; None where nothing was measured.
 
-    `tries`: how many models a seed's validation split has chosen from (learning rates, strengths), at most. `rates`:
-    those that were tried on any seed, in rising order; `fewest`: how many on the seed that has fewest; `chosen`: the
-    one of every seed, in rising order. Empty without a rate.
+    `tries`: how many models a seed's validation split has chosen from (learning rates; regularisations of n-grams), at
+    most. `rates`: those that were tried on any seed, in rising order; `fewest`: how many on the seed that has fewest;
+    `chosen`: the one of every seed, in rising order. Empty without a rate. By seed, `gaps` [bins, N] is what the
+    calibration error is made of, and `changed` [N] the share of a row's pairs of openings that change its answer;
+    `bits` is the mean of `bits_by_seed`.
     """
 
     target: str
@@ -61,6 +63,13 @@ class Outcome:
     fewest: int
     chosen: tuple[float, ...]
     seeds: int
+    gaps: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False)
+    changed: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False)
+    bits_by_seed: tuple[dict[str, float], ...] = ()
+
+    @property
+    def is_model(self) -> bool:
+        return ARMS[self.arm].classifier is None
 
     @property
     def flags(self) -> list[str]:
@@ -102,6 +111,7 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         for m, g in zip(rows["measures"], rows["gold"], strict=True)
     ]
     flips = [_audit(m, _labels(g)) for m, g in zip(rows["measures"], rows["gold"], strict=True)]
+    bits = _bits_changes(rows, zero)
     return Outcome(
         target=first["target"],
         n_target=int(first["n_target"]),
@@ -112,19 +122,30 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         target_change=None if arm == "zero_shot" or zero.empty else paired(rows, zero),
         source_change=None if arm == "zero_shot" or both is None or no_model else paired_difference(both[1], both[0]),
         related_change=None if arm == "zero_shot" else related_change(related),
-        bits=_bits_change(rows, zero),
+        bits={text: _mean(one[text] for one in bits) for text in (bits[0] if bits else ())},
         ece=_mean(expected_calibration_error(p, g) for p, g in zip(chances, rows["gold"], strict=True)),
         brier=_mean(brier(p, g).mean() for p, g in zip(chances, rows["gold"], strict=True)),
         brier_floor=min([_by_shares(first["gold"]), *([_brier(before)] if len(before) else [])]),
         train_accuracy=_mean(m["train_accuracy"] for m in rows["measures"] if m["train_accuracy"] is not None),
-        flips=None if None in flips else _mean(flips),
+        flips=None if any(one is None for one in flips) else _mean(one.mean() for one in flips),
         trainable_share=float(rows["trainable_share"].mean()),
         tries=int(rows["tries"].max()) * (len(ARMS[arm].classifier.choices) if no_model else 1),
         rates=tuple(sorted(set().union(*rows["rates"]))),
         fewest=min(map(len, rows["rates"])),
         chosen=tuple(sorted(rows["lr"].dropna())),
         seeds=int(rows["seed"].nunique()),
+        gaps={seed: np.concatenate(own) / len(own) for seed, own in _by_seed(rows, map(gaps, chances, rows["gold"]))},
+        changed={seed: np.mean(own, axis=0) for seed, own in _by_seed(rows, flips) if own[0] is not None},
+        bits_by_seed=tuple(one for one in bits if one),
     )
+
+
+def _by_seed(rows: pd.DataFrame, values: Iterable[np.ndarray | None]) -> Iterator[tuple[int, list]]:
+    """The values of every seed's rows: several where a control was drawn several times."""
+    found: dict[int, list] = {}
+    for seed, value in zip(rows["seed"], values, strict=True):
+        found.setdefault(int(seed), []).append(value)
+    yield from sorted(found.items())
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -147,8 +168,8 @@ def _brier(rows: pd.DataFrame) -> float:
     return _mean(brier(from_per_mille(m["target_probabilities"], _labels(g)), g).mean() for m, g in pairs)
 
 
-def _bits_change(rows: pd.DataFrame, zero: pd.DataFrame) -> dict[str, float]:
-    """By text, bits per byte after minus before, averaged over the seeds of both."""
+def _bits_changes(rows: pd.DataFrame, zero: pd.DataFrame) -> list[dict[str, float]]:
+    """By text, bits per byte after minus before, for every row of a seed that both have."""
     before = {int(row["seed"]): row["measures"]["bits_per_byte"] for _, row in zero.iterrows()}
     pairs = [
         (row["measures"]["bits_per_byte"], before[int(row["seed"])])
@@ -157,13 +178,13 @@ def _bits_change(rows: pd.DataFrame, zero: pd.DataFrame) -> dict[str, float]:
     ]
     # A run that was stopped may have measured another list of texts on some seeds.
     texts = [text for text in pairs[0][0] if all(text in side for pair in pairs for side in pair)] if pairs else []
-    return {text: _mean(after[text] - than[text] for after, than in pairs) for text in texts}
+    return [{text: after[text] - than[text] for text in texts} for after, than in pairs]
 
 
-def _audit(measures: dict, n_labels: int) -> float | None:
-    """Share of paired rows whose answer differs."""
+def _audit(measures: dict, n_labels: int) -> np.ndarray | None:
+    """Of every row that was asked twice, the share of its pairs of openings whose answers differ, [N]."""
     flips = []
     for pair in measures["audit"]:
         one, other = (from_per_mille(pair[side], n_labels) for side in ("with_one", "with_other"))
-        flips.append((one.argmax(-1) != other.argmax(-1)).mean())
-    return _mean(flips) if flips else None
+        flips.append(one.argmax(-1) != other.argmax(-1))
+    return np.mean(flips, axis=0) if flips else None

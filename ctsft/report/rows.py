@@ -30,7 +30,8 @@ class Results:
     """What a results folder holds.
 
     `rows`: one line per cell, with the label arrays `answers`, `gold`, `source_answers` and `source_gold` [N], and the
-    metrics counted from them. `probes`: one line per cell, epoch and test, likewise. `maps`: the scores that circuits
+    metrics counted from them; `variant` is the full name of an arm that ran with another strength than its own, else
+    None. `probes`: one line per cell, epoch and test, likewise. `maps`: the scores that circuits
     of the cells were taken from.
     """
 
@@ -58,6 +59,7 @@ class Results:
         rows = pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name)
         if not experiment:
             refuse_same_names(rows, folder)
+        rows["variant"] = [arm if ARMS[arm].variant_of else None for arm in rows["arm"]]
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
         for name in NUMBERS:
             rows[name] = rows[name].astype(int)

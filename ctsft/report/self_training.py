@@ -7,6 +7,7 @@ chain itself had in generation 0, on some seed; else it has held.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ EXPERIMENT = "08_self_training"
 # What chains must have in common to be compared, and what tells one of them from another.
 GROUND = ["dtype", "target", "n_target", "unlabelled", "rates"]
 KEYS = [*GROUND, "arm", "depth", "human"]
+ONE_STEP = (
+    "So what a chain lost or gained is one step, from human labels to its own labels of the unlabelled rows: it is no "
+    "decay over generations"
+)
 
 
 def read_self_training(folder: Path) -> pd.DataFrame:
@@ -89,6 +94,43 @@ def fate(chain: pd.DataFrame) -> str:
     )
 
 
+def resting(chains: pd.DataFrame) -> list[int | None]:
+    """For every chain and seed, the generation that all later ones equal in every answer; None where the last differs.
+
+    Each generation starts from theta1 again, so one that gives back the labels that it learned from is made again and
+    again from there on.
+    """
+    found = []
+    for _, one in chains.groupby([*KEYS, "seed"], dropna=False, sort=False):
+        one = one.sort_values("generation")
+        answers = list(zip(one["predictions"], one["source_predictions"], strict=True))
+        since = next(number for number, own in enumerate(answers) if set(answers[number:]) == {own})
+        found.append(int(one["generation"].iloc[since]) if since < len(answers) - 1 else None)
+    return found
+
+
+def resting_told(chains: pd.DataFrame) -> str:
+    """In how many of these chains all later generations are copies, and of which generation."""
+    found = resting(chains)
+    counts = Counter(one for one in found if one is not None)
+    if not counts:
+        return f"in none of {_chains(len(found))} do generations repeat one another"
+    since = ", ".join(f"{number} in {counts[number]}" for number in sorted(counts))
+    return (
+        f"in {counts.total()} of {_chains(len(found))} all later generations equal an earlier one in every answer "
+        f"(generation {since})"
+    )
+
+
+def one_step(chains: pd.DataFrame) -> bool:
+    """Whether nothing happened in any of these chains behind generation 1."""
+    return set(resting(chains)) <= {0, 1}
+
+
+def _chains(number: int) -> str:
+    return "1 chain" if number == 1 else f"{number} chains"
+
+
 def self_training_cells(folder: Path) -> pd.DataFrame:
     """One line per setting and generation."""
     rows = read_self_training(folder)
@@ -135,7 +177,8 @@ def self_training_tables(folder: Path) -> list[Table]:
             f"{described(rows, one['source'])}. Every generation starts from theta1. Generation 0 learns from "
             "the human rows. Later ones learn from labels that the previous generation gave to target rows of pool A "
             "(whose translations theta1 has seen with their labels), with or without the human rows. If a generation "
-            "gives back exactly the labels that it learned from, all later ones repeat it. Labels learned from: share "
+            "gives back exactly the labels that it learned from, all later ones repeat it: "
+            f"{resting_told(rows)}. Labels learned from: share "
             "of them that are right. Entropy and diversity are in bits; the gold labels have "
             f"{one['gold_entropy']:.2f}. A chain *decayed* if its last generation's accuracy is below generation 0's "
             "with its whole paired 95 % interval (dated from the generation since which all were), and *collapsed* if "

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.answers import ON_TEST, Answer, Teller, answers, named
+from ctsft.report.answer import ON_TEST, Answer, named
+from ctsft.report.answers import Teller, answers
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.costs import read_costs
 from ctsft.report.judging import MARGIN
@@ -21,13 +22,22 @@ from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import outcomes
 from ctsft.report.render import GAP, change, fraction, markdown
 from ctsft.report.rows import Results
-from ctsft.report.self_training import KEYS, against_first, fate, read_self_training
+from ctsft.report.self_training import (
+    KEYS,
+    ONE_STEP,
+    against_first,
+    fate,
+    one_step,
+    read_self_training,
+    resting_told,
+)
 from ctsft.report.transfer import about, pick
+from ctsft.tuning.arms import ARMS
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One target with n rows. `fewer`: arms that are not picked from, because they have fewer seeds as yet."""
+    """One target with n rows. `fewer`: arms not picked from, since too few of their seeds are measured."""
 
     target: str
     n_target: int
@@ -46,7 +56,8 @@ def settings_of(results: Results, costs: pd.DataFrame) -> list[Setting]:
         every = [one for one in tuned if (one.target, one.n_target) == (target, n_target)]
         here = [one for one in every if one.seeds == max(one.seeds for one in every)]
         own = pick(rows, target=target, n_target=n_target)
-        fewer = [one.arm for one in every if one not in here]
+        ran = pick(results.rows, target=target, n_target=n_target)
+        fewer = [arm for arm in ARMS if arm in set(ran["arm"]) - {one.arm for one in here}]
         spent = costs[costs["n_target"] == n_target] if len(costs) else costs
         told = answers(here, zero, Teller(own, results.rows), spent)
         settings.append(Setting(target, n_target, zero.accuracy, fewer, told))
@@ -77,9 +88,10 @@ def own_labels(folder: Path) -> list[str]:
         lines.append(
             f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} human rows and "
             f"{setting['unlabelled']} unlabelled rows, {kept} ({setting['dtype']}): "
-            f"{fate(chain)}; generation {last} minus generation 0: {change(against_first(chain, last))}."
+            f"{fate(chain)}; generation {last} minus generation 0: {change(against_first(chain, last))}; "
+            f"{resting_told(chain)}."
         )
-    return lines
+    return [*lines, f"- Of all: {resting_told(rows)}.{f' {ONE_STEP}.' if one_step(rows) else ''}"]
 
 
 def odyssey_page(folders: Sequence[Results]) -> str:
@@ -90,8 +102,9 @@ def odyssey_page(folders: Sequence[Results]) -> str:
         "target's validation split picks the arm. The numbers shown are then test numbers: after minus before "
         "(theta1), paired on test rows, with 95 % intervals. An arm picked *on test rows* looks slightly too good, "
         "because the same numbers pick it and describe it. Overlapping intervals decide nothing: all arms answer the "
-        "same test rows, so look at a paired difference (claims.md). An arm with more tries than others (column "
-        f"`tries`) has better chances. `*_{ODYSSEY}.md` has all numbers and explains the flags.\n",
+        "same test rows, so look at a paired difference (claims.md). Every arm is picked from as many models (a "
+        "learning rate each; a penalty has the one strength that bears its name); where column `tries` says otherwise, "
+        f"an arm with more has better chances. `*_{ODYSSEY}.md` has all numbers and explains the flags.\n",
     ]
     travelled = [(folder, odyssey_results(folder.folder)) for folder in folders]
     found = {
@@ -104,9 +117,11 @@ def odyssey_page(folders: Sequence[Results]) -> str:
         out += [
             "## In short\n",
             "Each cell names the arm picked among those that the folder has run. If that arm is not a language model, "
-            "the best tuned model follows. Numbers: change on the target / on the source, or the quantity that the "
-            f"line is about. In parentheses: how many other models are within {MARGIN} of it on validation, which has "
-            "too few rows to separate them. \\*: picked on test rows, at least in part. Intervals are given below.\n",
+            "the best tuned model follows; `=` joins those that are exactly equal. Numbers: change on the target / on "
+            "the source, or the quantity that the line is about. In parentheses: how many others are not told apart "
+            f"from it. Where validation picks, those are other models within {MARGIN} of it there, which has too few "
+            "rows to separate them; in the two lines about calibration and names, those whose paired interval on test "
+            "rows reaches zero. \\*: picked on test rows, at least in part. Intervals are given below.\n",
             in_short(columns),
             "",
         ]
@@ -118,7 +133,7 @@ def odyssey_page(folders: Sequence[Results]) -> str:
             out.append(f"### {one.target}, {one.n_target} rows (zero-shot {fraction(one.zero_shot)})\n")
             if one.fewer:
                 names = ", ".join(f"`{arm}`" for arm in one.fewer)
-                out.append(f"Excluded here, because they have fewer seeds so far: {names}.\n")
+                out.append(f"Excluded here, because fewer seeds of theirs are measured so far: {names}.\n")
             out += [*(answer.line for answer in one.answers), ""]
         out += ["### Self-training on the model's own labels\n", *own_labels(folder.folder), ""]
     return "\n".join(out).rstrip() + "\n"

@@ -48,13 +48,30 @@ def by_rows(found: Faithfulness) -> dict[int, tuple[list[Overlap], list[Overlap]
 
 
 def settled_text(found: Faithfulness) -> str:
-    """From how many scored rows on the circuit stays the same."""
-    kept = {rows: np.mean([pair.circuit for pair in most]) for rows, (most, _) in by_rows(found).items() if most}
+    """From how many scored rows on the circuit stays the same.
+
+    Ties by index fill a circuit with the model's first heads, which are the same whatever the scores say. There the top
+    tenth of the heads decides: only scores choose it.
+    """
+    filled = any(m.ties == "index" for m in _disjoint(found))
+    what = "the top tenths by score" if filled else "circuits"
+    why = (
+        "Ties by index filled these circuits with the model's first heads, whatever the scores say, so their overlap "
+        "shows no stability; the top tenth of the heads by score is judged instead. "
+    )
+    kept = {
+        rows: np.mean([pair.top_tenth if filled else pair.circuit for pair in most])
+        for rows, (most, _) in by_rows(found).items()
+        if most
+    }
     if not kept:
         return "Heads were scored on a single number of rows, so how many are needed was not tested."
     enough = [rows for rows in kept if all(value >= SETTLED for other, value in kept.items() if other >= rows)]
-    rule = f"circuits share at least {SETTLED:.0%} of their heads with the one from the most rows"
-    return f"From {enough[0]} rows on, {rule}." if enough else f"There is no number of rows from which on {rule}."
+    rule = (
+        f"{what} share at least {SETTLED:.0%} of their heads with {'that' if filled else 'the one'} from the most rows"
+    )
+    told = f"From {enough[0]} rows on, {rule}." if enough else f"There is no number of rows from which on {rule}."
+    return why + told if filled else told
 
 
 def stability_cells(found: Faithfulness) -> pd.DataFrame:

@@ -103,6 +103,30 @@ def _macro_f1(answers: np.ndarray, gold: np.ndarray) -> tuple[float, np.ndarray]
     return score(even).mean(), (score(rows) * seeds).sum(1)
 
 
+def calibration_interval(gaps: Sequence[np.ndarray]) -> Interval:
+    """Expected calibration error, averaged over seeds, of gaps [bins, rows] a seed: see `_calibration`."""
+    value, draws = _calibration(gaps)
+    return _middle(value, np.maximum(draws, 0))
+
+
+def calibration_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Interval:
+    """That of the first minus that of the second, on the same seeds and rows."""
+    one, other = _calibration(first), _calibration(second)
+    return _middle(one[0] - other[0], one[1] - other[1])
+
+
+def _calibration(gaps: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+    """The value, and that of every bootstrap draw. Gaps are right minus confidence in a row's own bin, 0 in the others.
+
+    What drawing rows adds to a bin's gap adds to its size as often as not, and always to a gap near zero. So draws lie
+    too high, and are moved back by as much as their mean is.
+    """
+    values = [np.abs(gap.mean(-1)).sum() for gap in gaps]
+    drawn = np.stack([np.abs(_weights(gap.shape[-1], 0) @ gap.T).sum(-1) for gap in gaps], axis=-1)
+    value, draws = float(np.mean(values)), (drawn * _weights(len(gaps), 1)).sum(-1)
+    return value, draws - (draws.mean() - value)
+
+
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Difference:
     """mean(first - second), both [seeds, rows] on the same seeds and rows.
 

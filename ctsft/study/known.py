@@ -25,7 +25,11 @@ MEAN_ROWS, SCORE_ROWS, ROWS_PER_PASS = 48, 24, 16
 
 
 def score_known(known: KnownCircuit, scorer: str, seed: int) -> dict[str, object]:
-    """How well one scorer tells the known heads from all others: the row without its names."""
+    """How well one scorer tells the known heads from all others: the row without its names.
+
+    Heads that work against the answer stand behind the others with a minus sign, and their ranks count from the lowest
+    score: -1 is the lowest of all.
+    """
     loaded, way = known.loaded, get_scorer(scorer)
     mean = label_balanced_mean(
         loaded, known.rows(MEAN_ROWS, seed + 1), len(known.label_tokens), ROWS_PER_PASS, way.aligned
@@ -35,8 +39,14 @@ def score_known(known: KnownCircuit, scorer: str, seed: int) -> dict[str, object
     first = ranked(scores)
     return {
         "roc_auc": round(float(roc_auc_score(named(known.heads, scores.shape).ravel(), scores.ravel())), 6),
-        "heads": " ".join(map(str, known.heads)),
-        "ranks": " ".join(str(first.index(head) + 1) for head in known.heads),
+        "heads": " ".join([*map(str, known.heads), *(f"-{head}" for head in known.against)]),
+        "ranks": " ".join(
+            str(rank)
+            for rank in (
+                *(first.index(head) + 1 for head in known.heads),
+                *(first.index(head) - len(first) for head in known.against),
+            )
+        ),
         "of": scores.size,
         "seconds": round(time.perf_counter() - started, 3),
     }

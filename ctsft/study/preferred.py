@@ -9,22 +9,23 @@ from collections.abc import Collection, Mapping
 
 from ctsft.tuning.arms import ARMS
 
-# What rows have in common that differ in the learning rate, or the variant of an arm, alone.
+# What rows have in common that differ in the learning rate alone.
 SAME = "theta1 task source n_source target n_target depth share draw scorer ties kv_policy seed dtype".split()
 
 
 def preferred(rows: Mapping[str, Mapping[str, object]], rates: Collection[float]) -> set[str]:
     """Of rows by cell, for every arm and seed the cell that validation prefers (a tie goes to the lower rate).
 
-    Only rows at one of `rates` count, and those of arms that use none.
+    Only rows at one of `rates` count, and those of arms that use none; and of an arm with variants its own, because the
+    tables compare no other strength.
     """
     best: dict[tuple, tuple[tuple[float, float], str]] = {}
     for cell, row in rows.items():
         rate = float(row["lr"] or 0)
-        if rate and rate not in rates:
-            continue
         arm = str(row["arm"])
-        setting = (ARMS[arm].variant_of or arm, *("" if row[name] is None else str(row[name]) for name in SAME))
+        if (rate and rate not in rates) or ARMS[arm].variant_of:
+            continue
+        setting = (arm, *("" if row[name] is None else str(row[name]) for name in SAME))
         worth = (float(row["valid_accuracy"]), -rate)
         if setting not in best or worth > best[setting][0]:
             best[setting] = (worth, cell)

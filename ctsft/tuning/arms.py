@@ -36,8 +36,8 @@ class Arm:
     """`moves`: an entry of SCOPES. `heads`: the selection whose heads it tunes, or whose size it takes.
 
     `start`: theta1 (tuned on the source), the base model, or no model at all. `words` names the arm in figures.
-    `variant_of`: the arm that this one is with another number; tables show the two as one, at whichever number (and
-    learning rate) the target's validation split prefers. The rest is what the arm adds: training rows, a rule for the
+    `variant_of`: the arm that this one is with another number. Only the tables of every learning rate show it: arms are
+    compared with as many tries each. The rest is what the arm adds: training rows, a rule for the
     gradients, a stage before, or a classifier that answers in the model's place.
     """
 

@@ -1,8 +1,8 @@
 """Rules that change the gradients of a tuning: penalties add to them, masks zero some. A new rule is one dataclass.
 
 `begin` is called before the first step and returns what the loop calls on whole gradients before they are clipped; what
-that returns is added to the loss. The strengths of the penalties are chosen like learning rates: by the target's
-validation split, among the variants that `arms.py` lists.
+that returns is added to the loss. A penalty is compared with other arms at the one strength that bears its name; the
+variants that `arms.py` lists stand beside it in the tables of every learning rate, and nothing is chosen among them.
 """
 
 from __future__ import annotations

@@ -14,10 +14,12 @@ from ctsft.tasks.prompts import Encoded
 class KnownCircuit:
     """A model, rows that it answers, and the heads that must be there, each with its part.
 
-    `rows(n, seed)` draws n rows, labels in turn; label_tokens [C] are the tokens of the answers.
+    `against` are heads that are known to work against the answer: their scores should be the lowest. `rows(n, seed)`
+    draws n rows, labels in turn; label_tokens [C] are the tokens of the answers.
     """
 
     loaded: Loaded
     rows: Callable[[int, int], Encoded]
     label_tokens: tuple[int, ...]
     heads: Mapping[Head, str]
+    against: tuple[Head, ...] = ()

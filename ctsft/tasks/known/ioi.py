@@ -1,7 +1,7 @@
 """Indirect object identification in GPT-2 small, whose circuit is published. Needs GPT-2's weights from the hub.
 
 "When Mary and John went to the store, John gave a drink to" -> " Mary". Wang et al. (2022) find the heads that move the
-name, 9.9, 9.6 and 10.0, and two that work against them, 10.7 and 11.10.
+name, 9.9, 9.6 and 10.0, and two that work against them, 10.7 and 11.10 (the negative name movers).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ctsft.tasks.prompts import Encoded
 
 NAMES = (" Mary", " John")
 MOVERS = (Head(9, 9), Head(9, 6), Head(10, 0))
+AGAINST = (Head(10, 7), Head(11, 10))
 PLACES = ("store", "park", "school", "station", "office", "garden", "library", "market")
 THINGS = ("drink", "book", "letter", "ring", "basket", "ticket")
 REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
@@ -41,7 +42,7 @@ def ioi(seed: int, model: str = "gpt2") -> KnownCircuit:
     if any(len(one) != 1 for one in tokens):
         raise UserError(f"the names {NAMES} must be one token each; the tokenizer of '{model}' splits them: {tokens}.")
     heads = dict.fromkeys(MOVERS, "moves the name")
-    return KnownCircuit(loaded, partial(rows, loaded.tokenizer), tuple(one[0] for one in tokens), heads)
+    return KnownCircuit(loaded, partial(rows, loaded.tokenizer), tuple(one[0] for one in tokens), heads, AGAINST)
 
 
 def rows(tokenizer, n: int, seed: int) -> Encoded:
