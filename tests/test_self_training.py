@@ -181,6 +181,12 @@ def test_arms_that_add_rows_are_refused(config):
         replace(config, arms=("full", "replay"))
 
 
+@pytest.mark.parametrize("arm", ["ngrams", "zero_shot"])
+def test_arms_without_a_rate_are_refused_and_not_dropped(config, arm):
+    with pytest.raises(UserError, match=f"'{arm}' tunes no weights.*Leave that arm out"):
+        replace(config, arms=("full", arm))
+
+
 class Fresh(str):
     """Labels that equal no others."""
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ctsft.study.grid import Cell, cell_fingerprint, cells
 from ctsft.study.workbench import Workbench
-from ctsft.tuning.arms import get_arm
 
 if TYPE_CHECKING:
     from ctsft.study.self_training import SelfTrainingConfig
@@ -49,8 +48,7 @@ def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
     """All of them, those without human rows first."""
     alike: dict[Cell, list[Cell]] = {}
     for cell in cells(config):
-        if get_arm(cell.arm).uses_rate:
-            alike.setdefault(replace(cell, lr=0.0), []).append(cell)
+        alike.setdefault(replace(cell, lr=0.0), []).append(cell)
     return [
         Chain(
             tuple(group),

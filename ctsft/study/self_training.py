@@ -59,16 +59,27 @@ class SelfTrainingConfig(OneProcess):
         if min(self.generations, self.unlabelled) < 1:
             raise UserError("--generations and --unlabelled must be at least 1.")
         for arm, _ in self.arm_depths():
-            if get_arm(arm).extra_rows is not None:
-                raise UserError(
-                    f"the arm '{arm}' adds rows of its own, and a generation learns from those that the last one "
-                    "labelled alone. Leave that arm out."
-                )
+            _refuse(arm)
 
     @property
     def table(self) -> Path:
         """In a folder of its own, because its columns are not those of result rows."""
         return self.folder / "self_training" / f"{self.experiment}.csv"
+
+
+def _refuse(name: str) -> None:
+    """UserError for an arm that has no generations."""
+    arm = get_arm(name)
+    if not arm.uses_rate:
+        raise UserError(
+            f"the arm '{name}' tunes no weights of the model, and a chain is generations of a model that is tuned. Leave "
+            "that arm out."
+        )
+    if arm.extra_rows is not None:
+        raise UserError(
+            f"the arm '{name}' adds rows of its own, and a generation learns from those that the last one labelled "
+            "alone. Leave that arm out."
+        )
 
 
 def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] = self_training) -> int:
