@@ -72,8 +72,8 @@ def _refuse(name: str) -> None:
     arm = get_arm(name)
     if not arm.uses_rate:
         raise UserError(
-            f"the arm '{name}' tunes no weights of the model, and a chain is generations of a model that is tuned. Leave "
-            "that arm out."
+            f"the arm '{name}' tunes no weights of the model, and a chain is generations of a model that is tuned. "
+            "Leave that arm out."
         )
     if arm.extra_rows is not None:
         raise UserError(
