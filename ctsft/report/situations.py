@@ -21,7 +21,7 @@ from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import outcomes
 from ctsft.report.render import GAP, change, fraction, markdown
 from ctsft.report.rows import Results
-from ctsft.report.self_training import KEYS, against_first, fate, read_self_training
+from ctsft.report.self_training import KEYS, against_first, fate, labelled_text, read_self_training
 from ctsft.report.transfer import about, pick
 
 
@@ -76,7 +76,7 @@ def own_labels(folder: Path) -> list[str]:
         kept = "human rows in every generation" if setting["human"] else "human rows in generation 0 only"
         lines.append(
             f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} human rows and "
-            f"{setting['unlabelled']} unlabelled rows, {kept} ({setting['dtype']}): "
+            f"{labelled_text(setting)} unlabelled rows, {kept} ({setting['dtype']}): "
             f"{fate(chain)}; generation {last} minus generation 0: {change(against_first(chain, last))}."
         )
     return lines
