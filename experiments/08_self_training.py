@@ -5,8 +5,9 @@
     python experiments/08_self_training.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
 Generation 0 is tuned on human labels; each later one starts from theta1 and learns from labels that the one before gave
-to unlabelled target rows, with the human rows in the mix and without them. Every chain is at the learning rate whose
-generation 0 validation prefers, and goes on where it ended when more --generations are asked for.
+to unlabelled target rows, with the human rows in the mix and without them. With --rows fresh, every generation labels
+rows that no earlier one has; the demo has chains on the same rows and on fresh ones. Every chain is at the learning
+rate whose generation 0 validation prefers, and goes on where it ended when more --generations are asked for.
 
 For your own language, copy this file and change task, source, targets and data_dir below.
 """
@@ -41,6 +42,7 @@ PRESETS = {
         source_lr=3e-3,
         micro_batch=16,
         eval_batch=200,
+        rows=("same", "fresh"),
     ),
     "small": SelfTrainingConfig(
         **NUSAX,

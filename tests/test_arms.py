@@ -110,6 +110,21 @@ def test_theta1_is_back_bit_for_bit(bench, arm):
     assert not any(parameter.requires_grad for parameter in bench.model.parameters())
 
 
+@pytest.mark.parametrize("arm", ["direct", "ngrams"])
+def test_without_theta1_the_base_model_is_back(bench, arm):
+    """What another seed's theta1 has left is no start of theirs either."""
+    alone = Workbench(bench.config)
+    with alone.tuned(cell_of(arm), []):
+        first = state(alone.model)
+    assert alone.theta1_seed is None
+    assert all(torch.equal(alone.base[name], value) for name, value in state(alone.model).items())
+    bench.theta1_of(777)
+    before = weight_hash(bench.model)
+    with bench.tuned(cell_of(arm), []):
+        assert arm == "ngrams" or all(torch.equal(first[name], value) for name, value in state(bench.model).items())
+    assert (bench.theta1_seed, weight_hash(bench.model)) == (777, before)
+
+
 @pytest.mark.parametrize("arm", ["lora", "lora_heads", "lt_sft", "dapt", "ewc"])
 def test_theta1_is_back_after_a_cell_that_fails(bench, arm):
     bench.theta1_of(31)

@@ -140,7 +140,9 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
         for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
         for generation, right in enumerate((0.7, last))
     ]
-    about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
+    about = dict(
+        dtype="float32", target="d70", n_target=25, unlabelled=50, rows="same", rates="0.001", lr=1e-3, human=False
+    )
     rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, gold=[np.ones(400, int)] * 4)
     judged = module.by_generations("B6", ASKED["B6"], rows)
     assert judged.verdict == verdict

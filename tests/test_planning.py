@@ -80,7 +80,7 @@ def test_no_plan_beats_its_bounds_and_none_is_worse_than_grahams(study, workers)
 
 
 def test_the_stages_of_a_grid_wait_for_theta1_and_scores(tmp_path):
-    todo = cells(replace(small_study(tmp_path), arms=("full", "circuit:1,0,1", "near_zero:2")))
+    todo = cells(replace(small_study(tmp_path), arms=("direct", "full", "ngrams", "circuit:1,0,1", "near_zero:2")))
     found = stages(todo)
     assert [stage for stage, _ in found if isinstance(stage, Cell)] == todo
     assert [stage for stage, _ in found if isinstance(stage, Theta1)] == [Theta1(31), Theta1(777)]
@@ -93,6 +93,8 @@ def test_the_stages_of_a_grid_wait_for_theta1_and_scores(tmp_path):
             assert before == {1: Theta1(stage.seed), 0: Scores(stage.seed, 1, 0.02)}.get(
                 stage.depth, Scores(stage.seed, 0, 0.02)
             )
+        elif stage.arm in ("direct", "ngrams"):
+            assert before is None
         else:
             needs = Theta1(stage.seed) if stage.arm == "full" else Scores(stage.seed, stage.depth, 0.02)
             assert before == needs

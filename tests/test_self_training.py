@@ -24,15 +24,18 @@ from ctsft.report.self_training import (
     self_training_cells,
     self_training_tables,
 )
+from ctsft.report.situations import own_labels
+from ctsft.storage import Damaged
 from ctsft.study import self_training as module
 from ctsft.study.grid import cells
-from ctsft.study.record import read_rows
+from ctsft.study.record import append_rows, mend_table, read_rows
 from ctsft.study.self_training import COLUMNS, run_self_training
 from ctsft.study.spread import entropy, spread
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits, from_digits
 from ctsft.tuning.arms import get_arm
 
+DEMO = Path(__file__).parents[1] / "results" / "demo"
 PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "08_self_training.py"))["PRESETS"]
 
 
@@ -43,8 +46,8 @@ GENERATION = module._generation
 def turning():
     """So small a model gives all rows one label, and its chains would come to rest at once: here the labels turn."""
 
-    def turned(bench, config, cell, human, number, labels):
-        made = GENERATION(bench, config, cell, human, number, labels)
+    def turned(bench, config, chain, cell, number, labels):
+        made = GENERATION(bench, config, chain, cell, number, labels)
         return made | {"labels": digits((from_digits(made["labels"]) + number) % 3)}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -66,6 +69,7 @@ def config(tmp_path_factory):
         lrs=(3e-3,),
         generations=2,
         unlabelled=30,
+        rows=("same",),
         output=tmp_path_factory.mktemp("results"),
     )
 
@@ -128,12 +132,12 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
     shutil.copytree(config.folder / "cache" / "theta1", again.folder / "cache" / "theta1")
     tuned, generation = [], module._generation
 
-    def step(bench, config, cell, human, number, labels):
+    def step(bench, config, chain, cell, number, labels):
         if len(tuned) == 2:
             tuned.append("stopped")
             raise KeyboardInterrupt
-        tuned.append((human, number))
-        return generation(bench, config, cell, human, number, labels)
+        tuned.append((chain.human, number))
+        return generation(bench, config, chain, cell, number, labels)
 
     monkeypatch.setattr(module, "_generation", step)
     with pytest.raises(KeyboardInterrupt):
@@ -151,9 +155,9 @@ def test_a_generation_that_gives_back_what_it_learned_is_where_a_chain_rests(con
     """The next one would start from theta1 and learn the same again: it is written down, not tuned."""
     tuned, honest = [], module._kept
 
-    def step(bench, config, cell, human, number, labels):
-        tuned.append((human, number))
-        return GENERATION(bench, config, cell, human, number, labels)
+    def step(bench, config, chain, cell, number, labels):
+        tuned.append((chain.human, number))
+        return GENERATION(bench, config, chain, cell, number, labels)
 
     def never_the_same(*asked):
         made = honest(*asked)
@@ -181,6 +185,12 @@ def test_arms_that_add_rows_are_refused(config):
         replace(config, arms=("full", "replay"))
 
 
+@pytest.mark.parametrize("arm", ["ngrams", "zero_shot"])
+def test_arms_without_a_rate_are_refused_and_not_dropped(config, arm):
+    with pytest.raises(UserError, match=f"'{arm}' tunes no weights.*Leave that arm out"):
+        replace(config, arms=("full", arm))
+
+
 class Fresh(str):
     """Labels that equal no others."""
 
@@ -196,10 +206,10 @@ def test_a_chain_that_does_not_fit_fails_alone(config, rows, monkeypatch, tmp_pa
     shutil.copytree(config.folder / "cache" / "theta1", short.folder / "cache" / "theta1")
     generation = module._generation
 
-    def step(bench, config, cell, *rest):
+    def step(bench, config, chain, cell, *rest):
         if cell.arm == "full":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-        return generation(bench, config, cell, *rest)
+        return generation(bench, config, chain, cell, *rest)
 
     monkeypatch.setattr(module, "_generation", step)
     assert run_self_training(short) == 1
@@ -215,9 +225,9 @@ def test_more_generations_go_on_where_fewer_have_ended(config, rows, monkeypatch
     assert run_self_training(short) == 0
     tuned, generation = [], module._generation
 
-    def step(bench, config, cell, human, number, labels):
-        tuned.append((human, number))
-        return generation(bench, config, cell, human, number, labels)
+    def step(bench, config, chain, cell, number, labels):
+        tuned.append((chain.human, number))
+        return generation(bench, config, chain, cell, number, labels)
 
     monkeypatch.setattr(module, "_generation", step)
     assert run_self_training(replace(short, generations=2)) == 0
@@ -237,9 +247,9 @@ def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, 
         tried.append(cell.lr)
         return validated(bench, cell)
 
-    def step(bench, config, cell, human, number, labels):
-        tuned.append((cell.lr, human, number))
-        return generation(bench, config, cell, human, number, labels)
+    def step(bench, config, chain, cell, number, labels):
+        tuned.append((cell.lr, chain.human, number))
+        return generation(bench, config, chain, cell, number, labels)
 
     monkeypatch.setattr(module, "_validated", trial)
     monkeypatch.setattr(module, "_generation", step)
@@ -289,11 +299,135 @@ def test_rows_that_a_human_labelled_are_not_among_the_unlabelled(config, tmp_pat
     bench = Workbench(own)
     cell = next(cell for cell in cells(own) if cell.arm == "full")
     human = set(bench.training_rows(get_arm("full"), cell).ids)
-    unlabelled = module.unlabelled_ids(bench, own, cell)
+    chain, *_ = module.chains_of(bench, own)
+    unlabelled = module.unlabelled_ids(bench, chain, cell, 0)
     assert set(unlabelled) | human == set(bench.pools_b["d50"])
     assert not set(unlabelled) & human
     with pytest.raises(UserError, match="none is left without a label"):
-        module.unlabelled_ids(bench, own, replace(cell, n_target=len(bench.pools_b["d50"])))
+        module.unlabelled_ids(bench, chain, replace(cell, n_target=len(bench.pools_b["d50"])), 0)
+
+
+@pytest.fixture(scope="module")
+def fresh(config, rows, tmp_path_factory):
+    """Chains of one arm and seed on the same rows and on fresh ones, by one run."""
+    both = replace(
+        config,
+        seeds=(31,),
+        arms=("full",),
+        rows=("same", "fresh"),
+        unlabelled_fresh=20,
+        output=tmp_path_factory.mktemp("fresh"),
+    )
+    for name in ("theta1", "cache/theta1"):
+        shutil.copytree(config.folder / name, both.folder / name)
+    return both
+
+
+def test_fresh_generations_learn_from_rows_of_their_own(fresh, monkeypatch):
+    """Disjoint between generations, no human's, nested in the number, and labelled by the generation before."""
+    trained, given, bench = [], [], Workbench(fresh)
+    tune, predict = bench.train_arm, bench.predict
+
+    def train(arm, heads, training, *rest, **more):
+        trained.append(training)
+        return tune(arm, heads, training, *rest, **more)
+
+    def answer(part, *rest):
+        out = predict(part, *rest)
+        given.append((part.ids, tuple(int(label) for label in out.labels)))
+        return out
+
+    bench.theta1_of(31)
+    monkeypatch.setattr(bench, "train_arm", train)
+    monkeypatch.setattr(bench, "predict", answer)
+    monkeypatch.setattr(module, "_generation", GENERATION)
+    [chain, _] = module.chains_of(bench, replace(fresh, rows=("fresh",)))
+    lines = module.generations(bench, replace(fresh, output=fresh.output / "alone"), chain)
+    human, *later = (set(training.ids) for training in trained)
+    assert [len(ids) for ids in later] == [20, 20]
+    assert set.union(*later) <= set(bench.pool_a)
+    assert not set.intersection(*later)
+    assert not human & set.union(*later)
+    assert all((training.ids, training.labels) in given for training in trained[1:])
+    cell = chain.cells[0]
+    assert module.unlabelled_ids(bench, replace(chain, unlabelled=40), cell, 0) == [
+        one for number in range(2) for one in module.unlabelled_ids(bench, chain, cell, number)
+    ]
+    right = [label for example in bench.split("d70", "train").by_id(trained[2].ids) for label in [example.label]]
+    assert lines[2]["pseudo_accuracy"] == pytest.approx(np.mean(np.array(trained[2].labels) == right), abs=1e-6)
+
+
+def test_chains_on_fresh_rows_go_on_after_a_stop(fresh, monkeypatch):
+    """Those on the same rows keep their names, and the rows of either kind are shown apart."""
+    tuned, generation = [], module._generation
+
+    def step(bench, config, chain, cell, number, labels):
+        if len(tuned) == 7:
+            tuned.append("stopped")
+            raise KeyboardInterrupt
+        tuned.append((chain.rows, chain.human, number))
+        return generation(bench, config, chain, cell, number, labels)
+
+    monkeypatch.setattr(module, "_generation", step)
+    with pytest.raises(KeyboardInterrupt):
+        run_self_training(fresh)
+    assert run_self_training(fresh) == 0
+    numbers = {"same": [(False, 0), (False, 1), (False, 2), (True, 1), (True, 2)]}
+    wanted = [(rows, *pair) for rows in ("same", "fresh") for pair in numbers["same"]]
+    assert tuned == [*wanted[:7], "stopped", *wanted[7:]]
+    found = read_rows(fresh.table, COLUMNS)
+    assert {row["chain"].endswith("-fresh") for row in found if row["rows"] == "fresh"} == {True}
+    assert {row["chain"][-5:] for row in found if row["rows"] == "same"} == {"alone", "human"}
+    assert [int(row["n_rows"]) for row in found if row["rows"] == "fresh"] == [15, 20, 20, 15, 35, 35]
+    table = self_training_cells(fresh.folder)
+    assert list(dict.fromkeys(table["unlabelled"])) == ["30", "20 fresh"]
+    [told] = self_training_tables(fresh.folder)
+    assert "they are *fresh*" in told.caption
+    figure = self_training_figure(fresh.folder)
+    assert [len(axis.lines) for axis in figure.axes] == [2] * 8
+    plt.close(figure)
+    assert "20 fresh unlabelled rows" in "".join(own_labels(fresh.folder))
+
+
+def test_a_chain_on_fresh_rows_uses_the_pool_up_and_no_more(fresh):
+    bench = Workbench(fresh)
+    [chain, _] = module.chains_of(bench, replace(fresh, rows=("fresh",), generations=4, unlabelled_fresh=100))
+    ids = [module.unlabelled_ids(bench, chain, chain.cells[0], number) for number in range(5)]
+    assert [len(part) for part in ids] == [100, 100, 100, 100, 0]
+    with pytest.raises(UserError, match=r"d70 has 400 rows.*--generations 5 times --unlabelled-fresh 100 are 500"):
+        module.chains_of(bench, replace(fresh, generations=5, unlabelled_fresh=100))
+
+
+def test_committed_chains_keep_their_names(tmp_path):
+    """From before there were fresh rows: a later run finds them, reads them as `same`, and adds its own."""
+    config = replace(PRESETS["demo"], output=tmp_path)
+    config.table.parent.mkdir(parents=True)
+    for name in (config.table.name, f"{config.table.name}.sha256"):
+        shutil.copy(DEMO / "self_training" / name, config.table.parent)
+    known = read_rows(config.table, COLUMNS)
+    bench = Workbench(config)
+    names = [chain.name for chain in module.chains_of(bench, replace(config, rows=("same",)))]
+    assert set(names) <= {row["chain"] for row in known}
+    assert {chain.name for chain in module.chains_of(bench, config) if chain.rows == "fresh"}.isdisjoint(names)
+
+
+def test_older_rows_are_read_mended_and_added_to(tmp_path):
+    """A table without the column `rows`: its checksums hold, before and after new rows stand beside them."""
+    older = [name for name in COLUMNS if name != "rows"]
+    path = tmp_path / "table.csv"
+    made = [dict.fromkeys(older, "1") | {"chain": name} for name in "ab"]
+    append_rows(path, made, older)
+    assert read_rows(path, COLUMNS) == [{name: row.get(name, "same") for name in COLUMNS} for row in made]
+    path.write_text(path.read_text() + "torn")
+    with pytest.raises(Damaged, match="line 4"):
+        read_rows(path, COLUMNS)
+    mend_table(path, COLUMNS)
+    append_rows(path, [dict.fromkeys(COLUMNS, "2") | {"chain": "c", "rows": "fresh"}], COLUMNS)
+    assert [(row["chain"], row["rows"]) for row in read_rows(path, COLUMNS)] == [
+        ("a", "same"),
+        ("b", "same"),
+        ("c", "fresh"),
+    ]
 
 
 def test_finished_chains_are_not_run_again(config, rows, monkeypatch):
@@ -351,5 +485,7 @@ def test_table_and_figure(config, rows):
 
 
 def test_bad_settings_are_refused(config):
-    with pytest.raises(UserError, match="--generations and --unlabelled"):
+    with pytest.raises(UserError, match="--generations, --unlabelled and --unlabelled-fresh"):
         replace(config, generations=0)
+    with pytest.raises(UserError, match="--rows needs same, fresh"):
+        replace(config, rows=("fresh", "fresh"))

@@ -269,6 +269,26 @@ def test_a_rate_that_explodes_fails_its_cell(config, rows, tmp_path):
     assert run_study(replace(config, output=tmp_path, lrs=(1e30,), arms=("full",))) == 1
 
 
+def test_arms_that_do_not_start_from_theta1_do_not_make_it(config, rows, tmp_path, capsys):
+    """One that fails fails the arms that start from it alone, and the row of the others is the same without it."""
+    own = replace(config, output=tmp_path, arms=("direct", "ngrams"), dry_run=True)
+    assert run_study(own) == 0
+    assert "of which 0.0 MB are 0 theta1" in capsys.readouterr().out
+    assert run_study(replace(own, dry_run=False)) == 0
+    assert not (tmp_path / "demo" / "theta1").exists()
+    assert "source – ->" in capsys.readouterr().out
+    found = {row["arm"]: row for row in read_rows(tmp_path / "demo" / "01_nusax_transfer.csv")}
+    assert {(row["theta1"], row["source_accuracy_before"], row["n_source"]) for row in found.values()} == {
+        ("", "", "0")
+    }
+    [same] = [row for row in rows if row["arm"] == "direct"]
+    assert without_times([found["direct"]]) == without_times([same])
+    assert Results.read(tmp_path / "demo").rows["source_accuracy_before"].isna().all()
+    bad = replace(config, output=tmp_path / "bad", source_lr=1e30, arms=("full", "direct", "ngrams"))
+    assert run_study(bad) == 1
+    assert {row["arm"] for row in read_rows(bad.folder / "01_nusax_transfer.csv")} == {"direct", "ngrams"}
+
+
 def test_a_start_that_fails_is_tried_once_and_told_without_a_traceback(config, tmp_path, capsys):
     bad = replace(config, output=tmp_path, source_lr=1e30, arms=("zero_shot", "full", "norm_only"))
     assert run_study(bad) == 1

@@ -98,7 +98,7 @@ def energy_of(run: Callable[[], object], watts: float, device: torch.device) -> 
 
 def cost_of(bench: Workbench, cell: Cell, watts: float) -> dict[str, object]:
     """Tune the cell twice: once for the clock, once counted, because counting is slow. theta1 and its scores exist."""
-    bench.theta1_of(cell.seed)
+    bench.start_of(cell)
     heads = heads_of(bench, cell)
 
     measured = []

@@ -8,6 +8,7 @@ chain itself had in generation 0, on some seed; else it has held.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from ctsft.report.render import GAP, Table, change, described, interval, markdow
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import Difference, mean_interval, paired_difference
 from ctsft.report.transfer import pick
+from ctsft.study.record import LATE
 from ctsft.study.spread import entropy
 from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "08_self_training"
 # What chains must have in common to be compared, and what tells one of them from another.
-GROUND = ["dtype", "target", "n_target", "unlabelled", "rates"]
+GROUND = ["dtype", "target", "n_target", "unlabelled", "rows", "rates"]
 KEYS = [*GROUND, "arm", "depth", "human"]
 ONE_STEP = (
     "So what a chain lost or gained is one step, from human labels to its own labels of the unlabelled rows: it is no "
@@ -35,13 +37,16 @@ ONE_STEP = (
 def read_self_training(folder: Path) -> pd.DataFrame:
     """One line per chain and generation, with `right` and `source_right` [N]; empty where script 08 has not run.
 
-    `unlabelled`: how many rows the models of a chain label. Of chains that differ in their length alone, the longest.
+    `unlabelled`: how many rows each model of a chain labels; `rows`: whether these are the `same` for all of them, or
+    `fresh` ones for each (rows from before that choice are `same`). Of chains that differ in their length alone, the
+    longest.
     """
     path = folder / "self_training" / f"{EXPERIMENT}.csv"
     if not path.is_file():
         return pd.DataFrame()
     # Rows that were moved to another folder still say the preset that they were run by.
     rows = pd.read_csv(path, dtype={"rates": str}).assign(preset=folder.resolve().name)
+    rows["rows"] = rows["rows"] if "rows" in rows else LATE["rows"]
     rows["unlabelled"] = rows["n_rows"].where(rows["generation"] > 0).groupby(rows["chain"]).transform("max")
     rows["unlabelled"] = (rows["unlabelled"] - rows["n_target"].where(rows["human"], 0)).astype(int)
     length = rows.groupby("chain")["generation"].transform("max")
@@ -60,6 +65,11 @@ def read_self_training(folder: Path) -> pd.DataFrame:
 def on_the_first_ground(rows: pd.DataFrame) -> pd.DataFrame:
     """The chains that may be compared with the first one."""
     return pick(rows, **dict(rows[GROUND].iloc[0]))
+
+
+def labelled_text(setting: Mapping[str, object]) -> str:
+    """How many rows each model of a chain labels, and whether they are fresh ones."""
+    return f"{setting['unlabelled']}{' fresh' if setting['rows'] == 'fresh' else ''}"
 
 
 def stacked(rows: pd.DataFrame, column: str = "right") -> np.ndarray:
@@ -146,7 +156,7 @@ def self_training_cells(folder: Path) -> pd.DataFrame:
                     "n": setting["n_target"],
                     "arm": setting["arm"],
                     "depth": GAP if pd.isna(setting["depth"]) else int(setting["depth"]),
-                    "unlabelled": setting["unlabelled"],
+                    "unlabelled": labelled_text(setting),
                     "human rows": "kept" if setting["human"] else "first only",
                     "generation": generation,
                     "accuracy": interval(mean_interval(stacked(here))),
@@ -165,6 +175,16 @@ def self_training_cells(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def _fresh(rows: pd.DataFrame) -> str:
+    """What is said of fresh rows, where there are such chains."""
+    if "fresh" not in set(rows["rows"]):
+        return ""
+    return (
+        "That is so where all generations label the same rows; where they are *fresh*, each generation labels as many "
+        "rows that no earlier one has labelled. "
+    )
+
+
 def self_training_tables(folder: Path) -> list[Table]:
     rows = read_self_training(folder)
     if rows.empty:
@@ -178,8 +198,8 @@ def self_training_tables(folder: Path) -> list[Table]:
             "the human rows. Later ones learn from labels that the previous generation gave to target rows of pool A "
             "(whose translations theta1 has seen with their labels), with or without the human rows. If a generation "
             "gives back exactly the labels that it learned from, all later ones repeat it: "
-            f"{resting_told(rows)}. Labels learned from: share "
-            "of them that are right. Entropy and diversity are in bits; the gold labels have "
+            f"{resting_told(rows)}. {_fresh(rows)}Labels learned from: share of them that are right. "
+            "Entropy and diversity are in bits; the gold labels have "
             f"{one['gold_entropy']:.2f}. A chain *decayed* if its last generation's accuracy is below generation 0's "
             "with its whole paired 95 % interval (dated from the generation since which all were), and *collapsed* if "
             "the label entropy of some seeds has also fallen below half of what they had in generation 0; else it "

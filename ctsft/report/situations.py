@@ -27,6 +27,7 @@ from ctsft.report.self_training import (
     ONE_STEP,
     against_first,
     fate,
+    labelled_text,
     one_step,
     read_self_training,
     resting_told,
@@ -87,7 +88,7 @@ def own_labels(folder: Path) -> list[str]:
         kept = "human rows in every generation" if setting["human"] else "human rows in generation 0 only"
         lines.append(
             f"- {named(setting['arm'], setting['depth'])}, {setting['target']}, {setting['n_target']} human rows and "
-            f"{setting['unlabelled']} unlabelled rows, {kept} ({setting['dtype']}): "
+            f"{labelled_text(setting)} unlabelled rows, {kept} ({setting['dtype']}): "
             f"{fate(chain)}; generation {last} minus generation 0: {change(against_first(chain, last))}; "
             f"{resting_told(chain)}."
         )

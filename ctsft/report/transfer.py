@@ -20,7 +20,7 @@ TITLES = {EXPERIMENT: "Transfer", ENTAILMENT: "Transfer of entailment"}
 KEYS = ["n_source", "target", "n_target", "arm", "depth"]
 
 
-def pick(rows: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+def pick(rows: pd.DataFrame, /, **wanted: object) -> pd.DataFrame:
     """The rows whose columns have these values; None or NA stands for an empty field."""
     keep = pd.Series(True, index=rows.index)
     for name, value in wanted.items():

@@ -19,7 +19,7 @@ def run_cell(
     bench: Workbench, tests: NamedTests, cell: Cell, key: str
 ) -> tuple[dict[str, object], list[dict[str, object]]]:
     """Run one cell; returns its row, and the lines of its probes where the configuration has any."""
-    theta1 = bench.theta1_of(cell.seed)
+    theta1 = bench.start_of(cell)
     heads = heads_of(bench, cell)
     watch = Watch(bench, tests, cell, key) if bench.config.probes else None
     with bench.tuned(cell, heads, watch and watch.after_epoch) as (trainable_weights, train_seconds):
@@ -48,7 +48,7 @@ def run_cell(
         "macro_f1": round(test["macro_f1"], 6),
         "full_vocab_accuracy": round(float((predictions.vocabulary == gold).mean()), 6),
         "source_accuracy": round(source_accuracy, 6),
-        "source_accuracy_before": round(theta1["test_accuracy"], 6),
+        "source_accuracy_before": round(theta1["test_accuracy"], 6) if theta1 else None,
         "heads": len(heads),
         "trainable": trainable_weights,
         "trainable_share": round(trainable_weights / total, 8),
@@ -62,7 +62,7 @@ def run_cell(
     return row, watch.lines if watch else []
 
 
-def _identity(bench: Workbench, cell: Cell, theta1: dict) -> dict[str, object]:
+def _identity(bench: Workbench, cell: Cell, theta1: dict | None) -> dict[str, object]:
     """What was asked for, and where it ran; a setting that the arm does not use stays empty."""
     config, arm = bench.config, get_arm(cell.arm)
     return {
@@ -70,11 +70,11 @@ def _identity(bench: Workbench, cell: Cell, theta1: dict) -> dict[str, object]:
         "preset": config.preset,
         "model": bench.model_name,
         "model_hash": bench.loaded.weights,
-        "theta1": theta1["weight_hash"] if arm.start == "theta1" else None,
+        "theta1": theta1["weight_hash"] if theta1 else None,
         "task": config.task,
         "source": config.source,
         "target": cell.target,
-        "n_source": config.n_source if arm.start == "theta1" else 0,
+        "n_source": config.n_source if theta1 else 0,
         "n_target": cell.n_target,
         "arm": cell.arm,
         "depth": cell.depth,

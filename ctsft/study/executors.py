@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
+from ctsft.report.render import fraction
 from ctsft.storage import locked, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
@@ -105,7 +106,7 @@ def settle(job: Job, cell: Cell, wait: bool = False) -> Outcome | None:
         return Outcome(
             key,
             "done",
-            f"accuracy {row['accuracy']:.3f}  source {row['source_accuracy_before']:.3f} -> "
+            f"accuracy {row['accuracy']:.3f}  source {fraction(row['source_accuracy_before'])} -> "
             f"{row['source_accuracy']:.3f}  trainable {row['trainable_share']:.2%}  "
             f"{time.perf_counter() - started:.0f} s",
         )

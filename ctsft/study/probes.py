@@ -62,7 +62,7 @@ class Watch:
 
     `distance` is the Euclidean distance of all weights from where the arm started, `relative_distance` that by the
     norm of those weights; `seconds` is the time spent measuring between epochs. "Before" is always theta1, also for
-    an arm that starts from the base model.
+    an arm that starts from the base model, which needs theta1 for this alone.
     """
 
     def __init__(self, bench: Workbench, tests: NamedTests, cell: Cell, key: str):

@@ -29,6 +29,8 @@ SET_COLUMNS = (
 SETS = ".sets.csv"
 KNOWN_COLUMNS = "circuit seed scorer roc_auc heads ranks of seconds git_commit created".split()
 KNOWN = ".known.csv"
+# Columns that came later, and what the rows of older files, which lack them, have in their place.
+LATE = {"rows": "same"}
 TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOWN_COLUMNS}
 
 
@@ -61,6 +63,7 @@ def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]
     if not path.is_file():
         return []
     header, *lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    wanted, columns = columns, _columns_of(header, columns)
     expected = ",".join(columns)
     if header.rstrip("\r") != expected:
         if lines or not expected.startswith(header):
@@ -82,7 +85,16 @@ def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]
         else row
         for row in rows
     ]
-    return list(enumerate(checked, start=2))
+    whole = [
+        row if isinstance(row, str) else {name: row.get(name, LATE.get(name, "")) for name in wanted} for row in checked
+    ]
+    return list(enumerate(whole, start=2))
+
+
+def _columns_of(header: str, columns: Sequence[str]) -> Sequence[str]:
+    """The columns that a file with this header has: `columns`, or in a file from before the late ones, the others."""
+    older = [name for name in columns if name not in LATE]
+    return older if header.rstrip("\r") == ",".join(older) else columns
 
 
 def _row(line: str, columns: Sequence[str]) -> dict[str, str] | str:
@@ -154,7 +166,11 @@ def mend_table(path: Path, columns: Sequence[str]) -> None:
         faults = [f"{path}, line {line}: {row}." for line, row in lines if isinstance(row, str)]
         if faults:
             set_aside(path, faults[0], copy=True)
-            write_atomic(path, _table([row for _, row in lines if isinstance(row, dict)], columns))
+            own = _columns_of(
+                path.read_text(errors="replace").partition("\n")[0], columns
+            )  # as its checksums have them
+            kept = [{name: row[name] for name in own} for _, row in lines if isinstance(row, dict)]
+            write_atomic(path, _table(kept, own))
 
 
 def read_cells(folder: Path, first: str = "") -> dict[str, dict[str, str]]:

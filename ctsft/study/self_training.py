@@ -2,6 +2,8 @@
 
 Generation 0 is tuned on the n human-labelled target rows. Generation g starts from theta1 again, and is tuned on
 unlabelled target rows with the labels of generation g - 1's model: with the human rows in the mix, or without them.
+These are the same rows for all generations, or fresh ones for each. A model that fits the labels it learned from gives
+them back for the same rows, and the chain rests; on fresh rows, errors can pass from one generation to the next.
 
 Of several learning rates a chain takes the one whose generation 0 the target's validation split prefers, and stays with
 it. Every trial of a rate and every generation leave a file in cache/generations, so a stopped run goes on behind its
@@ -24,7 +26,7 @@ from ctsft.memory import failing_without_memory
 from ctsft.report.self_training import self_training
 from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
 from ctsft.study.beside import write_settings
-from ctsft.study.chains import Chain, chains_of
+from ctsft.study.chains import Chain, Labelled, chains_of, unlabelled_ids
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell
@@ -35,12 +37,12 @@ from ctsft.study.record import append_rows, mend_table, read_cells, read_rows
 from ctsft.study.spread import spread
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded
-from ctsft.tasks.task import digits, draw, from_digits
+from ctsft.tasks.task import digits, from_digits
 from ctsft.tuning.arms import get_arm
 
 COLUMNS = (
-    "chain experiment preset model theta1 task source target n_target arm depth rates lr seed human generation n_rows "
-    "predictions source_predictions pseudo_accuracy label_entropy confidence diversity trainable dtype device "
+    "chain experiment preset model theta1 task source target n_target arm depth rates lr seed human rows generation "
+    "n_rows predictions source_predictions pseudo_accuracy label_entropy confidence diversity trainable dtype device "
     "git_commit created"
 ).split()
 
@@ -52,23 +54,40 @@ class SelfTrainingConfig(OneProcess):
     generations: int = 5
     """How many generations learn from the one before them."""
     unlabelled: int = 200
-    """Target rows that models label, at most: never those that a human labelled, and never test rows."""
+    """Under --rows same: target rows that models label, at most: never those that a human labelled, never test rows."""
+    rows: tuple[Labelled, ...] = ("same",)
+    """Whether all generations of a chain label the same rows, or each labels fresh ones; with both, chains of both."""
+    unlabelled_fresh: int = 80
+    """Under --rows fresh: target rows that each generation labels; --generations times as many have to be there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.generations, self.unlabelled) < 1:
-            raise UserError("--generations and --unlabelled must be at least 1.")
+        if min(self.generations, self.unlabelled, self.unlabelled_fresh) < 1:
+            raise UserError("--generations, --unlabelled and --unlabelled-fresh must be at least 1.")
+        if not self.rows or len(set(self.rows)) < len(self.rows):
+            raise UserError("--rows needs same, fresh, or each of them once.")
         for arm, _ in self.arm_depths():
-            if get_arm(arm).extra_rows is not None:
-                raise UserError(
-                    f"the arm '{arm}' adds rows of its own, and a generation learns from those that the last one "
-                    "labelled alone. Leave that arm out."
-                )
+            _refuse(arm)
 
     @property
     def table(self) -> Path:
         """In a folder of its own, because its columns are not those of result rows."""
         return self.folder / "self_training" / f"{self.experiment}.csv"
+
+
+def _refuse(name: str) -> None:
+    """UserError for an arm that has no generations."""
+    arm = get_arm(name)
+    if not arm.uses_rate:
+        raise UserError(
+            f"the arm '{name}' tunes no weights of the model, and a chain is generations of a model that is tuned. "
+            "Leave that arm out."
+        )
+    if arm.extra_rows is not None:
+        raise UserError(
+            f"the arm '{name}' adds rows of its own, and a generation learns from those that the last one labelled "
+            "alone. Leave that arm out."
+        )
 
 
 def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] = self_training) -> int:
@@ -111,21 +130,23 @@ def _run(config: SelfTrainingConfig, table: Callable[[Path], str]) -> int:
 def generations(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> list[dict]:
     """One chain, a line per generation; those that are known from before are not tuned again.
 
-    Every generation starts from theta1, so one that gives the very labels that it learned from is where a chain ends:
-    those behind it repeat it.
+    Every generation starts from theta1, so one that gives the very labels that it learned from, to the same rows, is
+    where a chain ends: those behind it repeat it.
     """
     cell, start = _preferred(bench, config, chain)
     theta1 = bench.theta1_of(cell.seed)["weight_hash"]
     known, lines, learned_from = start, [], None
     for number in range(config.generations + 1):
-        if number and known["labels"] == learned_from:  # it gave back what it learned: the next would be the same again
+        # It gave back what it learned: the next would be the same again.
+        if number and chain.rows == "same" and known["labels"] == learned_from:
             known = known | {"line": known["line"] | {"generation": number}}
         elif number:
             learned_from = known["labels"]
             labels = tuple(from_digits(learned_from).tolist())
-            make = partial(_generation, bench, config, cell, chain.human, number, labels)
+            make = partial(_generation, bench, config, chain, cell, number, labels)
             known = _kept(config, theta1, chain.kept_as(number), make)
-        lines.append(known["line"] | {"chain": chain.name, "rates": chain.rates, "human": chain.human})
+        about = {"chain": chain.name, "rates": chain.rates, "human": chain.human, "rows": chain.rows}
+        lines.append(known["line"] | about)
     return lines
 
 
@@ -145,7 +166,7 @@ def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tu
 
     pairs = list(zip(chain.cells, chain.keys, strict=True))
     cell, key = max(pairs, key=lambda pair: valid(*pair)) if len(pairs) > 1 else pairs[0]
-    make = partial(_generation, bench, config, cell, False, 0, ())
+    make = partial(_generation, bench, config, chain, cell, 0, ())
     return cell, _kept(config, theta1, f"{key}-u{chain.unlabelled}-first", make)
 
 
@@ -171,19 +192,21 @@ def _kept(config: SelfTrainingConfig, theta1: str, name: str, make: Callable[[],
 
 
 def _generation(
-    bench: Workbench, config: SelfTrainingConfig, cell: Cell, human: bool, number: int, labels: tuple[int, ...]
+    bench: Workbench, config: SelfTrainingConfig, chain: Chain, cell: Cell, number: int, labels: tuple[int, ...]
 ) -> dict[str, object]:
     """Its line, and the labels that it gives; `labels` are those that the generation before gave."""
     theta1 = bench.theta1_of(cell.seed)
     rows = own = bench.training_rows(get_arm(cell.arm), cell)
-    unlabelled = bench.encode(bench.split(cell.target, "train").by_id(unlabelled_ids(bench, config, cell)))
+    train = bench.split(cell.target, "train")
     if number:
+        unlabelled = bench.encode(train.by_id(unlabelled_ids(bench, chain, cell, number - 1)))
         labelled = replace(unlabelled, labels=labels)
-        rows = together(own, labelled) if human else labelled
+        rows = together(own, labelled) if chain.human else labelled
+    further = unlabelled_ids(bench, chain, cell, number)
     with bench.tuned(cell, heads_of(bench, cell), rows=rows) as (trained, _):
         target, _ = bench.accuracy(cell.target, "test")
         source, _ = bench.accuracy(config.source, "test")
-        given = bench.predict(unlabelled).digits
+        given = bench.predict(bench.encode(train.by_id(further))).digits if further else digits(())
     line = {
         "experiment": config.experiment,
         "preset": config.preset,
@@ -210,18 +233,6 @@ def _generation(
         "created": now(),
     }
     return {"line": line, "labels": given}
-
-
-def unlabelled_ids(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> list[str]:
-    """Ids of target rows that no human labelled: of pool A where rows are parallel, else the rest of the target's."""
-    pool = bench.pool_a
-    if not bench.task.parallel:
-        own = bench.pools_b[cell.target]
-        human = set(draw(own, cell.n_target, cell.seed))
-        pool = [one for one in own if one not in human]
-        if not pool:
-            raise UserError(f"--n-targets {cell.n_target} are all rows of {cell.target}: none is left without a label.")
-    return draw(pool, min(config.unlabelled, len(pool)), cell.seed)
 
 
 def together(first: Encoded, second: Encoded) -> Encoded:

@@ -75,16 +75,17 @@ class Workbench(Answering):
         after_epoch: Callable[[int], None] | None = None,
         rows: Encoded | None = None,
     ) -> Iterator[tuple[int, float]]:
-        """Tune the cell's arm on its target rows (or on `rows`); at the end theta1 is back, bit for bit.
+        """Tune the cell's arm on its target rows (or on `rows`); at the end theta1 is back, bit for bit (for an arm
+        that does not start from it: the theta1 that was there, or the base model).
 
         Yields (number of trainable weights, seconds of training).
         """
         arm = get_arm(cell.arm)
-        self.theta1_of(cell.seed)
+        self.start_of(cell)
         policy = self.config.kv_policy
         moving = moving_slices(self.model, self.anatomy, arm, heads, policy)
         trained = trained_weights(self.model, self.anatomy, arm, heads, policy)
-        everything = {piece.parameter for piece in moving} == self.theta1.keys()
+        everything = {piece.parameter for piece in moving} == self.base.keys()
         before = {} if everything else read_slices(self.model, moving)
         if arm.start == "base":
             self.restore(self.base)
@@ -104,7 +105,7 @@ class Workbench(Answering):
         finally:
             self.classifier = None
             if everything:
-                self.restore(self.theta1)
+                self.restore(self.base if self.theta1_seed is None else self.theta1)
             else:
                 write_slices(self.model, before)
 
@@ -232,6 +233,10 @@ class Workbench(Answering):
             about = self.failures.remember(f"theta1 of seed {seed}", lambda: read_or_make(self, seed))
             self.theta1, self.theta1_seed, self.theta1_scores = self.snapshot(), seed, about
         return self.theta1_scores
+
+    def start_of(self, cell: Cell) -> dict | None:
+        """theta1 of the cell's seed, as in `theta1_of`, where its arm starts from it; None where it does not."""
+        return self.theta1_of(cell.seed) if get_arm(cell.arm).start == "theta1" else None
 
     @property
     def model_name(self) -> str:
