@@ -103,8 +103,8 @@ def test_measured_related_answers_stand_for_probes_where_script_04_has_not_run(r
         assert by_arm[arm].value == related_change(pick(lines, arm=arm)).value
 
 
-def test_related_tests_of_different_sizes_count_row_by_row():
-    """A test of four rows that gains one of them and one of two rows that gains none: one of six."""
+def test_related_tests_of_different_sizes_weigh_the_same():
+    """A test of four rows that gains one of them and one of two rows that gains none: half of a fourth."""
 
     def line(test: str, seed: int, before: list[int], after: list[int]) -> dict:
         gold = np.ones(len(before), dtype=int)
@@ -113,8 +113,22 @@ def test_related_tests_of_different_sizes_count_row_by_row():
 
     lines = [line("a/x", seed, [1, 1, 0, 0], [1, 1, 1, 0]) for seed in (31, 777)]
     lines += [line("b/y", seed, [1, 0], [1, 0]) for seed in (31, 777)]
-    assert related_change(pd.DataFrame(lines)).value == pytest.approx(1 / 6)
+    assert related_change(pd.DataFrame(lines)).value == pytest.approx(1 / 8)
     assert related_change(pd.DataFrame(lines[:-1])) is None  # not the same seeds in both
+
+
+@pytest.mark.parametrize(("test", "labels", "joint"), [("a/y", 1, True), ("a/y", 2, False), ("b/y", 1, False)])
+def test_related_tests_are_drawn_row_by_row_only_where_they_are_parallel(test, labels, joint):
+    """What one test gains on half of its rows the other loses: drawn together that leaves nothing to chance."""
+    gains = np.arange(40) < 20
+    lines = []
+    for name, gold, sign in (("a/x", np.ones(40, int), 1), (test, np.full(40, labels), -1)):
+        sides = [np.where(gains, gold, 0), np.zeros(40, int)][::sign]
+        one = {"target": "t", "n_target": 25, "seed": 31, "draw": 0, "test": name, "gold": gold}
+        lines.append(one | dict(zip(("answers", "answers_before"), sides, strict=True)))
+    change = related_change(pd.DataFrame(lines))
+    assert change.value == 0
+    assert (change.high == change.low) is joint
 
 
 def test_finished_cells_are_measured_once(config, results, monkeypatch, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -55,10 +57,9 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, columns: tuple[str, str] =
 
 
 def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, str] = TARGET) -> Difference | None:
-    """The mean over settings of paired differences, on the seeds that every setting has in both arms.
+    """The `mean_difference` of settings, on the seeds that every setting has in both arms; None where they share none.
 
-    Where the settings' test rows correspond (the languages of a task are parallel), a row is drawn in all of them.
-    Where they do not, all rows are drawn as one sample in which every setting weighs the same.
+    Test rows of the same labels correspond (the languages of a task are parallel).
     """
     sides = [(right(first, columns), right(second, columns)) for first, second in pairs]
     if not sides:
@@ -66,13 +67,25 @@ def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, s
     seeds = sorted(set.intersection(*(set(one) & set(two) for one, two in sides)))
     if not seeds:
         return None
-    first, second = ([stack(side[i], seeds) for side in sides] for i in (0, 1))
-    if len({rows[columns[1]].iloc[0].tobytes() for rows, _ in pairs}) == 1:
-        return paired_difference(np.mean(first, axis=0), np.mean(second, axis=0))
-    apart = [one - two for one, two in zip(first, second, strict=True)]
-    size = np.mean([values.shape[1] for values in apart])
-    weighted = np.concatenate([values * (size / values.shape[1]) for values in apart], axis=1)
-    return Difference(*mean_interval(weighted), permutation_p(np.concatenate(apart, axis=1).mean(0)))
+    apart = [stack(one, seeds) - stack(two, seeds) for one, two in sides]
+    return mean_difference(apart, [rows[columns[1]].iloc[0].tobytes() for rows, _ in pairs])
+
+
+def mean_difference(apart: Sequence[np.ndarray], tests: Sequence[Hashable]) -> Difference:
+    """The mean over settings of paired differences, each [seeds, N] of its own N; every setting weighs the same.
+
+    Settings of equal `tests` have rows that correspond, and a row is drawn in all of them. Those of other tests are
+    put beside them, and all rows are drawn as one sample, in which the row of a short test weighs more.
+    """
+    by_test: dict[Hashable, list[np.ndarray]] = {}
+    for values, test in zip(apart, tests, strict=True):
+        by_test.setdefault(test, []).append(values)
+    sums = [np.sum(values, axis=0) for values in by_test.values()]
+    rows = sum(values.shape[1] for values in sums)
+    weighted = [values * (rows / values.shape[1] / len(apart)) for values in sums]
+    return Difference(
+        *mean_interval(np.concatenate(weighted, axis=1)), permutation_p(np.concatenate(sums, axis=1).mean(0))
+    )
 
 
 def macro_f1_gap(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> Interval | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
-from ctsft.report.compare import SOURCE, paired, right, stack
+from ctsft.report.compare import SOURCE, mean_difference, paired, right, stack
 from ctsft.report.fair import equal_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
@@ -85,10 +85,11 @@ def last_lines(results: Results) -> pd.DataFrame:
 def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Difference | None:
     """Accuracy after minus before on related tests, averaged over targets, n and tests; or minus another arm's.
 
-    Tests of one size are averaged row by row, because those of one task are parallel; tests of other sizes are put
-    beside them, and every row counts the same.
+    Every test weighs the same, however many rows it has. Tests of one task with the same labels are parallel, so their
+    rows are drawn together.
     """
-    sides: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    apart: list[np.ndarray] = []
+    tests: list[tuple[str, bytes]] = []
     known = set()
     for (target, n, test), group in lines.groupby(["target", "n_target", "test"]):
         after = right(group)
@@ -96,13 +97,9 @@ def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Di
         seeds = sorted(after.keys() & than.keys())
         if seeds:
             known.add(tuple(seeds))
-            first, second = stack(after, seeds), stack(than, seeds)
-            sides.setdefault(first.shape[1], []).append((first, second))
-    if len(known) != 1:
-        return None
-    return paired_difference(
-        *(np.concatenate([np.mean([pair[i] for pair in pairs], axis=0) for pairs in sides.values()], 1) for i in (0, 1))
-    )
+            apart.append(stack(after, seeds) - stack(than, seeds))
+            tests.append((test.partition("/")[0], group["gold"].iloc[0].tobytes()))
+    return mean_difference(apart, tests) if len(known) == 1 else None
 
 
 def related_cells(results: Results) -> pd.DataFrame:
