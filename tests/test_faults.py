@@ -1,9 +1,8 @@
-"""Each fault is made to happen: a full disk, a read-only folder, too little memory, NaN, signals, a silent hub."""
+"""Each fault is made to happen: too little memory, NaN, signals, a silent hub (of disks: test_disks.py)."""
 
 from __future__ import annotations
 
 import datetime
-import os
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from killing import ENVIRONMENT, contents, shorter, small_study
+from killing import ENVIRONMENT, contents, small_study
 
 from ctsft import evaluation
 from ctsft.discovery import gradient
@@ -29,13 +28,6 @@ from ctsft.study.run import run_study
 from ctsft.study.stopping import Stopped, finishing, stoppable
 from ctsft.tasks import download
 from ctsft.tuning import loop
-
-
-@pytest.fixture(scope="module")
-def one_cell(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("one")
-    assert run_study(shorter(folder)) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,47 +43,6 @@ def three(output: Path):
 
 def answers(folder: Path) -> dict[str, str]:
     return {row["arm"]: row["predictions"] for row in read_rows(folder / "demo" / "01_nusax_transfer.csv")}
-
-
-# ---- disk ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def small_disk(folder: Path, kilobytes: int):
-    folder.mkdir()
-    size = f"size={kilobytes}k,nr_inodes=1000"
-    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder], check=False).returncode:
-        pytest.skip("a small tmpfs can only be mounted by root (with the right to mount)")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
-
-
-# Full from the start, at theta1's weights (1.4 MB), and after them.
-@pytest.mark.parametrize("kilobytes", [8, 700, 1432])
-def test_a_full_disk_ends_the_run_with_one_sentence_and_it_goes_on_when_there_is_space(one_cell, tmp_path, kilobytes):
-    disk = tmp_path / "disk"
-    with small_disk(disk, kilobytes):
-        with pytest.raises(UserError, match=r"cannot write .*: No space left on device\. What was written before is"):
-            run_study(shorter(disk))
-        assert not list(disk.rglob("*.tmp"))
-        remount(disk, "size=64m")
-        assert run_study(shorter(disk)) == 0
-        assert contents(disk) == contents(one_cell)
-
-
-def test_a_read_only_folder_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctsft.study.opening.Workbench", lambda config: pytest.fail("the model was loaded"))
-    disk = tmp_path / "disk"
-    with small_disk(disk, 1000):
-        remount(disk, "ro")
-        with pytest.raises(UserError, match=r"cannot write .*: Read-only file system.*--output"):
-            run_study(shorter(disk))
 
 
 # ---- memory -------------------------------------------------------------------------------------------------------
