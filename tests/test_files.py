@@ -146,6 +146,7 @@ def test_declared_labels_words_and_template(tmp_path):
         (".csv", "text,label\n\nhello,a\n\n,b\n", "line 5: the field 'text' is empty"),
         (".tsv", "text\tlabel\nhello\ta\n\tb\n", "line 3: the field 'text' is empty"),
         (".csv", "text\n\nhello\n", "no column 'label'"),
+        (".csv", 'text,label\nhello,"a\nbye,b"\n', r"line 3: a line break in label 'a\\nbye,b'"),
         (".csv", "text,label\nhello,a\nbye,\n", "line 3: the field 'label' is empty"),
         (".csv", "text,label\nhello, you,a\n", "line 2: 3 fields, but the header has 2.*quotation marks"),
         (".csv", 'text,label\n"hello,a\n', "line 2: unexpected end of data"),
