@@ -16,11 +16,14 @@ from pathlib import Path
 import datasets
 import pytest
 from own_data import label_words, sentences, write_jsonl, write_topics
+from sklearn.metrics import f1_score
 
 import ctsft
 from ctsft import cli
 from ctsft.errors import UserError
+from ctsft.evaluation import scores
 from ctsft.models.load import load_model
+from ctsft.report import compare
 from ctsft.report.rows import Results
 from ctsft.storage import digest
 from ctsft.study.config import StudyConfig
@@ -143,6 +146,7 @@ def test_declared_labels_words_and_template(tmp_path):
         (".csv", "text,label\n\nhello,a\n\n,b\n", "line 5: the field 'text' is empty"),
         (".tsv", "text\tlabel\nhello\ta\n\tb\n", "line 3: the field 'text' is empty"),
         (".csv", "text\n\nhello\n", "no column 'label'"),
+        (".csv", 'text,label\nhello,"a\nbye,b"\n', r"line 3: a line break in label 'a\\nbye,b'"),
         (".csv", "text,label\nhello,a\nbye,\n", "line 3: the field 'label' is empty"),
         (".csv", "text,label\nhello, you,a\n", "line 2: 3 fields, but the header has 2.*quotation marks"),
         (".csv", 'text,label\n"hello,a\n', "line 2: unexpected end of data"),
@@ -596,6 +600,40 @@ def test_a_dry_run_fits_a_small_validation_split(tmp_path, capsys):
     write_jsonl(data / "topics" / "d00" / "valid.jsonl", sentences("d00", "valid", 20))
     assert run_study(config_of(data, tmp_path / "out", dry_run=True)) == 0
     assert "CPU hours for 1 cells" in capsys.readouterr().out
+
+
+def test_valid_and_test_of_ones_own_may_lack_a_label_and_train_may_not(tmp_path, capsys):
+    """As 60 rows of many classes do; a study and a tuning go on, and macro-F1 is over the labels that rows have."""
+    data = write_topics(tmp_path)
+    for split, absent in (("valid", "travel"), ("test", "food")):
+        for language in ("d00", "d50"):
+            rows = [row for row in sentences(language, split, 60) if row["label"] != absent]
+            write_jsonl(data / "topics" / language / f"{split}.jsonl", rows)
+    settings = dict(source_lr=3e-3, lrs=(3e-3,), micro_batch=16, arms=("zero_shot", "norm_only"))
+    assert run_study(config_of(data, tmp_path / "out", **settings)) == 0
+    out = capsys.readouterr().out
+    assert "check: d50: no valid row has the label 'travel'; choices and the temperature are made without" in out
+    assert "check: d50: no test row has the label 'food'; the accuracy and macro-F1 say nothing of them." in out
+    results = Results.read(tmp_path / "out" / "own")
+    for row, stored in zip(results.rows.itertuples(), read_rows(tmp_path / "out" / "own" / "mine.csv"), strict=True):
+        assert sorted(set(row.gold)) == [0, 2, 3]
+        by_label = f1_score(row.gold, row.answers, labels=[0, 2, 3], average=None)
+        assert float(stored["macro_f1"]) == pytest.approx(by_label.mean(), abs=1e-6)
+        assert compare.macro_f1(results.rows[results.rows["cell"] == row.cell]).value == pytest.approx(by_label.mean())
+    tune = "--model demo --arm norm_only --epochs 1 --n 20 --language d50 --task topics".split()
+    cli.main(["tune", *tune, "--data-dir", str(data), "--output", str(tmp_path / "d"), "--label-words", *label_words()])
+    about = ctsft.HeadDelta.load(tmp_path / "d").about
+    assert about["metrics"]["rows"] == 45
+    assert 0.05 <= about["temperature"] <= 20
+    train = data / "topics" / "d50" / "train.jsonl"
+    write_jsonl(train, [row for row in sentences("d50", "train", 60) if row["label"] != "food"])
+    write_topics(data, ("d00",), labels=["animals", "food", "tools", "travel"])
+    with pytest.raises(UserError, match="topics/d50/train: no row has the label 'food'"):
+        get_task("topics", data).load("d50", "train", data)
+
+
+def test_answers_that_no_row_asks_for_do_not_change_what_macro_f1_is_over():
+    assert scores([0, 0, 1, 2], [0, 0, 1, 1])["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_twelve_labels_survive_the_way_into_rows_and_back(tmp_path):

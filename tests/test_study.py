@@ -383,7 +383,9 @@ def test_unknown_flags_and_presets_are_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         parse(PRESETS, "", ["--targetz", "d10"])
     assert stop.value.code == 2
-    assert "--targetz" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--targetz" in err
+    assert re.search(r"valid flags: --preset .*--targets .*--n-targets .*--help", err)
 
 
 def test_flags_replace_the_presets_values():

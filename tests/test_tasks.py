@@ -20,7 +20,7 @@ from ctsft.tasks.nusax import NUSAX, parse_csv
 from ctsft.tasks.prompts import Layout, encode, label_tokens, pad_left
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.smsa import SMSA
-from ctsft.tasks.task import Example, Rows, check_aligned, draw, draw_balanced, split_pools
+from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, draw_balanced, split_pools
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,9 @@ def test_repeated_ids_and_missing_labels_are_refused():
     with pytest.raises(UserError, match="'a' occurs more than once"):
         task.load("javanese", "train")
     ids = ("a", "b")
-    with pytest.raises(UserError, match="no row has the label 'neutral'"):
-        task.load("javanese", "train")
+    for split in SPLITS:
+        with pytest.raises(UserError, match="no row has the label 'neutral'"):
+            task.load("javanese", split)
 
 
 def test_a_download_that_fails_names_both_flags(monkeypatch, tmp_path):

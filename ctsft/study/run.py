@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -70,7 +71,14 @@ def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[s
         f"{description.strip()}\n\nPresets: --preset {'|'.join(presets)} (default {next(iter(presets))}). "
         f"The defaults below are those of the preset '{known.preset}'."
     )
-    return tyro.cli(type(presets[known.preset]), default=presets[known.preset], args=rest, description=about)
+    try:
+        return tyro.cli(type(presets[known.preset]), default=presets[known.preset], args=rest, description=about)
+    except SystemExit as stop:
+        if stop.code:  # tyro has said what is wrong, but names only flags that look like the wrong one
+            shown = [field for field in fields(presets[known.preset]) if "Suppress" not in str(field.type)]
+            flags = (f"--{field.name.replace('_', '-')}" for field in shown)
+            print(f"valid flags: --preset {' '.join(flags)}; --help explains them", file=sys.stderr)
+        raise
 
 
 def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -> int:

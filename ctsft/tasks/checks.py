@@ -27,6 +27,7 @@ def findings(task: Task, source: str, targets: Sequence[str], rows: Mapping[Spli
     for language in (source, *targets):
         found += _forms(language, rows)
         found += _repeated(language, rows)
+        found += _absent(task, language, rows)
         found += _balance(task, language, rows, FEW_ROWS if language == source else FEW_TARGET_ROWS)
     for target in targets:
         found += _near(source, target, rows)
@@ -92,6 +93,20 @@ def _repeated(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[st
     torn = [text for text, own in labels.items() if len(own) > 1]
     if torn:
         found.append(f"{language}: {len(torn)} training texts stand there with two labels, such as '{torn[0][:60]}'.")
+    return found
+
+
+def _absent(task: Task, language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
+    """Labels without a row in valid or test, which says nothing of them then."""
+    found = []
+    for split, harm in (
+        ("valid", "choices and the temperature are made without them"),
+        ("test", "the accuracy and macro-F1 say nothing of them"),
+    ):
+        seen = {e.label for e in rows[language, split]}
+        absent = [repr(label) for number, label in enumerate(task.labels) if number not in seen]
+        if absent:
+            found.append(f"{language}: no {split} row has the label {', '.join(absent)}; {harm}.")
     return found
 
 

@@ -22,7 +22,7 @@ from typing import Literal
 from ctsft.errors import UserError
 from ctsft.tasks.download import decode
 from ctsft.tasks.formats import holds_rows, parsed
-from ctsft.tasks.tables import COLUMNS, Table, normal_label
+from ctsft.tasks.tables import COLUMNS, Table, is_one_line, normal_label
 from ctsft.tasks.task import Rows, Task
 
 FEWEST_LABELS, MOST_LABELS = 2, 20
@@ -60,8 +60,8 @@ class Declaration:
         content = parsed(text, str(path), "One object is expected.")
         known = {entry.name: entry for entry in fields(cls)}
         if not isinstance(content, dict) or content.keys() - known.keys():
-            odd = sorted(content.keys() - known.keys())[0] if isinstance(content, dict) else "no object"
-            raise UserError(f"{path}: unknown key '{odd}'. Valid: {', '.join(known)}.")
+            odd = repr(min(content.keys() - known.keys())) if isinstance(content, dict) else "(no object)"
+            raise UserError(f"{path}: unknown key {odd}. Valid: {', '.join(known)}.")
         checks: dict[str, Callable[[object], bool]] = {
             "template": lambda v: isinstance(v, str),
             "labels": _is_list,
@@ -72,7 +72,7 @@ class Declaration:
             "target_pool": lambda v: type(v) is int and v > 0,
         }
         expected = {
-            "labels": "a list of different strings",
+            "labels": "a list of different strings without line breaks",
             "label_words": "an object of label: word",
             "several_tokens": '"refuse" or "first"',
             "columns": f"an object with some of {', '.join(COLUMNS)}",
@@ -85,8 +85,8 @@ class Declaration:
 
 
 def _is_list(value: object) -> bool:
-    """Different strings, whatever form their characters have."""
-    strings = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    """Different strings, whatever form their characters have, each of one line."""
+    strings = isinstance(value, list) and all(isinstance(entry, str) and is_one_line(entry) for entry in value)
     return strings and len(set(map(normal_label, value))) == len(value)
 
 
@@ -119,7 +119,7 @@ def own_task(name: str, folder: Path) -> Task:
     words = {normal_label(label): word for label, word in declared.label_words.items()}
     unknown = sorted(words.keys() - set(labels))
     if unknown:
-        raise UserError(f"{folder / 'task.json'}: label_words names '{unknown[0]}', but the labels are: {labels}.")
+        raise UserError(f"{folder / 'task.json'}: label_words names {unknown[0]!r}, but the labels are: {labels}.")
     paired = table(languages[0], "train").has_pairs
 
     def read(language: str, split: str, data_dir: Path | None) -> Rows:
@@ -159,10 +159,10 @@ def _template(declared: Declaration, paired: bool, where: Path) -> str:
     try:
         found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
-        raise UserError(f"{where}: the template '{template}' cannot be read: {error}.") from error
+        raise UserError(f"{where}: the template {template!r} cannot be read: {error}.") from error
     if found != wanted:
         wanted_names = " and ".join(f"{{{name}}}" for name in sorted(wanted, reverse=True))
-        raise UserError(f"{where}: the template '{template}' must hold {wanted_names}, and no other field.")
+        raise UserError(f"{where}: the template {template!r} must hold {wanted_names}, and no other field.")
     return template
 
 

@@ -58,8 +58,12 @@ class Table:
             values = {name: _text(record, column, where, number) for name, column in chosen.items()}
             for name in REQUIRED + (("pair",) if "pair" in chosen else ()):
                 if not values[name]:
-                    raise UserError(f"{where}, line {number}: the field '{chosen[name]}' is empty.")
+                    raise UserError(f"{where}, line {number}: the field {chosen[name]!r} is empty.")
             values["label"] = normal_label(values["label"])
+            if not is_one_line(values["label"]):
+                raise UserError(
+                    f"{where}, line {number}: a line break in label {values['label']!r}. Is a quotation mark missing?"
+                )
             line = {"pair": "", "group": ""} | values | {"id": values.get("id") or f"{split}-{len(lines) + 1}"}
             lines.append(Line(number, **line))
         if not lines:
@@ -86,6 +90,10 @@ def normal_label(label: str) -> str:
     return unicodedata.normalize("NFC", label)
 
 
+def is_one_line(label: str) -> bool:
+    return len(label.splitlines()) <= 1
+
+
 def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: str) -> dict[str, str]:
     """Which column holds what, by declaration or by name."""
     chosen = {}
@@ -97,14 +105,14 @@ def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: s
             chosen[name] = candidates[0]
         elif name in REQUIRED or name in declared:
             raise UserError(
-                f"{where}: no column '{candidates[0] if candidates else name}'; found {list(record)}. "
+                f"{where}: no column {candidates[0] if candidates else name!r}; found {list(record)}. "
                 f'Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
             )
     roles: dict[str, str] = {}
     for name in APART:
         if name in chosen and (other := roles.setdefault(chosen[name], name)) != name:
             raise UserError(
-                f"{where}: the column '{chosen[name]}' cannot be both the {other} and the {name}. Mend \"columns\" in "
+                f'{where}: the column {chosen[name]!r} cannot be both the {other} and the {name}. Mend "columns" in '
                 "task.json."
             )
     return chosen
@@ -125,5 +133,5 @@ def _text(record: Mapping[str, object], column: str, where: str, number: int) ->
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UserError(f"{where}, line {number}: the field '{column}' must be text, not {value!r}.")
+        raise UserError(f"{where}, line {number}: the field {column!r} must be text, not {value!r}.")
     return str(value).strip()
