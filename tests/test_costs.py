@@ -372,6 +372,7 @@ def test_tables_say_what_is_measured_and_what_is_published(measured):
     tables = {table.name: table for table in cost_tables(measured)}
     assert set(tables) == {"demo_07_cost_and_energy", "demo_07_arithmetic"}
     assert "**not measured**" in tables["demo_07_arithmetic"].caption
+    assert "95 % for element-wise products is used nowhere" in tables["demo_07_arithmetic"].caption
     assert list(cost_cells(measured)["arm"]) == ["full", "circuit", "norm_only", "lt_sft", "dapt", "ngrams"]
     cells = arithmetic_cells(measured)
     assert cells["against float32"].iloc[0] == "+0.000 [+0.00, +0.00]"
