@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from common import LABELS, RESULTS, alternating, random_heads, random_model, random_rows, write
 
-from ctsft.study.provenance import peak_memory_mb
+from ctsft.memory import peak_memory_mb
 from ctsft.tasks.prompts import Layout, pad_left
 from ctsft.tuning.arms import get_arm, trainable
 from ctsft.tuning.loop import Gradients, Recipe, train

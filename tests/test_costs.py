@@ -30,9 +30,10 @@ from ctsft.costs.arithmetic import (
     relative_error,
     rounded,
 )
-from ctsft.costs.measure import cost_of, energy_of, flops_of, highest_memory_mb, start_memory, stored_bytes
+from ctsft.costs.measure import cost_of, energy_of, flops_of, stored_bytes
 from ctsft.costs.run import ARITHMETIC_COLUMNS, COST_COLUMNS, run_costs
 from ctsft.errors import UserError
+from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.report.costs import arithmetic_cells, cost_cells, cost_tables
 from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.study.grid import Cell

@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +24,10 @@ from ctsft.evaluation import predict
 from ctsft.heads import Head
 from ctsft.models.load import weight_hash
 from ctsft.report import stability
-from ctsft.report.faithful_tables import faithfulness, faithfulness_tables, known_cells
+from ctsft.report.faithful_tables import chance_cells, faithfulness, faithfulness_tables, known_cells
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
 from ctsft.report.paying import paying, paying_text
+from ctsft.report.render import interval
 from ctsft.report.rows import Results
 from ctsft.report.stability import Overlap, settled_text, stability_cells
 from ctsft.report.transfer import pick
@@ -359,10 +361,48 @@ def test_sets_come_from_their_scores(config, found):
 
 def test_a_random_set_is_beaten_by_its_own_seed(found):
     top = pick(found.sets, language="d00", scorer="cdt", selection="top", direction="keep", size=3)
-    random = pick(found.sets, language="d00", scorer="cdt", selection="random:top", size=3)
+    random = pick(found.sets, language="d00", scorer="cdt", selection="random:top", size=3, direction="keep")
     own = top["values"].iloc[0].mean()
     assert beaten(top, random) == (sum(values.mean() < own for values in random["values"]), 3)
     assert beaten(top.assign(seed=1), random) == (0, 0)
+
+
+def test_what_is_left_without_a_circuit_has_controls(config, found):
+    """Random sets like it, and near-zero and bottom ones of its size: all are asked both ways."""
+    for selection, direction in product(("random:circuit", "random:top"), ("keep", "knock_out")):
+        asked = pick(found.sets, selection=selection, direction=direction)
+        assert sorted(zip(asked["size"], asked["draw"], strict=True)) == [(3, 0), (3, 1), (3, 2)]
+    for selection, direction in product(("near_zero", "bottom"), ("keep", "knock_out")):
+        assert {1, 2, 3} <= set(pick(found.sets, selection=selection, direction=direction)["size"])
+
+    table = chance_cells(found).set_index("heads")
+    out = pick(found.sets, selection="random:circuit", direction="knock_out")
+    without = pick(found.sets, selection="circuit", direction="knock_out", size=3)["values"].iloc[0].mean()
+    left = sum(values.mean() > without for values in out["values"])
+    assert table.loc["circuit, 3", "random beaten, knocked out"] == f"{left}/3"
+    assert table.loc["circuit, 3", "random, knocked out"] == interval(faithfulness_of(found, out))
+    assert table.loc["circuit, 1", "random, knocked out"] == "–"
+    assert table.loc["circuit, 1", "near_zero"] != "–"
+    kept = found.sets[(found.sets["direction"] == "keep") | found.sets["selection"].isin(["circuit", "top"])]
+    before = replace(found, sets=kept)
+    assert not [name for name in chance_cells(before) if name.endswith(", knocked out")]
+
+
+def test_committed_sets_keep_their_keys():
+    """What was asked before the controls were knocked out is in the plan of today, and is not asked again."""
+    rows = read_rows(DEMO / "05_faithfulness.sets.csv", SET_COLUMNS)
+    known = {row["set"] for row in rows if not row["circuit"]}
+    [weights] = {row["model_hash"] for row in rows}
+    config = replace(PRESETS["demo"], dtype="float32")
+    planned = [one for seed in config.seeds for one in plan(config, seed, 32)]
+    keys = {one.key(config, weights): one for one in planned}
+    assert known <= keys.keys()
+    assert len(keys) == len(planned)
+    new = [one for key, one in keys.items() if key not in known]
+    assert {(one.selection, one.direction) for one in new if one.selection.startswith("random")} <= {
+        ("random:circuit", "knock_out"),
+        ("random:top", "knock_out"),
+    }
 
 
 def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from ctsft.errors import CellFailed, UserError
+from ctsft.memory import highest_memory_mb
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
@@ -267,6 +268,20 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(config, rows, tmp_pa
 def test_a_rate_that_explodes_fails_its_cell(config, rows, tmp_path):
     shutil.copytree(config.folder, tmp_path / "demo")
     assert run_study(replace(config, output=tmp_path, lrs=(1e30,), arms=("full",))) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the mark can be started afresh on Linux alone")
+def test_peak_memory_is_the_cells_and_not_the_processs(config, rows, tmp_path):
+    """What was needed before a cell, and freed, is not in its row."""
+    again = replace(config, output=tmp_path, arms=("norm_only",))
+    for name in ("theta1", "cache/theta1"):
+        shutil.copytree(config.folder / name, again.folder / name)
+    ballast = torch.ones(2**27)  # half a GB
+    with_ballast = highest_memory_mb(torch.device("cpu"))
+    del ballast
+    assert run_study(again) == 0
+    [row] = read_rows(again.folder / "01_nusax_transfer.csv")
+    assert 0 < int(row["peak_memory_mb"]) < with_ballast - 150
 
 
 def test_arms_that_do_not_start_from_theta1_do_not_make_it(config, rows, tmp_path, capsys):

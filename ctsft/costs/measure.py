@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctsft.costs.arithmetic import eager_attention
+from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
-from ctsft.study.provenance import peak_memory_mb
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 
@@ -39,27 +35,6 @@ def flops_of(bench: Workbench, run: Callable[[], object]) -> int:
     with eager_attention(bench.model), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
-
-
-def start_memory(device: torch.device) -> None:
-    """Start the mark of the highest memory afresh, where the system can: Linux, or a GPU."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        # The C library keeps freed memory, several GB of it, which would count for what comes next. musl has no such
-        # function, and keeps none.
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def highest_memory_mb(device: torch.device) -> int:
-    """The highest memory since `start_memory`: of the device on a GPU, else of the process (the kernel's VmHWM)."""
-    if device.type == "cuda" or sys.platform != "linux":
-        return peak_memory_mb(device)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 2**10
 
 
 def stored_bytes(arm_name: str, trained: int) -> int:
@@ -109,6 +84,7 @@ def cost_of(bench: Workbench, cell: Cell, watts: float) -> dict[str, object]:
             measured.append(trained_and_seconds)
         bench.forget_reading()
 
+    gc.collect()
     start_memory(bench.device)
     energy = energy_of(tune, watts, bench.device)
     megabytes = highest_memory_mb(bench.device)

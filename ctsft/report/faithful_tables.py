@@ -45,7 +45,10 @@ def scorer_cells(found: Faithfulness) -> pd.DataFrame:
 
 
 def chance_cells(found: Faithfulness) -> pd.DataFrame:
-    """The main scorer's sets against random ones of the same size and layers, near-zero and bottom heads."""
+    """The main scorer's sets against random ones of the same size and layers, near-zero and bottom heads.
+
+    Columns of controls that were knocked out are there where some were: older rows have none.
+    """
     here = pick(found.sets, language=found.source)
     table = []
     circuits = pick(here, selection="circuit", direction="keep")
@@ -55,8 +58,20 @@ def chance_cells(found: Faithfulness) -> pd.DataFrame:
         same = pick(here, size=size, scorer=found.main)
         mine = pick(same, selection=selection)
         kept, without = pick(mine, direction="keep"), pick(mine, direction="knock_out")
-        random = pick(same, selection=f"random:{selection}")
-        others = {name: faithfulness_of(found, pick(same, selection=name)) for name in controls(found)}
+        random, random_out = (
+            pick(same, selection=f"random:{selection}", direction=way) for way in ("keep", "knock_out")
+        )
+        others = {name: pick(same, selection=name, direction="keep") for name in controls(found)}
+        out = {
+            "random, knocked out": interval(faithfulness_of(found, random_out)),
+            "random beaten, knocked out": _beaten(without, random_out, knocked_out=True),
+            **{
+                f"{name}, knocked out": interval(
+                    faithfulness_of(found, pick(same, selection=name, direction="knock_out"))
+                )
+                for name in controls(found)
+            },
+        }
         table.append(
             {
                 "heads": f"{selection}, {size}",
@@ -66,7 +81,8 @@ def chance_cells(found: Faithfulness) -> pd.DataFrame:
                 "knocked out": interval(faithfulness_of(found, without)),
                 "random, same layers": interval(faithfulness_of(found, random)),
                 "random beaten": _beaten(kept, random),
-                **{name: interval(value) for name, value in others.items()},
+                **{name: interval(faithfulness_of(found, lines)) for name, lines in others.items()},
+                **(out if controls_out(found) else {}),
                 "seeds": kept["seed"].nunique(),
             }
         )
@@ -78,8 +94,24 @@ def _lowest(found: Faithfulness) -> str:
     return same if found.no_negative(found.main) else ""
 
 
-def _beaten(mine: pd.DataFrame, random: pd.DataFrame) -> str:
-    wins, draws = beaten(mine, random)
+def controls_out(found: Faithfulness) -> bool:
+    """Whether random sets were knocked out too."""
+    asked = pick(found.sets, direction="knock_out")["selection"]
+    return bool(asked.str.startswith("random:").any())
+
+
+def _out(found: Faithfulness) -> str:
+    """What is said of controls that were knocked out."""
+    if not controls_out(found):
+        return ""
+    return (
+        "Knocked out: what all other heads keep. `random beaten, knocked out` counts the random sets without which "
+        "more is left than without ours. "
+    )
+
+
+def _beaten(mine: pd.DataFrame, random: pd.DataFrame, knocked_out: bool = False) -> str:
+    wins, draws = beaten(mine, random, knocked_out)
     return f"{wins}/{draws}" if draws else GAP
 
 
@@ -108,7 +140,8 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
             f"Circuits against chance, preset {preset}",
             f"{about} Scorer `{found.circuits}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads "
             "by the score to the logits. Random sets have the same number of heads in every layer; `random "
-            f"beaten` counts those with a lower margin than ours. {_lowest(found)}{paying_text(found, results)}",
+            f"beaten` counts those with a lower margin than ours. {_out(found)}{_lowest(found)}"
+            f"{paying_text(found, results)}",
             chance_cells(found),
         ),
         Table(

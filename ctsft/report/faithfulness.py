@@ -199,9 +199,12 @@ def area(found: Faithfulness, scorer: str, minus: str | None = None) -> Interval
     return combined(areas, *(point for _, points in curves for point in points))
 
 
-def beaten(mine: pd.DataFrame, random: pd.DataFrame) -> tuple[int, int]:
-    """How many random sets have a lower mean margin than ours of the same seed, and how many there are."""
+def beaten(mine: pd.DataFrame, random: pd.DataFrame, knocked_out: bool = False) -> tuple[int, int]:
+    """How many random sets have a lower mean margin than ours of the same seed, and how many there are.
+
+    Of sets that are knocked out, those that leave a higher one: less is lost without them than without ours.
+    """
     ours = by_seed(mine)
     random = random[random["seed"].isin(ours)]
     drawn = [(values.mean(), ours[seed].mean()) for seed, values in zip(random["seed"], random["values"], strict=True)]
-    return sum(theirs < own for theirs, own in drawn), len(drawn)
+    return sum(theirs > own if knocked_out else theirs < own for theirs, own in drawn), len(drawn)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
 from ctsft.study.measures import measure
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests, Watch
-from ctsft.study.provenance import now, peak_memory_mb
+from ctsft.study.provenance import now
 from ctsft.study.record import read_cells
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
@@ -22,6 +23,7 @@ def run_cell(
     theta1 = bench.start_of(cell)
     heads = heads_of(bench, cell)
     watch = Watch(bench, tests, cell, key) if bench.config.probes else None
+    start_memory(bench.device)
     with bench.tuned(cell, heads, watch and watch.after_epoch) as (trainable_weights, train_seconds):
         started = time.perf_counter()
         predictions, test = bench.accuracy(cell.target, "test")
@@ -31,7 +33,7 @@ def run_cell(
         else:
             source, source_scores = bench.accuracy(bench.config.source, "test")
             source_digits, source_accuracy = source.digits, source_scores["accuracy"]
-        eval_seconds = time.perf_counter() - started
+        eval_seconds, megabytes = time.perf_counter() - started, highest_memory_mb(bench.device)
         about = _identity(bench, cell, theta1) | {"valid_accuracy": round(valid["accuracy"], 6)}
         if bench.config.bystanders:
             known = {key: about} | read_cells(bench.config.folder)
@@ -56,7 +58,7 @@ def run_cell(
         "source_predictions": source_digits,
         "train_seconds": round(train_seconds - (watch.seconds if watch else 0), 2),
         "eval_seconds": round(eval_seconds, 2),
-        "peak_memory_mb": peak_memory_mb(bench.device),
+        "peak_memory_mb": megabytes,
         "created": now(),
     }
     return row, watch.lines if watch else []

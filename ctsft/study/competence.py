@@ -11,10 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from tqdm import tqdm
 
+from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.models.load import weight_hash
 from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
 from ctsft.study.grid import short_hash, theta1_settings
-from ctsft.study.provenance import now, peak_memory_mb
+from ctsft.study.provenance import now
 from ctsft.tuning.arms import get_arm
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _make(bench: Workbench, seed: int) -> dict:
     """Tune all weights of the base model on the source rows of `seed`, and ask what that gave."""
     config = bench.config
     tqdm.write(f"theta1 of seed {seed}: tuning all weights on {config.n_source} rows of {config.source}")
+    start_memory(bench.device)
     bench.restore(bench.base)
     ids = bench.competence_ids(seed)
     rows = bench.encode(bench.source_rows.by_id(ids))
@@ -89,7 +91,7 @@ def _make(bench: Workbench, seed: int) -> dict:
         "valid_accuracy": valid["accuracy"],
         "weight_hash": weight_hash(bench.model),
         "train_seconds": round(seconds, 1),
-        "peak_memory_mb": peak_memory_mb(bench.device),
+        "peak_memory_mb": highest_memory_mb(bench.device),
         "created": now(),
         **bench.provenance,
     }

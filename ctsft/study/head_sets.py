@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
@@ -85,7 +86,10 @@ def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> 
 
 
 def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSet]:
-    """The sets of one seed, those that the claims need first."""
+    """The sets of one seed, those that the claims need first.
+
+    What a circuit keeps, and what is left without it, each has its controls: sets of other heads, asked the same way.
+    """
     source, main = config.source, config.scorer
     k = heads_per_depth(n_heads, config.shares[0])
     # Small models have fewer heads than there are sizes.
@@ -96,20 +100,23 @@ def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSe
     for language in (source, *config.targets):
         yield HeadSet(language, seed, "none", size=0)
         yield HeadSet(language, seed, "all", size=n_heads)
+    circuits = [(depth + 1) * k for depth in range(DEPTH + 1)]
     for direction in ("keep", "knock_out"):
-        for depth in range(DEPTH + 1):
-            yield HeadSet(source, seed, "circuit", direction, (depth + 1) * k, main)
+        for size in circuits:
+            yield HeadSet(source, seed, "circuit", direction, size, main)
         for size in sizes:
             yield HeadSet(source, seed, "top", direction, size, main)
-    for like, size in (("circuit", (DEPTH + 1) * k), *(("top", size) for size in matched)):
-        for draw in range(config.random_draws):
-            yield HeadSet(source, seed, f"random:{like}", "keep", size, main, draw)
+    for like, size in (("circuit", circuits[-1]), *(("top", size) for size in matched)):
+        for direction, draw in product(("keep", "knock_out"), range(config.random_draws)):
+            yield HeadSet(source, seed, f"random:{like}", direction, size, main, draw)
     for scorer in config.scorers:
         for size in sizes if scorer != main else ():
             yield HeadSet(source, seed, "top", "keep", size, scorer)
     for selection in ("near_zero", "bottom"):
-        for size in sizes:
+        for size in dict.fromkeys((*sizes, *circuits)):
             yield HeadSet(source, seed, selection, "keep", size, main)
+        for size in circuits:
+            yield HeadSet(source, seed, selection, "knock_out", size, main)
     for language in config.targets:
         for size in sizes:
             yield HeadSet(language, seed, "top", "keep", size, main)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-import resource
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,14 +32,6 @@ def versions() -> dict[str, str]:
 def gpu(device: torch.device) -> dict[str, str]:
     """The name of the GPU, where it is one; nothing of a CPU."""
     return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
-
-
-def peak_memory_mb(device: torch.device) -> int:
-    """Highest memory so far: of the device on a GPU, of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def now() -> str:

@@ -38,7 +38,7 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
                 continue
             _draw(left, found, label, colour, marker, "-", True, **base, selection=selection, direction=direction)
         total = int(found.sets["heads"].iloc[0])
-        by_chance = pick(found.sets, **base, selection="random:top")
+        by_chance = pick(found.sets, **base, selection="random:top", direction="keep")
         for number, (size, group) in enumerate(by_chance.groupby("size")):
             value = faithfulness_of(found, group)
             look = dict(color=COLOURS["random"], marker=MARKERS["random"], linestyle="none", markersize=5)
