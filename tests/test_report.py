@@ -389,10 +389,36 @@ def test_claims_of_unequal_rates_are_not_run(demo):
 
 def test_zero_shot_rows_alone_are_no_study(demo):
     """Script 06's changes are measured from them, whichever script ran them."""
-    own = demo.rows["experiment"] == "01_nusax_transfer"
+    own, travelled = (demo.rows["experiment"] == name for name in ("01_nusax_transfer", "06_adaptation_odyssey"))
     assert demo.of("01_nusax_transfer") is not None
-    assert demo.only(~own | (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is None
+    assert demo.only(travelled | (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is None
     assert demo.only(own & (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is not None  # all there is
+
+
+@pytest.mark.parametrize(
+    ("script", "table", "figure", "judged"),
+    [
+        ("03_editing_preserving_tradeoff", "03_editing_preserving_tradeoff", "03_difficulty", {"C1", "C2", "C3a"}),
+        ("04_forgetting", "04_forgetting", "04_forgetting_plane", {"C1", "C3a", "C3b", "C7"}),
+    ],
+)
+def test_a_script_that_ran_alone_has_its_tables_figures_and_claims(script, table, figure, judged, folder):
+    """The demo's rows as that script leaves them in an empty folder, which runs script 01's cells itself."""
+    rows = [row for name in ("01_nusax_transfer", script) for row in csv.DictReader((folder / f"{name}.csv").open())]
+    for path in [*folder.glob("0*"), *folder.glob("measures/*")]:
+        if not path.name.startswith(f"{script}.probes"):
+            path.unlink()
+    with (folder / f"{script}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"experiment": script} for row in rows if row["n_target"] in ("0", "100"))
+    results = Results.read(folder)
+    names = {one.name for one in tables_of(results)}
+    assert f"demo_{table}" in names
+    assert "demo_01_nusax_transfer" not in names
+    assert f"demo_{figure}" in figures_of(results)
+    plt.close("all")
+    assert judged <= {one.claim for one in claims.judge(results) if one.verdict != "not run"}
 
 
 def test_a_folder_is_told_by_its_name(demo, tmp_path):

@@ -157,21 +157,24 @@ def plane(results: Results) -> pd.DataFrame:
 
 
 def forgetting_tables(results: Results) -> list[Table]:
+    """The tables of script 04; where it has not run, of the rows of 01 and of the answers of 06."""
     shown = _own(results, results.rows)
     related = with_related(results)
-    tables = [
-        Table(
-            f"{results.preset}_04_forgetting",
-            f"What is kept of the source, preset {results.preset}",
-            f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
-            "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this arm "
-            "minus after tuning all weights, where both had the same learning rates to choose from. p is from a paired "
-            "permutation test over rows, Holm-corrected over the table. It concerns these checkpoints only, so it may "
-            "be small although the interval, which also covers other seeds, includes 0. `distance moved` is that of "
-            "all weights, relative to their norm.",
-            forgetting_cells(results),
+    tables = []
+    if len(shown):
+        tables.append(
+            Table(
+                f"{results.preset}_04_forgetting",
+                f"What is kept of the source, preset {results.preset}",
+                f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
+                "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this "
+                "arm minus after tuning all weights, where both had the same learning rates to choose from. p is from "
+                "a paired permutation test over rows, Holm-corrected over the table. It concerns these checkpoints "
+                "only, so it may be small although the interval, which also covers other seeds, includes 0. `distance "
+                "moved` is that of all weights, relative to their norm.",
+                forgetting_cells(results),
+            )
         )
-    ]
     if related is not None and len(related.probes):
         asked = related.rows[related.rows["cell"].isin(related.probes["cell"])]
         tables.append(

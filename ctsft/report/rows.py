@@ -21,6 +21,8 @@ from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
 
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
+# The study of sentiment is asked by three scripts, which share cells; it is named by the first.
+TOGETHER = {"01_nusax_transfer": ("01_nusax_transfer", "03_editing_preserving_tradeoff", "04_forgetting")}
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
@@ -91,24 +93,29 @@ class Results:
     def studies(self, experiment: str) -> list[Results]:
         """What belongs to the task of `experiment`, whichever script ran it: a study for every kind of its rows.
 
+        Script 01's begins from the rows of any script that is asked TOGETHER with it, on the task of the first.
         Rows of two precisions, from two sources, or whose heads take their keys and values along in two ways are
         never compared; the kind of the most rows comes first. Baselines of script 06 are left out where `experiment`
         does not run them itself, and so are its rates where other scripts tried fewer (see `extra_rates`), and circuits
         that were chosen in another way than most of the rows' were. Zero-shot rows alone are no study where another
         script has tuned on the task: they were run for that one.
         """
-        own = self.rows[self.rows["experiment"] == experiment]
+        scripts = TOGETHER.get(experiment, (experiment,))
+        own = self.rows[self.rows["experiment"].isin(scripts)]
         if own.empty:
             return []
-        tuned = self.rows[(self.rows["task"] == own["task"].iloc[0]) & (self.rows["n_target"] > 0)]
-        if len(tuned) and experiment not in set(tuned["experiment"]):
+        first = min(own["experiment"], key=scripts.index)
+        task = own.loc[own["experiment"] == first, "task"].iloc[0]
+        own = own[own["task"] == task]
+        tuned = self.rows[(self.rows["task"] == task) & (self.rows["n_target"] > 0)]
+        if len(tuned) and not tuned["experiment"].isin(scripts).any():
             return []
         # What theta1 does by itself is no baseline, whichever script asked first.
         arms = {*own["arm"], "zero_shot"}
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(arms)
         if experiment != ODYSSEY:
             baselines |= extra_rates(self.rows)
-        belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
+        belongs = (self.rows["task"] == task) & ~baselines
         found = []
         for kind in kinds(own):
             alike = self.rows[belongs & is_of(self.rows, kind)]

@@ -197,8 +197,10 @@ def correlation_text(results: Results) -> str:
 
 
 def tradeoff_tables(results: Results) -> list[Table]:
-    """The table of script 03, and its sweep over the share of heads."""
+    """The table of script 03, and its sweep over the share of heads; none where none of its arms was run."""
     rows = results.rows[results.rows["arm"].isin(["zero_shot", "circuit", "near_zero", *CONTROLS])]
+    if rows.empty:
+        return []
     return [
         Table(
             f"{results.preset}_03_editing_preserving_tradeoff",
