@@ -50,7 +50,7 @@ from ctsft.report.stats import (
     spearman,
 )
 from ctsft.report.summary import HEADINGS, report_page
-from ctsft.report.tradeoff import by_the_papers_rule, difficulty
+from ctsft.report.tradeoff import by_the_papers_rule, difficulty, tradeoff_cells
 from ctsft.report.transfer import ENTAILMENT, about, pick, transfer, transfer_cells, transfer_table
 from ctsft.tasks.registry import get_task
 
@@ -556,7 +556,7 @@ def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):
     assert len(pair) == 2
     for better in ("circuit", "near_zero"):
         valid = pair["arm"].eq(better).astype(float)
-        chosen = pick(add_ct_sft(pair.assign(valid_accuracy=valid, accuracy=1 - valid)), arm="ct_sft")
+        chosen = pick(add_ct_sft(pair.assign(valid_accuracy=valid, accuracy=1 - valid), sentiment.rows), arm="ct_sft")
         assert chosen["cell"].tolist() == pair.loc[pair["arm"] == better, "cell"].tolist()
 
 
@@ -595,6 +595,47 @@ def test_comparisons_use_the_seeds_and_rows_that_both_have(sentiment):
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def one_setting(study: Results) -> Results:
+    rows = study.rows
+    return study.only((rows["target"] == "d30") & (rows["n_target"].isin([0, 100])))
+
+
+def without(study: Results, **which: object) -> Results:
+    return study.only(~study.rows.index.isin(pick(study.rows, **which).index))
+
+
+def test_seeds_of_unequal_rates_are_marked_and_have_no_ct_sft(sentiment):
+    whole = one_setting(sentiment.on_the_grid_of("01_nusax_transfer"))
+    fewer = without(whole, arm="circuit", depth=2, seed=31, lr=1e-2)
+    for study, rates, seeds in ((whole, "3", "2/2"), (fewer, "2*", "1/2")):
+        cells = pick(transfer_cells(study), n=100, depth=2).set_index("arm")
+        assert cells.loc["circuit", "rates"] == rates
+        assert cells.loc["circuit", "seeds"] == "2/2"
+        assert (cells.loc["ct_sft", "rates"], cells.loc["ct_sft", "seeds"]) == ("3", seeds)
+        assert ("not all seeds had the same rates" in transfer_table(study).caption) is ("*" in rates)
+
+
+def test_circuit_and_near_zero_stand_beside_each_other_on_common_seeds_only(sentiment):
+    whole = one_setting(sentiment)
+    [line] = pick(tradeoff_cells(whole), depth=2).to_dict("records")
+    assert line["seeds"] == "2/2"
+    [one] = pick(tradeoff_cells(without(whole, arm="near_zero", seed=31)), depth=2).to_dict("records")
+    assert one["seeds"] == "1/2"
+    [alone] = pick(tradeoff_cells(whole.only(whole.rows["seed"] == 777)), depth=2).to_dict("records")
+    assert one | {"seeds": "", "p (Holm)": ""} == alone | {"seeds": "", "p (Holm)": ""}
+    [short] = pick(tradeoff_cells(without(whole, arm="random", seed=31)), depth=2).to_dict("records")
+    assert short["seeds"] == "2/2; random 1"
+    assert short["circuit"] == line["circuit"]
+
+
+def test_nothing_chooses_between_arms_of_unequal_rates(sentiment):
+    fewer = without(one_setting(sentiment), arm="circuit", depth=2, share=0.02, seed=31, lr=1e-2)
+    [line] = pick(tradeoff_cells(fewer), depth=2).to_dict("records")
+    for name in ("circuit − near_zero", "paper's rule", "ct_sft", "oracle"):
+        assert line[name] == "–", name
+    assert line["near_zero"] != "–"
 
 
 def test_the_page_of_the_demo_shows_the_committed_table(demo):
