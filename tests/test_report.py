@@ -31,6 +31,7 @@ from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by
 from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
+from ctsft.report.forgetting import forgetting_tables, related_cells
 from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_cells
@@ -636,6 +637,29 @@ def test_nothing_chooses_between_arms_of_unequal_rates(sentiment):
     for name in ("circuit − near_zero", "paper's rule", "ct_sft", "oracle"):
         assert line[name] == "–", name
     assert line["near_zero"] != "–"
+
+
+def test_a_related_test_without_rows_is_a_gap(sentiment):
+    here = one_setting(sentiment)
+    gone = (here.probes["arm"] == "full") & (here.probes["test"] == "demo/d50")
+    cells = related_cells(replace(here, probes=here.probes[~gone]))
+    [line] = pick(cells, arm="full", **{"related test": "demo/d50"}).to_dict("records")
+    assert [line[name] for name in ("before", "after", "change", "seeds")] == ["–", "–", "–", 0]
+    assert set(cells["related test"]) == {"demo/d10", "demo/d50"}
+
+
+def test_what_another_model_than_the_rows_answered_is_left_out_and_told(folder):
+    path = folder / "04_forgetting.probes.csv"
+    cell = next(row["cell"] for row in csv.DictReader(path.open()) if "-full-" in row["cell"])
+    whole = Results.read(folder)
+    rewrite(path, lambda row: row | {"same_row": str(row["cell"] != cell)})
+    found = Results.read(folder)
+    assert cell in set(whole.probes["cell"])
+    assert set(found.probes["cell"]) == set(whole.probes["cell"]) - {cell}
+    few = [results.only(results.rows["target"] == "d30").of("01_nusax_transfer") for results in (found, whole)]
+    told = ["What script 04 measured of 1 cells is left out" in table.caption for table in forgetting_tables(few[0])]
+    assert told == [True, True]
+    assert not any("left out" in table.caption for table in forgetting_tables(few[1]))
 
 
 def test_the_page_of_the_demo_shows_the_committed_table(demo):

@@ -41,6 +41,8 @@ class Results:
     maps: list[Relevance]
     set_aside: tuple[tuple[str, int], ...] = ()
     """Rows that `of` left out, as (what they are, how many)."""
+    strayed: tuple[str, ...] = ()
+    """Cells of which script 04 measured another model than that of the row; `probes` is without those lines."""
 
     @classmethod
     def read(cls, folder: Path, experiment: str = "") -> Results:
@@ -76,7 +78,8 @@ class Results:
         rows["source_accuracy"] = [
             _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
         ]
-        return cls(folder, rows, _probes(folder, gold, rows), _maps(folder))
+        probes, strayed = _probes(folder, gold, rows)
+        return cls(folder, rows, probes, _maps(folder), strayed=strayed)
 
     def only(self, keep: pd.Series) -> Results:
         """The rows where `keep` is true, with their probes, and the maps that circuits of theirs were taken from."""
@@ -84,7 +87,8 @@ class Results:
         probes = self.probes[self.probes["cell"].isin(rows["cell"])]
         same = set(zip(rows["theta1"], rows["scorer"], strict=True))
         maps = [m for m in self.maps if (m.about["theta1_hash"], m.about["scorer"]) in same]
-        return Results(self.folder, rows, probes, maps, self.set_aside)
+        strayed = tuple(cell for cell in self.strayed if cell in set(rows["cell"]))
+        return Results(self.folder, rows, probes, maps, self.set_aside, strayed)
 
     def of(self, experiment: str) -> Results | None:
         """The first of its `studies`: that of the most rows; None where it has none."""
@@ -174,10 +178,14 @@ def _maps(folder: Path) -> list[Relevance]:
     return [m for m in maps if best.get((m.about["theta1_hash"], m.about["scorer"])) is m]
 
 
-def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
-    """The lines of all of script 04's files, joined with what their cells were."""
+def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The lines of all of script 04's files, joined with what their cells were; and the cells of those left out.
+
+    A model that was tuned again and then answered otherwise than the row says is not the row's.
+    """
     lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
-    return _joined(lines, folder, gold, rows)
+    strayed = dict.fromkeys(line["cell"] for line in lines if line["same_row"] == "False")
+    return _joined([line for line in lines if line["same_row"] != "False"], folder, gold, rows), tuple(strayed)
 
 
 def measured_lines(results: Results) -> pd.DataFrame:
