@@ -31,6 +31,9 @@ from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by
 from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
+from ctsft.report.figures.forgetting import bottom_is_near_zero, plane_figure
+from ctsft.report.figures.style import arm_label
+from ctsft.report.figures.transfer import by_rows_figure
 from ctsft.report.forgetting import forgetting_tables, related_cells
 from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
@@ -925,6 +928,40 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------
+
+
+def test_bottom_leaves_the_plane_where_it_is_near_zero(sentiment):
+    rows = one_setting(sentiment).rows
+    near_zero = pick(rows, arm="near_zero", depth=2)
+    again = near_zero.assign(arm="bottom", cell=near_zero["cell"] + "-b")
+    rows = rows[rows["arm"].isin(["zero_shot", "full", "near_zero"])]
+    for alike in (True, False):
+        own = again if alike else again.assign(predictions=again["predictions"].str[::-1])
+        assert bottom_is_near_zero(pd.concat([rows, own], ignore_index=True)) is alike
+        figure = plane_figure(replace(sentiment, rows=pd.concat([rows, own], ignore_index=True)))
+        shown = {label for axis in figure.axes for label in axis.get_legend_handles_labels()[1]}
+        assert (arm_label("bottom", 2) in shown) is not alike
+        assert ("without most negative heads" in figure.get_suptitle()) is alike
+        plt.close(figure)
+    assert not bottom_is_near_zero(rows)
+
+
+def test_panels_of_the_plane_have_limits_of_their_own(sentiment):
+    here = sentiment.only(sentiment.rows["arm"].isin(["zero_shot", "norm_only"]) & sentiment.rows["depth"].isna())
+    figure = plane_figure(here)
+    assert len({axis.get_xlim() for axis in figure.axes if axis.get_visible()}) > 1
+    plt.close(figure)
+
+
+def test_the_figure_by_target_rows_tells_its_seeds_and_rates(sentiment):
+    here = sentiment.only(
+        sentiment.rows["target"].eq("d30")
+        & sentiment.rows["arm"].isin(["zero_shot", "norm_only"])
+        & ~(sentiment.rows["lr"].eq(1e-2) & sentiment.rows["n_target"].eq(25))
+    )
+    figure = by_rows_figure(here)
+    assert figure.get_suptitle() == "demo: 2 seeds, and only learning rates that every n has (1e-3, 3e-3)"
+    plt.close(figure)
 
 
 def test_a_study_that_has_only_begun_is_drawn_and_judged(tmp_path):
