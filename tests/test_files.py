@@ -496,6 +496,29 @@ def test_texts_that_lose_their_end_are_counted(tmp_path, capsys):
     assert "check: d50: 1 of 480 texts lose their end" in capsys.readouterr().out
 
 
+def test_texts_of_a_published_task_that_lose_their_end_are_told_in_one_line(tmp_path, capsys):
+    """Resumed at the same limit, the run finds its rows."""
+    demo = dict(task="demo", label_words=(), data_dir=None)
+    whole = Workbench(config_of(tmp_path, tmp_path / "out", **demo))
+    assert whole.findings == []
+    sizes = {
+        language: [len(p) for name in SPLITS for p in whole.prompts(language, name).prompts]
+        for language in ("d00", "d50")
+    }
+    limit = max(map(max, sizes.values())) - 1
+    cut = {language: sum(size > limit for size in own) for language, own in sizes.items()}
+    told = ", ".join(f"{language} {n} of {len(sizes[language])}" for language, n in cut.items() if n)
+    line = f"check: demo: texts lose their end at {limit} tokens with the prompt: {told}."
+    short = config_of(tmp_path, tmp_path / "out", **demo, max_tokens=limit)
+    for done in (0, 1):
+        assert run_study(short) == 0
+        out = capsys.readouterr().out
+        assert [found for found in out.splitlines() if found.startswith("check: ")] == [line]
+        assert f"1 cells, {done} done" in out
+    settings = json.loads((tmp_path / "out" / "own" / "mine.config.json").read_text())
+    assert settings["checks"] == [line.removeprefix("check: ")]
+
+
 def test_languages_that_are_not_parallel_have_their_own_pools(topics, tmp_path):
     bench = Workbench(config_of(topics, tmp_path))
     assert len(bench.pool_a) == 480

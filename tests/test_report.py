@@ -31,6 +31,10 @@ from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by
 from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
+from ctsft.report.figures.forgetting import bottom_is_near_zero, plane_figure
+from ctsft.report.figures.style import arm_label
+from ctsft.report.figures.transfer import by_rows_figure
+from ctsft.report.forgetting import forgetting_tables, related_cells
 from ctsft.report.judging import MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_cells
@@ -51,7 +55,7 @@ from ctsft.report.stats import (
     spearman,
 )
 from ctsft.report.summary import HEADINGS, report_page
-from ctsft.report.tradeoff import by_the_papers_rule, difficulty
+from ctsft.report.tradeoff import by_the_papers_rule, difficulty, tradeoff_cells
 from ctsft.report.transfer import ENTAILMENT, about, pick, transfer_cells, transfer_table
 from ctsft.tasks.registry import get_task
 
@@ -390,10 +394,36 @@ def test_claims_of_unequal_rates_are_not_run(demo):
 
 def test_zero_shot_rows_alone_are_no_study(demo):
     """Script 06's changes are measured from them, whichever script ran them."""
-    own = demo.rows["experiment"] == "01_nusax_transfer"
+    own, travelled = (demo.rows["experiment"] == name for name in ("01_nusax_transfer", "06_adaptation_odyssey"))
     assert demo.of("01_nusax_transfer") is not None
-    assert demo.only(~own | (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is None
+    assert demo.only(travelled | (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is None
     assert demo.only(own & (demo.rows["arm"] == "zero_shot")).of("01_nusax_transfer") is not None  # all there is
+
+
+@pytest.mark.parametrize(
+    ("script", "table", "figure", "judged"),
+    [
+        ("03_editing_preserving_tradeoff", "03_editing_preserving_tradeoff", "03_difficulty", {"C1", "C2", "C3a"}),
+        ("04_forgetting", "04_forgetting", "04_forgetting_plane", {"C1", "C3a", "C3b", "C7"}),
+    ],
+)
+def test_a_script_that_ran_alone_has_its_tables_figures_and_claims(script, table, figure, judged, folder):
+    """The demo's rows as that script leaves them in an empty folder, which runs script 01's cells itself."""
+    rows = [row for name in ("01_nusax_transfer", script) for row in csv.DictReader((folder / f"{name}.csv").open())]
+    for path in [*folder.glob("0*"), *folder.glob("measures/*")]:
+        if not path.name.startswith(f"{script}.probes"):
+            path.unlink()
+    with (folder / f"{script}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"experiment": script} for row in rows if row["n_target"] in ("0", "100"))
+    results = Results.read(folder)
+    names = {one.name for one in tables_of(results)}
+    assert f"demo_{table}" in names
+    assert "demo_01_nusax_transfer" not in names
+    assert f"demo_{figure}" in figures_of(results)
+    plt.close("all")
+    assert judged <= {one.claim for one in claims.judge(results) if one.verdict != "not run"}
 
 
 def test_a_folder_is_told_by_its_name(demo, tmp_path):
@@ -531,7 +561,7 @@ def test_ct_sft_is_chosen_on_validation_and_never_on_test(sentiment):
     assert len(pair) == 2
     for better in ("circuit", "near_zero"):
         valid = pair["arm"].eq(better).astype(float)
-        chosen = pick(add_ct_sft(pair.assign(valid_accuracy=valid, accuracy=1 - valid)), arm="ct_sft")
+        chosen = pick(add_ct_sft(pair.assign(valid_accuracy=valid, accuracy=1 - valid), sentiment.rows), arm="ct_sft")
         assert chosen["cell"].tolist() == pair.loc[pair["arm"] == better, "cell"].tolist()
 
 
@@ -570,6 +600,70 @@ def test_comparisons_use_the_seeds_and_rows_that_both_have(sentiment):
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def one_setting(study: Results) -> Results:
+    rows = study.rows
+    return study.only((rows["target"] == "d30") & (rows["n_target"].isin([0, 100])))
+
+
+def without(study: Results, **which: object) -> Results:
+    return study.only(~study.rows.index.isin(pick(study.rows, **which).index))
+
+
+def test_seeds_of_unequal_rates_are_marked_and_have_no_ct_sft(sentiment):
+    whole = one_setting(sentiment.on_the_grid_of("01_nusax_transfer"))
+    fewer = without(whole, arm="circuit", depth=2, seed=31, lr=1e-2)
+    for study, rates, seeds in ((whole, "3", "2/2"), (fewer, "2*", "1/2")):
+        cells = pick(transfer_cells(study), n=100, depth=2).set_index("arm")
+        assert cells.loc["circuit", "rates"] == rates
+        assert cells.loc["circuit", "seeds"] == "2/2"
+        assert (cells.loc["ct_sft", "rates"], cells.loc["ct_sft", "seeds"]) == ("3", seeds)
+        assert ("not all seeds had the same rates" in transfer_table(study).caption) is ("*" in rates)
+
+
+def test_circuit_and_near_zero_stand_beside_each_other_on_common_seeds_only(sentiment):
+    whole = one_setting(sentiment)
+    [line] = pick(tradeoff_cells(whole), depth=2).to_dict("records")
+    assert line["seeds"] == "2/2"
+    [one] = pick(tradeoff_cells(without(whole, arm="near_zero", seed=31)), depth=2).to_dict("records")
+    assert one["seeds"] == "1/2"
+    [alone] = pick(tradeoff_cells(whole.only(whole.rows["seed"] == 777)), depth=2).to_dict("records")
+    assert one | {"seeds": "", "p (Holm)": ""} == alone | {"seeds": "", "p (Holm)": ""}
+    [short] = pick(tradeoff_cells(without(whole, arm="random", seed=31)), depth=2).to_dict("records")
+    assert short["seeds"] == "2/2; random 1"
+    assert short["circuit"] == line["circuit"]
+
+
+def test_nothing_chooses_between_arms_of_unequal_rates(sentiment):
+    fewer = without(one_setting(sentiment), arm="circuit", depth=2, share=0.02, seed=31, lr=1e-2)
+    [line] = pick(tradeoff_cells(fewer), depth=2).to_dict("records")
+    for name in ("circuit − near_zero", "paper's rule", "ct_sft", "oracle"):
+        assert line[name] == "–", name
+    assert line["near_zero"] != "–"
+
+
+def test_a_related_test_without_rows_is_a_gap(sentiment):
+    here = one_setting(sentiment)
+    gone = (here.probes["arm"] == "full") & (here.probes["test"] == "demo/d50")
+    cells = related_cells(replace(here, probes=here.probes[~gone]))
+    [line] = pick(cells, arm="full", **{"related test": "demo/d50"}).to_dict("records")
+    assert [line[name] for name in ("before", "after", "change", "seeds")] == ["–", "–", "–", 0]
+    assert set(cells["related test"]) == {"demo/d10", "demo/d50"}
+
+
+def test_what_another_model_than_the_rows_answered_is_left_out_and_told(folder):
+    path = folder / "04_forgetting.probes.csv"
+    cell = next(row["cell"] for row in csv.DictReader(path.open()) if "-full-" in row["cell"])
+    whole = Results.read(folder)
+    rewrite(path, lambda row: row | {"same_row": str(row["cell"] != cell)})
+    found = Results.read(folder)
+    assert cell in set(whole.probes["cell"])
+    assert set(found.probes["cell"]) == set(whole.probes["cell"]) - {cell}
+    few = [results.only(results.rows["target"] == "d30").of("01_nusax_transfer") for results in (found, whole)]
+    told = ["What script 04 measured of 1 cells is left out" in table.caption for table in forgetting_tables(few[0])]
+    assert told == [True, True]
+    assert not any("left out" in table.caption for table in forgetting_tables(few[1]))
 
 
 def test_the_page_of_the_demo_shows_the_committed_table(demo):
@@ -846,6 +940,40 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------
+
+
+def test_bottom_leaves_the_plane_where_it_is_near_zero(sentiment):
+    rows = one_setting(sentiment).rows
+    near_zero = pick(rows, arm="near_zero", depth=2)
+    again = near_zero.assign(arm="bottom", cell=near_zero["cell"] + "-b")
+    rows = rows[rows["arm"].isin(["zero_shot", "full", "near_zero"])]
+    for alike in (True, False):
+        own = again if alike else again.assign(predictions=again["predictions"].str[::-1])
+        assert bottom_is_near_zero(pd.concat([rows, own], ignore_index=True)) is alike
+        figure = plane_figure(replace(sentiment, rows=pd.concat([rows, own], ignore_index=True)))
+        shown = {label for axis in figure.axes for label in axis.get_legend_handles_labels()[1]}
+        assert (arm_label("bottom", 2) in shown) is not alike
+        assert ("without most negative heads" in figure.get_suptitle()) is alike
+        plt.close(figure)
+    assert not bottom_is_near_zero(rows)
+
+
+def test_panels_of_the_plane_have_limits_of_their_own(sentiment):
+    here = sentiment.only(sentiment.rows["arm"].isin(["zero_shot", "norm_only"]) & sentiment.rows["depth"].isna())
+    figure = plane_figure(here)
+    assert len({axis.get_xlim() for axis in figure.axes if axis.get_visible()}) > 1
+    plt.close(figure)
+
+
+def test_the_figure_by_target_rows_tells_its_seeds_and_rates(sentiment):
+    here = sentiment.only(
+        sentiment.rows["target"].eq("d30")
+        & sentiment.rows["arm"].isin(["zero_shot", "norm_only"])
+        & ~(sentiment.rows["lr"].eq(1e-2) & sentiment.rows["n_target"].eq(25))
+    )
+    figure = by_rows_figure(here)
+    assert figure.get_suptitle() == "demo: 2 seeds, and only learning rates that every n has (1e-3, 3e-3)"
+    plt.close(figure)
 
 
 def test_a_study_that_has_only_begun_is_drawn_and_judged(tmp_path):

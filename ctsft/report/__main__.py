@@ -64,19 +64,23 @@ ENTAILMENT_FIGURES = {
 }
 
 
+def _transfer_tables(study: Results, experiment: str) -> list[Table]:
+    """Those of the grid of script 01 or 02; none where it has no rows, because another script began the study."""
+    own = study.on_the_grid_of(experiment)
+    return [] if own.rows.empty else [transfer_table(study, experiment), *rate_tables(own, experiment[:2])]
+
+
 def tables_of(results: Results) -> list[Table]:
     """Every table of a results folder, each task by itself."""
     tables, main, second = [], results.studies(EXPERIMENT), results.of(ENTAILMENT)
     if main:
-        tables += [transfer_table(main[0]), *rate_tables(main[0].on_the_grid_of(EXPERIMENT), "01")]
-        tables += pair_tables(main[0], "01")
+        tables += [*_transfer_tables(main[0], EXPERIMENT), *pair_tables(main[0], "01")]
         tables += [*tradeoff_tables(main[0]), *forgetting_tables(main[0])]
         for other in main[1:]:
-            again = [transfer_table(other), *rate_tables(other.on_the_grid_of(EXPERIMENT), "01")]
-            tables += [table.suffixed("_".join(apart_from(main[0].rows, other.rows))) for table in again]
+            suffix = "_".join(apart_from(main[0].rows, other.rows))
+            tables += [table.suffixed(suffix) for table in _transfer_tables(other, EXPERIMENT)]
     if second is not None:
-        tables += [transfer_table(second, ENTAILMENT), *rate_tables(second.on_the_grid_of(ENTAILMENT), "02")]
-        tables += pair_tables(second, "02")
+        tables += [*_transfer_tables(second, ENTAILMENT), *pair_tables(second, "02")]
     found = Faithfulness.read(results.folder)
     tables += [] if found is None else faithfulness_tables(found, results)
     tables += odyssey_tables(odyssey) if (odyssey := odyssey_results(results.folder)) else []

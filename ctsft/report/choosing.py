@@ -126,13 +126,19 @@ def by_usual_circuits(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[chosen.isna() | (chosen == usual)]
 
 
-def add_ct_sft(rows: pd.DataFrame) -> pd.DataFrame:
+def add_ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
     """The rows and, per setting, the arm `ct_sft`: circuit or near_zero, whichever the target's validation prefers.
 
     The choice is made for each seed and depth by `valid_accuracy` (a tie goes to the circuit), never by
-    the test split. Settings that lack one of the two give no row.
+    the test split. A seed that lacks one of the two gives no row, nor does one on which they had different learning
+    rates in the rows `tried`: else those would choose the arm too.
     """
-    chosen = better_of_two(rows, "valid_accuracy")
+    keys = [*SETTING, "dtype", "seed"]
+    rates = tried.groupby(texts_of(tried, keys))["lr"].agg(lambda own: " ".join(map(str, sorted(set(own)))))
+    both = rows[rows["arm"].isin(["circuit", "near_zero"])]
+    here = texts_of(both, [name for name in keys if name != "arm"])
+    fair = texts_of(both, keys).map(rates).groupby(here).transform("nunique") == 1
+    chosen = better_of_two(both[fair], "valid_accuracy")
     return pd.concat([rows, chosen.assign(arm="ct_sft")], ignore_index=True)
 
 

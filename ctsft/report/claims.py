@@ -226,12 +226,12 @@ def compared(study: Results) -> Results:
 
 @lru_cache(maxsize=8)  # three pages tell the same verdicts
 def judge(results: Results) -> list[Judgement]:
-    """All claims on one results folder; all but C5 on the task of script 01."""
+    """All claims on one results folder; all but C5 on the task of scripts 01, 03 and 04."""
     found = Faithfulness.read(results.folder)
     main, second = results.of(EXPERIMENT), results.of(ENTAILMENT)
     rules = {"C1": target_accuracy, "C2": hard_transfers, "C3a": source_kept, "C3b": source_kept_better}
     if main is None:
-        first = [not_run(claim, "script 01") for claim in rules]
+        first = [not_run(claim, "script 01, 03 or 04") for claim in rules]
     else:
         best = compared(main)
         first = [rule(best) for rule in rules.values()]

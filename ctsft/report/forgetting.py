@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
-from ctsft.report.compare import SOURCE, mean_difference, paired, right, stack
+from ctsft.report.compare import SOURCE, accuracy, mean_difference, paired, right, stack
 from ctsft.report.fair import equal_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
-from ctsft.report.stats import Difference, mean_interval, paired_difference, ratio_interval
+from ctsft.report.stats import Difference, paired_difference, ratio_interval
 from ctsft.report.transfer import EXPERIMENT, KEYS, about, by_a_model, lines_of, pick
 
 BEFORE = ("answers_before", "gold")
@@ -62,7 +62,8 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
 def _own(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """Those of `rows` on the grid of script 04, where it has run; else on that of 01."""
     probes = results.probes[results.probes["role"] == "source"]
-    return rows[rows["cell"].isin(probes["cell"]) if len(probes) else rows["experiment"] == EXPERIMENT]
+    asked = {*probes["cell"], *results.strayed}
+    return rows[rows["cell"].isin(asked) if asked else rows["experiment"] == EXPERIMENT]
 
 
 def _tuned_with_probes(results: Results) -> pd.DataFrame:
@@ -107,7 +108,8 @@ def related_cells(results: Results) -> pd.DataFrame:
     lines = pick(last_lines(results), role="related")
     table = []
     for line in lines_of(lines):
-        for test, here in pick(lines, **line).groupby("test"):
+        for test in sorted(set(lines["test"])):
+            here = pick(lines, **line, test=test)
             table.append(
                 {
                     "target": line["target"],
@@ -116,7 +118,7 @@ def related_cells(results: Results) -> pd.DataFrame:
                     "depth": GAP if pd.isna(line["depth"]) else line["depth"],
                     "related test": test,
                     "before": fraction(here["accuracy_before"].mean()),
-                    "after": interval(mean_interval(stack(right(here)))),
+                    "after": interval(accuracy(here)),
                     "change": change(related_change(here)),
                     "seeds": here["seed"].nunique(),
                 }
@@ -156,22 +158,36 @@ def plane(results: Results) -> pd.DataFrame:
     return table
 
 
+def _strayed_told(results: Results) -> str:
+    """For a caption: how many cells' answers are left out; empty where none are."""
+    cells = len(results.strayed)
+    if not cells:
+        return ""
+    return (
+        f" What script 04 measured of {cells} cells is left out: their models, tuned again, did not answer as the rows "
+        "say (another machine, or another theta1)."
+    )
+
+
 def forgetting_tables(results: Results) -> list[Table]:
+    """The tables of script 04; where it has not run, of the rows of 01 and of the answers of 06."""
     shown = _own(results, results.rows)
     related = with_related(results)
-    tables = [
-        Table(
-            f"{results.preset}_04_forgetting",
-            f"What is kept of the source, preset {results.preset}",
-            f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
-            "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this arm "
-            "minus after tuning all weights, where both had the same learning rates to choose from. p is from a paired "
-            "permutation test over rows, Holm-corrected over the table. It concerns these checkpoints only, so it may "
-            "be small although the interval, which also covers other seeds, includes 0. `distance moved` is that of "
-            "all weights, relative to their norm.",
-            forgetting_cells(results),
+    tables = []
+    if len(shown):
+        tables.append(
+            Table(
+                f"{results.preset}_04_forgetting",
+                f"What is kept of the source, preset {results.preset}",
+                f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
+                "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this "
+                "arm minus after tuning all weights, where both had the same learning rates to choose from. p is from "
+                "a paired permutation test over rows, Holm-corrected over the table. It concerns these checkpoints "
+                "only, so it may be small although the interval, which also covers other seeds, includes 0. `distance "
+                f"moved` is that of all weights, relative to their norm.{_strayed_told(results)}",
+                forgetting_cells(results),
+            )
         )
-    ]
     if related is not None and len(related.probes):
         asked = related.rows[related.rows["cell"].isin(related.probes["cell"])]
         tables.append(
@@ -179,7 +195,7 @@ def forgetting_tables(results: Results) -> list[Table]:
                 f"{results.preset}_04_related_tasks",
                 f"Related tests before and after, preset {results.preset}",
                 f"{about(related, asked)} `target` is the language tuned on; `before` is theta1. "
-                "Intervals are 95 %, paired on test rows.",
+                f"Intervals are 95 %, paired on test rows.{_strayed_told(related)}",
                 related_cells(related),
             )
         )

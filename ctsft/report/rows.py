@@ -22,6 +22,8 @@ from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
 
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
+# The study of sentiment is asked by three scripts, which share cells; it is named by the first.
+TOGETHER = {"01_nusax_transfer": ("01_nusax_transfer", "03_editing_preserving_tradeoff", "04_forgetting")}
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
@@ -41,6 +43,8 @@ class Results:
     maps: list[Relevance]
     set_aside: tuple[tuple[str, int], ...] = ()
     """Rows that `of` left out, as (what they are, how many)."""
+    strayed: tuple[str, ...] = ()
+    """Cells of which script 04 measured another model than that of the row; `probes` is without those lines."""
 
     @classmethod
     def read(cls, folder: Path, experiment: str = "") -> Results:
@@ -77,7 +81,8 @@ class Results:
         rows["source_accuracy"] = [
             _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
         ]
-        return cls(folder, rows, _probes(folder, gold, rows), _maps(folder))
+        probes, strayed = _probes(folder, gold, rows)
+        return cls(folder, rows, probes, _maps(folder), strayed=strayed)
 
     def only(self, keep: pd.Series) -> Results:
         """The rows where `keep` is true, with their probes, and the maps that circuits of theirs were taken from."""
@@ -85,7 +90,8 @@ class Results:
         probes = self.probes[self.probes["cell"].isin(rows["cell"])]
         same = set(zip(rows["theta1"], rows["scorer"], strict=True))
         maps = [m for m in self.maps if (m.about["theta1_hash"], m.about["scorer"]) in same]
-        return Results(self.folder, rows, probes, maps, self.set_aside)
+        strayed = tuple(cell for cell in self.strayed if cell in set(rows["cell"]))
+        return Results(self.folder, rows, probes, maps, self.set_aside, strayed)
 
     def of(self, experiment: str) -> Results | None:
         """The first of its `studies`: that of the most rows; None where it has none."""
@@ -94,24 +100,29 @@ class Results:
     def studies(self, experiment: str) -> list[Results]:
         """What belongs to the task of `experiment`, whichever script ran it: a study for every kind of its rows.
 
+        Script 01's begins from the rows of any script that is asked TOGETHER with it, on the task of the first.
         Rows of two precisions, from two sources, or whose heads take their keys and values along in two ways are
         never compared; the kind of the most rows comes first. Baselines of script 06 are left out where `experiment`
         does not run them itself, and so are its rates where other scripts tried fewer (see `extra_rates`), and circuits
         that were chosen in another way than most of the rows' were. Zero-shot rows alone are no study where another
         script has tuned on the task: they were run for that one.
         """
-        own = self.rows[self.rows["experiment"] == experiment]
+        scripts = TOGETHER.get(experiment, (experiment,))
+        own = self.rows[self.rows["experiment"].isin(scripts)]
         if own.empty:
             return []
-        tuned = self.rows[(self.rows["task"] == own["task"].iloc[0]) & (self.rows["n_target"] > 0)]
-        if len(tuned) and experiment not in set(tuned["experiment"]):
+        first = min(own["experiment"], key=scripts.index)
+        task = own.loc[own["experiment"] == first, "task"].iloc[0]
+        own = own[own["task"] == task]
+        tuned = self.rows[(self.rows["task"] == task) & (self.rows["n_target"] > 0)]
+        if len(tuned) and not tuned["experiment"].isin(scripts).any():
             return []
         # What theta1 does by itself is no baseline, whichever script asked first.
         arms = {*own["arm"], "zero_shot"}
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(arms)
         if experiment != ODYSSEY:
             baselines |= extra_rates(self.rows)
-        belongs = (self.rows["task"] == own["task"].iloc[0]) & ~baselines
+        belongs = (self.rows["task"] == task) & ~baselines
         found = []
         for kind in kinds(own):
             alike = self.rows[belongs & is_of(self.rows, kind)]
@@ -171,10 +182,14 @@ def _maps(folder: Path) -> list[Relevance]:
     return [m for m in maps if best.get((m.about["theta1_hash"], m.about["scorer"])) is m]
 
 
-def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> pd.DataFrame:
-    """The lines of all of script 04's files, joined with what their cells were."""
+def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The lines of all of script 04's files, joined with what their cells were; and the cells of those left out.
+
+    A model that was tuned again and then answered otherwise than the row says is not the row's.
+    """
     lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
-    return _joined(lines, folder, gold, rows)
+    strayed = dict.fromkeys(line["cell"] for line in lines if line["same_row"] == "False")
+    return _joined([line for line in lines if line["same_row"] != "False"], folder, gold, rows), tuple(strayed)
 
 
 def measured_lines(results: Results) -> pd.DataFrame:

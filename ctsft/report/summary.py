@@ -43,7 +43,7 @@ def weakest(results: Results) -> Iterator[str]:
     yield f"One model only, {results.model}{other}."
     yield from _grounds(results)
     if main is None:
-        yield "Script 01 has no rows here."
+        yield "Scripts 01, 03 and 04 have no rows here."
         told = ", ".join(sorted(set(results.rows.loc[chosen_by_index(results.rows), "experiment"])))
         if told:
             yield f"In {told} the head's index broke ties: most circuits are the model's first heads (docs/scores.md)."

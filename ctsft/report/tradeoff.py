@@ -49,38 +49,49 @@ def settings(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def tradeoff_cells(results: Results) -> pd.DataFrame:
-    """One line per target, n and depth at the paper's share of heads."""
+    """One line per target, n and depth at the paper's share of heads, on the seeds that circuit and near_zero share."""
     rows = at_validated_rate(results.rows)
     table, p_values = [], []
     for setting in settings(pick(rows, share=PAPERS_SHARE)).to_dict("records"):
-        here = pick(rows, **setting)
-        zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")
-        free = pick(rows, arm="norm_only", **{k: setting[k] for k in ("n_source", "target", "n_target")})
-        arms = {arm: pick(here, arm=arm) for arm in ("circuit", "near_zero", *CONTROLS)} | {"norm_only": free}
-        against = {
-            arm: paired(arms["circuit"], arms[arm]) if equal_rates(arms["circuit"], arms[arm], results.rows) else None
-            for arm in ("near_zero", *CONTROLS)
-        }
+        arms, zero = _arms_of(rows, setting)
+        own = [rows for rows in (arms["circuit"], arms["near_zero"]) if len(rows)]
+        seeds = set.intersection(*(set(rows["seed"]) for rows in own))
+        arms = {arm: rows[rows["seed"].isin(seeds)] for arm, rows in arms.items()}
+        fair = {arm: equal_rates(arms["circuit"], arms[arm], results.rows) for arm in ("near_zero", *CONTROLS)}
+        against = {arm: paired(arms["circuit"], arms[arm]) if fair[arm] else None for arm in fair}
         p_values.append(against["near_zero"] and against["near_zero"].p)
-        pair = here[here["arm"].isin(["circuit", "near_zero"])]
-        # The rule chooses between two arms; where only one was run it chooses nothing.
-        ruled = by_the_papers_rule(pair, zero) if len(zero) and pair["arm"].nunique() == 2 else pair.iloc[:0]
+        # Who chooses between two arms must have both, and at the same rates.
+        pair = pd.concat([arms["circuit"], arms["near_zero"]])
+        pair = pair if against["near_zero"] else pair.iloc[:0]
+        zero = zero[zero["seed"].isin(seeds)]
+        zero = zero if seeds <= set(zero["seed"]) else zero.iloc[:0]
+        had = {arm: arms[arm]["seed"].nunique() for arm, value in against.items() if value}
+        fewer = "".join(f"; {arm} {count}" for arm, count in had.items() if count < len(seeds))
         table.append(
             {
                 "target": setting["target"],
                 "n": setting["n_target"],
                 "depth": setting["depth"],
-                "difficulty": fraction(difficulty(zero).mean() if len(zero) else None),
+                "difficulty": fraction(difficulty(zero).mean()),
                 "circuit": interval(accuracy(arms["circuit"])),
                 "near_zero": interval(accuracy(arms["near_zero"])),
                 **{f"circuit − {arm}": change(value) for arm, value in against.items()},
-                "paper's rule": fraction(ruled["accuracy"].mean()),
+                "paper's rule": fraction(by_the_papers_rule(pair, zero)["accuracy"].mean()),
                 "ct_sft": fraction(better_of_two(pair, "valid_accuracy")["accuracy"].mean()),
                 "oracle": fraction(better_of_two(pair, "accuracy")["accuracy"].mean()),
-                "seeds": f"{pair['seed'].nunique()}/{rows['seed'].nunique()}",
+                "seeds": f"{len(seeds)}/{rows['seed'].nunique()}{fewer}",
             }
         )
     return with_holm(table, p_values, "circuit − near_zero")
+
+
+def _arms_of(rows: pd.DataFrame, setting: dict) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """The rows of circuit, near_zero and CONTROLS of one of `settings`, by arm; and those of its zero-shot."""
+    here = pick(rows, **setting)
+    start = {name: setting[name] for name in ("n_source", "target")}
+    arms = {arm: pick(here, arm=arm) for arm in ("circuit", "near_zero", *CONTROLS)}
+    arms["norm_only"] = pick(rows, arm="norm_only", n_target=setting["n_target"], **start)
+    return arms, pick(rows, arm="zero_shot", **start)
 
 
 def advantages(results: Results, choose: Choice = at_validated_rate) -> pd.DataFrame:
@@ -197,8 +208,13 @@ def correlation_text(results: Results) -> str:
 
 
 def tradeoff_tables(results: Results) -> list[Table]:
-    """The table of script 03, and its sweep over the share of heads."""
+    """The table of script 03, and its sweep over the share of heads; none where none of its arms was run."""
     rows = results.rows[results.rows["arm"].isin(["zero_shot", "circuit", "near_zero", *CONTROLS])]
+    if rows.empty:
+        return []
+    cells = tradeoff_cells(results)
+    told = any(";" in seeds for seeds in cells.get("seeds", ()))
+    fewer = "`seeds` are those of a line; behind them stand controls that have fewer. " if told else ""
     return [
         Table(
             f"{results.preset}_03_editing_preserving_tradeoff",
@@ -209,8 +225,8 @@ def tradeoff_tables(results: Results) -> list[Table]:
             "to choose from are not compared. Paper's rule: the circuit if more than a third of the accuracy is lost "
             "(from the source's test rows to the target's validation rows), else near-zero. `ct_sft`: the better of "
             "the two on validation. `oracle`: the better on test, which nobody can know in advance. "
-            f"{correlation_text(results)}",
-            tradeoff_cells(results),
+            f"{fewer}{correlation_text(results)}",
+            cells,
         ),
         Table(
             f"{results.preset}_03_share_of_heads",

@@ -17,6 +17,7 @@ from ctsft.tuning.arms import ARMS
 EXPERIMENT = "01_nusax_transfer"
 ENTAILMENT = "02_xnli_generalization"
 TITLES = {EXPERIMENT: "Transfer", ENTAILMENT: "Transfer of entailment"}
+UNEVEN = "*"
 KEYS = ["n_source", "target", "n_target", "arm", "depth"]
 
 
@@ -70,13 +71,12 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
 def transfer_cells(results: Results) -> pd.DataFrame:
     """The table as text. Of several learning rates every arm takes its validated one; gaps stay gaps."""
     rows = at_papers_share(results.rows)
-    tried, rows = rows, add_ct_sft(at_validated_rate(rows))
+    tried, rows = rows, add_ct_sft(at_validated_rate(rows), rows)
     seeds = rows["seed"].nunique()
     table = []
     for line in lines_of(rows):
         here = pick(rows, **line)
         asked = line | {"arm": "circuit" if line["arm"] == "ct_sft" else line["arm"]}
-        rates = pick(tried, **asked)["lr"].nunique()
         table.append(
             {
                 "target": line["target"],
@@ -89,11 +89,19 @@ def transfer_cells(results: Results) -> pd.DataFrame:
                 "source before": fraction(here["source_accuracy_before"].mean() if line["n_source"] else None),
                 "source after": interval(accuracy(by_a_model(here), SOURCE)),
                 "weights moved": f"{here['trainable_share'].mean():.2%}" if len(here) else GAP,
-                "rates": rates or GAP,
+                "rates": _rates_had(pick(tried, **asked), set(here["seed"])),
                 "seeds": f"{here['seed'].nunique()}/{seeds}",
             }
         )
     return pd.DataFrame(table)
+
+
+def _rates_had(tried: pd.DataFrame, seeds: set[int]) -> str:
+    """How many learning rates each of the seeds had to choose from, with a UNEVEN where they had not all the same."""
+    by_seed = tried[tried["seed"].isin(seeds) & tried["lr"].notna()].groupby("seed")["lr"].agg(frozenset)
+    if by_seed.empty:
+        return GAP
+    return f"{min(map(len, by_seed))}{UNEVEN if len(set(by_seed)) > 1 else ''}"
 
 
 def about(results: Results, rows: pd.DataFrame) -> str:
@@ -109,11 +117,14 @@ def about(results: Results, rows: pd.DataFrame) -> str:
 
 def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
     own = results.on_the_grid_of(experiment)
+    cells = transfer_cells(own)
+    uneven = any(str(rates).endswith(UNEVEN) for rates in cells["rates"])
+    told = f" {UNEVEN}: not all seeds had the same rates; the fewest of a seed are told." if uneven else ""
     return Table(
         f"{results.preset}_{experiment}",
         f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, preset {results.preset}",
         f"{about(results, own.rows)} Accuracy has a 95 % interval (bootstrap over rows and seeds). `seeds` and "
         "`rates` count those of a line: an arm with more rates has better chances. `ct_sft` is circuit or "
-        "near_zero, whichever the target's validation split prefers.",
-        transfer_cells(own),
+        f"near_zero, whichever the target's validation split prefers.{told}",
+        cells,
     )

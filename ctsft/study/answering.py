@@ -42,12 +42,16 @@ class Answering(StudyData):
         self.classifier: FittedNGrams | None = None
 
     def _cut_texts(self) -> list[str]:
-        """Of a user's own languages: how many texts are longer than --max-tokens allows."""
-        found, limit = [], self.config.max_tokens
-        for language in () if self.task.published else (self.config.source, *self.config.targets):
+        """How many texts are longer than --max-tokens allows: a line a language, of a published task one for all."""
+        found, limit, told = [], self.config.max_tokens, []
+        for language in dict.fromkeys((self.config.source, *self.config.targets)):
             rows = [example for name in SPLITS for example in self.split(language, name).examples]
             cut = cut_rows(self.loaded.tokenizer, self.task, rows, limit, self.loaded.layout)
             found += [f"{said} --max-tokens allows more." for said in cut_texts(language, rows, cut, limit)]
+            told += [f"{language} {len(cut)} of {len(rows)}"] if cut else []
+        if self.task.published and told:
+            # The published protocol sets the limit, so a longer one is not advised.
+            return [f"{self.task.name}: texts lose their end at {limit} tokens with the prompt: {', '.join(told)}."]
         return found
 
     def prompts(self, language: str, name: str) -> Encoded:

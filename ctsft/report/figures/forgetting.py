@@ -5,19 +5,30 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style, widen
+from ctsft.report.figures.style import ARMS, COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style, widen
 from ctsft.report.forgetting import by_epoch, plane
 from ctsft.report.rows import Results
 from ctsft.report.transfer import arms_in_order, pick
+
+
+def bottom_is_near_zero(rows: pd.DataFrame) -> bool:
+    """Whether the lowest scores are also those next to zero: both arms answer alike wherever `bottom` was run."""
+    keys = ["n_source", "target", "n_target", "depth", "share", "lr", "dtype", "seed"]
+    answers = ["predictions", "source_predictions"]
+    bottom, near_zero = (pick(rows, arm=arm).set_index(keys)[answers] for arm in ("bottom", "near_zero"))
+    alike = near_zero.index.is_unique and bottom.index.isin(near_zero.index).all()
+    return bool(len(bottom) and alike and (near_zero.loc[bottom.index].to_numpy() == bottom.to_numpy()).all())
 
 
 def plane_figure(results: Results) -> plt.Figure | None:
     """One panel a target, at one n: gain on the target over change on the source, with the Pareto front.
 
     The n that most targets and seeds were run with, of several the largest. Without `direct`, which never knew the
-    source, so that the other arms can be told apart.
+    source, so that the other arms can be told apart; and without `bottom` where it is near_zero under another name.
+    Every panel has limits of its own.
     """
-    points = plane(results)
+    twice = bottom_is_near_zero(results.rows)
+    points = plane(results.only(results.rows["arm"] != "bottom") if twice else results)
     tuned = results.rows[results.rows["n_target"] > 0].drop_duplicates(["n_target", "target", "seed"])
     run = tuned["n_target"].value_counts()
     points = points[(points["n_target"] == run.index[run == run.max()].max()) & (points["arm"] != "direct")]
@@ -32,8 +43,6 @@ def plane_figure(results: Results) -> plt.Figure | None:
             columns,
             figsize=(WIDTH, 0.9 + 2.1 * lines),
             squeeze=False,
-            sharex=True,
-            sharey=True,
             layout="constrained",
         )
         for axis, target in zip(axes.flat, targets, strict=False):
@@ -52,21 +61,22 @@ def plane_figure(results: Results) -> plt.Figure | None:
             axis.axhline(0, color="black", linewidth=0.8)
             axis.axvline(0, color="black", linewidth=0.8)
             axis.set_title(target, loc="left", fontweight="bold")
+            for which in "xy":
+                widen(axis, which)
         for axis in axes.flat[len(targets) :]:
             axis.set_visible(False)
-        widen(axes[0][0], "x")
-        widen(axes[0][0], "y")
         for number, axis in enumerate(axes.flat[: len(targets)]):
             if number + columns >= len(targets):
                 axis.set_xlabel("change on the source")
-                axis.tick_params(labelbottom=True)
             if number % columns == 0:
                 axis.set_ylabel("gain on the target")
         handles = {
             label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
-        figure.suptitle(f"{results.model}, {points['n_target'].max()} target rows, validated rates", fontsize=10)
+        note = f"\nwithout {ARMS['bottom'].words}: here they answer as {ARMS['near_zero'].words} do, in all rows"
+        title = f"{results.model}, {points['n_target'].max()} target rows, validated rates{note if twice else ''}"
+        figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -17,6 +17,7 @@ from ctsft.report.figures.style import (
     style,
     widen,
 )
+from ctsft.report.render import rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
 
@@ -92,6 +93,20 @@ def _in_common(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept) if kept else rows.iloc[:0]
 
 
+def _common_told(common: pd.DataFrame) -> str:
+    """The seeds and rates of the rows that are `_in_common`, a line for targets that have the same ones."""
+    by_ground: dict[tuple[int, str], list[str]] = {}
+    for target, here in common.groupby("target", sort=False):
+        rates = rates_text(set(here["lr"].dropna()))
+        by_ground.setdefault((here["seed"].nunique(), rates), []).append(str(target))
+    lines = [
+        f"{', '.join(targets) if len(by_ground) > 1 else common['model'].iloc[0]}: {seeds} seeds, and only learning "
+        f"rates that every n has ({rates})"
+        for (seeds, rates), targets in by_ground.items()
+    ]
+    return "\n".join(lines)
+
+
 def by_rows_figure(results: Results) -> plt.Figure | None:
     """Accuracy on the target by number of target rows, one line an arm; None where there is only one number.
 
@@ -100,7 +115,8 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
     more rates, or other heads give.
     """
     rows = at_papers_share(results.rows)
-    rows = at_validated_rate(_in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)]))
+    common = _in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)])
+    rows = at_validated_rate(common)
     ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
     rows = rows[(ways <= 1) | ~chosen_by_index(rows)]
     tuned = rows[rows["arm"] != "zero_shot"]
@@ -129,10 +145,11 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
             zero = pick(rows, target=target, arm="zero_shot")["accuracy"]
             if len(zero):
                 axis.axhline(zero.mean(), color="black", linestyle="--", linewidth=1, label="no target rows")
-            axis.set_title(f"{target}, {here['seed'].nunique()} seeds", loc="left", fontweight="bold")
+            axis.set_title(target, loc="left", fontweight="bold")
             axis.set_xticks(sizes)
             axis.set_xlabel("target rows")
         axes[0][0].set_ylabel("accuracy on the target")
+        figure.suptitle(_common_told(common[common["target"].isin(targets)]), fontsize=9)
         handles = {
             label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
