@@ -972,7 +972,7 @@ def test_the_figure_by_target_rows_tells_its_seeds_and_rates(sentiment):
         & ~(sentiment.rows["lr"].eq(1e-2) & sentiment.rows["n_target"].eq(25))
     )
     figure = by_rows_figure(here)
-    assert figure.get_suptitle() == "demo: 2 seeds, and only learning rates that every n has (1e-3, 3e-3)"
+    assert figure.get_suptitle() == "demo: 2 seeds\nonly learning rates that every n has: 1e-3, 3e-3"
     plt.close(figure)
 
 

@@ -74,9 +74,9 @@ def plane_figure(results: Results) -> plt.Figure | None:
             label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
-        note = f"\nwithout {ARMS['bottom'].words}: here they answer as {ARMS['near_zero'].words} do, in all rows"
+        note = f"\nwithout {ARMS['bottom'].words}, which answer as {ARMS['near_zero'].words}"
         title = f"{results.model}, {points['n_target'].max()} target rows, validated rates{note if twice else ''}"
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=9 if twice else 10)
     return figure
 
 

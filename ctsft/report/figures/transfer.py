@@ -94,14 +94,14 @@ def _in_common(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _common_told(common: pd.DataFrame) -> str:
-    """The seeds and rates of the rows that are `_in_common`, a line for targets that have the same ones."""
+    """The seeds and rates of the rows that are `_in_common`, once for targets that have the same ones."""
     by_ground: dict[tuple[int, str], list[str]] = {}
     for target, here in common.groupby("target", sort=False):
         rates = rates_text(set(here["lr"].dropna()))
         by_ground.setdefault((here["seed"].nunique(), rates), []).append(str(target))
     lines = [
-        f"{', '.join(targets) if len(by_ground) > 1 else common['model'].iloc[0]}: {seeds} seeds, and only learning "
-        f"rates that every n has ({rates})"
+        f"{', '.join(targets) if len(by_ground) > 1 else common['model'].iloc[0]}: {seeds} seeds\n"
+        f"only learning rates that every n has: {rates}"
         for (seeds, rates), targets in by_ground.items()
     ]
     return "\n".join(lines)
