@@ -1,9 +1,10 @@
-"""How many workers a large study can use: measured stages of committed rows, laid out on 1 to 256 workers.
+"""What a large study takes, and how many workers it can use: measured stages of committed rows, on 1 to 256 workers.
 
 python benchmarks/planning.py                                # 100 languages and 10 models, as committed
 python benchmarks/planning.py --languages 20 --models 3
 
-Every model is taken to be as fast as the one that was measured, and every language as long as the measured ones.
+Every model is taken to be as fast and as large as the one that was measured, and every language as long as the measured
+ones. `worker_hours` are those of one worker alone; `disk_gb` is every theta1 in float32, and the rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ctsft.report.figures.style import save, style
 from ctsft.report.render import duration
+from ctsft.study.estimate import ROW_BYTES
 from ctsft.study.grid import Cell, Scores, Theta1, stages
 from ctsft.study.planning import Stage, best, plans
 from ctsft.study.record import read_rows
@@ -42,6 +44,14 @@ def measured() -> tuple[dict[tuple[str, int | None], tuple[float, float]], float
         found[row["arm"], int(row["depth"]) if row["depth"] else None].append((trained, float(row["eval_seconds"])))
     arms = {arm: tuple(map(statistics.median, zip(*pairs, strict=True))) for arm, pairs in found.items()}
     return arms, median_of("theta1", "train_seconds"), median_of("relevance", "seconds", scorer="cdt")
+
+
+def on_disk(models: int, seeds: int, cells: int) -> float:
+    """Gigabytes (powers of ten) of theta1 of every model and seed, and of the rows."""
+    rows = read_rows(ROWS / f"{EXPERIMENT}.csv")
+    weights = max(int(row["trainable"]) for row in rows)
+    answers = len(rows[0]["predictions"]) + len(rows[0]["source_predictions"])
+    return (models * seeds * weights * 4 + cells * (ROW_BYTES + answers)) / 1e9
 
 
 def study(languages: int, models: int, seeds: int, sizes: list[int]) -> list[Stage]:
@@ -85,6 +95,8 @@ def main() -> None:
             timed = study(languages, models, seeds, n_targets)
             choices = plans(timed)
             about = {"languages": languages, "models": models, "seeds": seeds, "stages": len(timed)}
+            about["worker_hours"] = sum(stage.seconds for stage in timed) / 3600
+            about["disk_gb"] = on_disk(models, seeds, len(timed))
             chosen = best(choices).workers
             table += [about | plan._asdict() | {"best": plan.workers == chosen} for plan in choices]
             label = f"{languages} languages, {models} model{'s' if models > 1 else ''}"
