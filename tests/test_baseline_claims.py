@@ -121,6 +121,10 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
     judged = module.by_arithmetics("B", Arithmetics("", "one", "other", threshold), rows)
     assert judged.verdict == verdict
     assert "5.0% against 5.0%" in judged.number
+    unknown = module.by_arithmetics(
+        "B", Arithmetics("", "one", "other", threshold), rows.assign(real_error=[0.05, None])
+    )
+    assert (unknown.verdict, "5.0% against –" in unknown.number) == (verdict, True)
 
 
 @pytest.mark.parametrize(

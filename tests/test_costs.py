@@ -37,7 +37,7 @@ from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.report.costs import arithmetic_cells, cost_cells, cost_tables
 from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.study.grid import Cell
-from ctsft.study.record import read_rows
+from ctsft.study.record import append_rows, read_rows
 from ctsft.study.run import main
 from ctsft.study.workbench import Workbench
 
@@ -378,6 +378,19 @@ def test_tables_say_what_is_measured_and_what_is_published(measured):
     cells = arithmetic_cells(measured)
     assert cells["against float32"].iloc[0] == "+0.000 [+0.00, +0.00]"
     assert cost_tables(measured / "nowhere") == []
+
+
+def test_an_error_that_was_not_measured_is_a_gap(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / "demo")
+    path = tmp_path / "demo" / "costs" / "07_cost_and_energy.arithmetic.csv"
+    rows = [
+        row | {"real_error": ""} for row in read_rows(path, ARITHMETIC_COLUMNS) if row["arithmetic"] == "float8 e4m3"
+    ]
+    append_rows(path, rows, ARITHMETIC_COLUMNS)
+    cells = arithmetic_cells(tmp_path / "demo").set_index("arithmetic")["error, real"]
+    assert set(cells["float8 e4m3"]) == {"–"}
+    assert "–" not in set(cells.drop("float8 e4m3"))
+    plt.close(arithmetic_figure(tmp_path / "demo"))
 
 
 def test_bad_settings_end_with_one_sentence(capsys):

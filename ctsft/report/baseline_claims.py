@@ -19,7 +19,7 @@ from ctsft.report.costs import read_arithmetic
 from ctsft.report.fair import at_common_rates
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.measured import odyssey_results
-from ctsft.report.render import change, rate_text
+from ctsft.report.render import GAP, change, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.self_training import (
     ONE_STEP,
@@ -177,9 +177,9 @@ def by_arithmetics(claim: str, asked: Arithmetics, rows: pd.DataFrame) -> Judgem
         return not_run(claim, f"{asked.first} and {asked.second} of script 07")
     one, other = (side.iloc[0] for side in sides)
     value = paired_difference(*((row["answers"] == row["gold"])[None].astype(float) for row in (one, other)))
+    errors = [GAP if pd.isna(row["real_error"]) else f"{row['real_error']:.1%}" for row in (one, other)]
     number = (
-        f"accuracy, {asked.first} − {asked.second}: {change(value)}; mean error of a product "
-        f"{one['real_error']:.1%} against {other['real_error']:.1%}"
+        f"accuracy, {asked.first} − {asked.second}: {change(value)}; mean error of a product {' against '.join(errors)}"
     )
     data = f"theta1 on {one['n_rows']} test rows of {one['language']}, every product"
     return Judgement(claim, _verdict(value, asked.threshold), number, data)

@@ -97,7 +97,7 @@ def arithmetic_cells(folder: Path) -> pd.DataFrame:
                 "against float32": change(apart),
                 "answers changed": f"{(row['answers'] != row['answers_float32']).mean():.1%}",
                 "error, random": f"{row['random_error']:.2%}",
-                "error, real": f"{row['real_error']:.2%}",
+                "error, real": GAP if pd.isna(row["real_error"]) else f"{row['real_error']:.2%}",
                 "share of the products": f"{row['share_of_flops']:.1%}",
                 "energy saved (published)": GAP if pd.isna(row["energy_saved"]) else f"{row['energy_saved']:.0%}",
                 "rows": row["n_rows"],
