@@ -166,6 +166,7 @@ def test_decay_of_chains_that_repeat_generation_1_is_told_as_one_step():
             for number, answer in enumerate(answers)
         ]
         about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
+        about["rows"] = "same"
         rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, label_entropy=1.5)
         rows["gold"] = [np.ones(400, int)] * len(rows)
         return module.by_generations("B6", ASKED["B6"], rows).number

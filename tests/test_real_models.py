@@ -80,6 +80,7 @@ def test_the_smallest_cell_runs_on_real_weights_and_real_rows(model_dir, real_da
         epochs=1,
         seeds=(31,),
         depths=(1,),
+        lrs=(5e-5,),
         arms=("zero_shot", "circuit"),
         scorer=scorer,
         score_rows=6,
