@@ -953,7 +953,7 @@ def test_bottom_leaves_the_plane_where_it_is_near_zero(sentiment):
         figure = plane_figure(replace(sentiment, rows=pd.concat([rows, own], ignore_index=True)))
         shown = {label for axis in figure.axes for label in axis.get_legend_handles_labels()[1]}
         assert (arm_label("bottom", 2) in shown) is not alike
-        assert ("without most negative heads" in figure.get_suptitle()) is alike
+        assert ("without lowest-scored heads" in figure.get_suptitle()) is alike
         plt.close(figure)
     assert not bottom_is_near_zero(rows)
 
