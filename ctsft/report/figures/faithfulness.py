@@ -127,7 +127,7 @@ def paying_figure(found: Faithfulness, results: Results) -> plt.Figure | None:
                     axis.scatter(group[measure], group[what], s=120 * np.sqrt(group["heads"] / total), **look)
                 axis.axhline(0, color="black", linewidth=0.8)
                 axis.set_xlabel(f"part of the margin that is {measure}")
-                axis.set_ylabel(f"{what}, above the start's mean" if what == OUTCOMES[0] else what)
+                axis.set_ylabel(f"{what},\nabove the start's mean" if what == OUTCOMES[0] else what)
         looks = dict(loc="outside lower center", ncols=4, frameon=False, title="area: number of heads")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), **looks)
     return figure
