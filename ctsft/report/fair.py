@@ -42,7 +42,11 @@ def at_common_rates(rows: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     rows = at_own_strength(rows)
     own = rows["arm"].isin(arms) & rows["lr"].notna()
     ground = texts_of(rows, ["task", "n_source", "target", "n_target", "dtype", "seed"])
-    at_rate = ground + " " + rows["lr"].astype(str)
-    there = rows["arm"].where(own).groupby(ground).transform("nunique")
-    having = rows["arm"].where(own).groupby(at_rate).transform("nunique")
-    return rows[~own | (having == there)]
+    return rows[~own | had_by_all(rows["arm"].where(own), ground, rows["lr"])]
+
+
+def had_by_all(arms: pd.Series, ground: pd.Series, rates: pd.Series) -> pd.Series:
+    """Whether each row has a rate that all arms on its `ground` were run at there; a missing arm counts for none."""
+    there = arms.groupby(ground).transform("nunique")
+    having = arms.groupby(ground + " " + rates.astype(str)).transform("nunique")
+    return having == there

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two, texts_of
 from ctsft.report.compare import SOURCE, TARGET, pooled
+from ctsft.report.fair import had_by_all
 from ctsft.report.judging import SAME, pairs_of
 from ctsft.report.render import GAP, Table, change, rate_text, rates_text
 from ctsft.report.rows import Results
@@ -57,11 +58,8 @@ def at_rates_of_both(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """
     rows = pd.concat([first, second]).drop_duplicates("cell")
     rated = rows[rows["lr"].notna()]
-    ground = [rated[name] for name in ("target", "n_target", "seed")]
-    arms = texts_of(rated, ["arm", "depth"])
-    every = arms.groupby(ground).transform("nunique")
-    having = arms.groupby([*ground, rated["lr"]]).transform("nunique")
-    return pd.concat([rows[rows["lr"].isna()], rated[every == having]])
+    arms, ground = (texts_of(rated, names) for names in (["arm", "depth"], ["target", "n_target", "seed"]))
+    return pd.concat([rows[rows["lr"].isna()], rated[had_by_all(arms, ground, rated["lr"])]])
 
 
 def compared(rows: pd.DataFrame, pair: tuple[Side, Side]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
