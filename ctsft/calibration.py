@@ -32,6 +32,11 @@ def confidence(logits: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(logits.astype(np.float64) / temperature, axis=1).max(axis=1)
 
 
+def brier(probabilities: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Per row [N], the squared distance of the probabilities [N, C] from the right answer: 0 at best, 2 at worst."""
+    return ((probabilities - np.eye(probabilities.shape[1])[gold]) ** 2).sum(-1)
+
+
 def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error: |accuracy - mean confidence| over ten equal bins, weighted by their rows."""
     return float(np.abs(calibration_gaps(confidences, right).mean(-1)).sum())

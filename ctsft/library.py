@@ -15,9 +15,9 @@ from typing import Literal
 
 from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
 from ctsft.calibration import fit_temperature
-from ctsft.discovery.circuits import SELECTIONS, check_size, heads_per_depth, select
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, SELECTIONS, check_size, heads_per_depth, select
 from ctsft.discovery.find import score_to_depth, scoring_rows
-from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.relevance import SCORE_ROWS, Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import Head, KVPolicy
@@ -92,10 +92,10 @@ def discover(
     source: str,
     *,
     scorer: str = "cdt",
-    depth: int = 2,
-    share: float = 0.02,
+    depth: int = PAPERS_DEPTH,
+    share: float = PAPERS_SHARE,
     mean_rows: int = 48,
-    score_rows: int = 48,
+    score_rows: int = SCORE_ROWS,
     seed: int = SEED,
     max_tokens: int = MAX_TOKENS,
 ) -> Relevance:
@@ -139,7 +139,13 @@ def discover(
 
 
 def choose(
-    loaded: Loaded, relevance: Relevance, *, arm: str = "circuit", depth: int = 2, share: float = 0.02, seed: int = SEED
+    loaded: Loaded,
+    relevance: Relevance,
+    *,
+    arm: str = "circuit",
+    depth: int = PAPERS_DEPTH,
+    share: float = PAPERS_SHARE,
+    seed: int = SEED,
 ) -> list[Head]:
     """The heads of an arm: the circuit of `depth`, or a control with exactly its number of heads and weights."""
     if relevance.logits.shape != (len(loaded.anatomy.layers), loaded.anatomy.heads):

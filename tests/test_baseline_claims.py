@@ -21,7 +21,7 @@ from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
 from ctsft.storage import write_json
-from ctsft.study.measures import path_of
+from ctsft.study.measure_files import path_of
 from ctsft.study.record import append_rows, read_rows
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"

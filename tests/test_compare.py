@@ -26,9 +26,8 @@ def test_languages_that_are_not_parallel_weigh_the_same_whatever_their_size():
     difference = pooled(pairs)
     assert difference.value == pytest.approx(np.mean(apart))
     assert difference.low < difference.value < difference.high
-    assert difference.p < 0.01
     swapped = pooled([(second, first) for first, second in pairs])
-    assert (swapped.value, swapped.p) == (pytest.approx(-difference.value), pytest.approx(difference.p))
+    assert swapped.value == pytest.approx(-difference.value)
 
 
 def test_parallel_languages_are_drawn_row_by_row():

@@ -34,7 +34,7 @@ from ctsft.costs.measure import cost_of, energy_of, flops_of, stored_bytes
 from ctsft.costs.run import ARITHMETIC_COLUMNS, COST_COLUMNS, run_costs
 from ctsft.errors import UserError
 from ctsft.memory import highest_memory_mb, start_memory
-from ctsft.report.costs import arithmetic_cells, cost_cells, cost_tables
+from ctsft.report.costs import arithmetic_cells, cost_cells, cost_tables, costs
 from ctsft.report.figures.costs import arithmetic_figure, costs_figure
 from ctsft.study.grid import Cell
 from ctsft.study.record import append_rows, read_rows
@@ -204,7 +204,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(config):
-    assert run_costs(config) == 0
+    assert run_costs(config, costs) == 0
     return config.folder
 
 
@@ -228,7 +228,7 @@ def test_every_arm_has_its_costs(config, measured):
 def test_what_is_measured_is_not_measured_again(config, measured, monkeypatch):
     before = [path.read_bytes() for path in sorted((measured / "costs").glob("*.*"))]
     monkeypatch.setattr("ctsft.costs.run.cost_of", lambda *a: pytest.fail("measured again"))
-    assert run_costs(config) == 0
+    assert run_costs(config, costs) == 0
     assert [path.read_bytes() for path in sorted((measured / "costs").glob("*.*"))] == before
 
 
@@ -244,9 +244,9 @@ def test_a_damaged_line_is_mended_and_a_cell_that_does_not_fit_fails_alone(confi
 
     with monkeypatch.context() as patched:
         patched.setattr("ctsft.costs.run.cost_of", too_large)
-        assert run_costs(again) == 1
+        assert run_costs(again, costs) == 1
     assert read_rows(path, COST_COLUMNS) == rows[:-1]
-    assert run_costs(again) == 0
+    assert run_costs(again, costs) == 0
     assert [row["cell"] for row in read_rows(path, COST_COLUMNS)] == [row["cell"] for row in rows]
 
 
@@ -296,7 +296,7 @@ def test_theta1_is_made_in_the_studys_precision_before_arithmetics_are_asked(con
         Workbench, "train_arm", lambda bench, *a, **k: (seen.append(bench.autocast), make(bench, *a, **k))[1]
     )
     only = replace(config, dtype="bfloat16", arms=("zero_shot",), arithmetic_rows=4, output=tmp_path)
-    assert run_costs(only) == 0
+    assert run_costs(only, costs) == 0
     assert [autocast._enabled for autocast in seen] == [True]
 
 

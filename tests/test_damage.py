@@ -17,11 +17,11 @@ from ctsft.errors import UserError
 from ctsft.report.rows import Results
 from ctsft.report.stored import stored
 from ctsft.storage import Damaged, read_sealed, write_json, write_sealed
-from ctsft.study import measures, self_training
+from ctsft.study import self_training
 from ctsft.study.beside import DATA, keep_hashes, refuse_other_data
 from ctsft.study.circuit_files import Choice
 from ctsft.study.grid import SCORING, relevance_settings, scoring_of
-from ctsft.study.measures import MEASURES, path_of, read_measures
+from ctsft.study.measure_files import MEASURES, path_of, read_measures, related_by_cell
 from ctsft.study.run import run_study
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/circuits"))
@@ -186,11 +186,11 @@ def test_a_generation_from_before_there_were_checksums_is_read(tmp_path):
 def test_damaged_measures_end_a_report_and_are_set_aside_by_a_study(tmp_path, capsys, damage):
     path = path_of(tmp_path, "cell")
     write_sealed(path, dict.fromkeys(MEASURES, "p0120") | {"related": {"demo/d10": "p012"}})
-    assert measures.tests_of(tmp_path) == {"cell": {"demo/d10"}}
+    assert related_by_cell(tmp_path) == {"cell": {"demo/d10"}}
     damaged = spoil(path, damage)
     with pytest.raises(Damaged, match=r"cell\.json"):
         read_measures(tmp_path)
-    assert measures.tests_of(tmp_path) == {}
+    assert related_by_cell(tmp_path) == {}
     assert f"warning: {path}" in capsys.readouterr().err
     assert path.with_name("cell.json.damaged-1").read_bytes() == damaged
 
@@ -202,7 +202,7 @@ def test_measures_without_a_part_are_damaged(tmp_path):
 
 
 def test_committed_measures_are_read():
-    assert any(measures.read_measures(folder) for folder in FOLDERS)
+    assert any(read_measures(folder) for folder in FOLDERS)
 
 
 def test_a_report_names_a_file_that_is_gone(tmp_path):

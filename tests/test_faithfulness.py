@@ -505,3 +505,7 @@ def test_the_committed_sets_are_whole():
     rows = read_rows(DEMO / "05_faithfulness.sets.csv", SET_COLUMNS)
     assert len({row["set"] for row in rows}) == len(rows)
     assert {row["seed"] for row in rows} == {"31", "777"}
+
+
+def test_what_script_05_prints_where_every_seed_failed(tmp_path):
+    assert faithfulness(tmp_path) == ""

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
+from ctsft.calibration import brier, calibration_error
 from ctsft.report.__main__ import redraw
 from ctsft.report.answers import Teller
 from ctsft.report.by_rate import rate_cells
-from ctsft.report.calibration import brier, expected_calibration_error
 from ctsft.report.choosing import at_validated_rate
 from ctsft.report.costs import read_costs
 from ctsft.report.figures.odyssey import odyssey_figure
@@ -26,13 +26,14 @@ from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.least import CALIBRATION, FLIPS, fluent, least
 from ctsft.report.measured import _asked, odyssey_results
 from ctsft.report.odyssey import odyssey_cells
-from ctsft.report.outcomes import Outcome, outcomes
+from ctsft.report.outcomes import Outcome, chances_on_target, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page, settings_of
 from ctsft.report.stats import Difference, calibration_difference, calibration_interval
 from ctsft.report.transfer import pick
 from ctsft.study import executors
-from ctsft.study.measures import bits_per_byte, from_per_mille, per_mille, probabilities, read_measures
+from ctsft.study.measure_files import from_per_mille, per_mille, probabilities, read_measures
+from ctsft.study.measures import bits_per_byte
 from ctsft.study.preferred import SAME, preferred
 from ctsft.study.record import read_cells, read_rows
 from ctsft.study.run import run_study
@@ -252,15 +253,22 @@ def test_probabilities_survive_their_digits():
     np.testing.assert_allclose(from_per_mille(per_mille(chances), 3), chances, atol=2e-3)
 
 
+def test_a_test_may_lack_rows_of_the_last_label():
+    chances = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    rows = pd.DataFrame({"measures": [{"target_probabilities": per_mille(chances)}], "gold": [np.array([0, 1])]})
+    [found] = chances_on_target(rows)
+    np.testing.assert_allclose(found, chances, atol=2e-3)
+
+
 def test_calibration_by_hand():
     chances = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.3, 0.7]])
     gold = np.array([0, 1, 1, 0])
     assert brier(chances, gold).tolist() == pytest.approx([0.08, 0.72, 0.18, 0.98])
     # One bin each for .8 (right), .6 (wrong), and .7 twice (one right).
-    assert expected_calibration_error(chances, gold) == pytest.approx((0.2 + 0.6 + 0.4) / 4)
-    sure = np.array([[1.0, 0.0], [1.0, 0.0]])
-    assert expected_calibration_error(sure, np.array([0, 0])) == 0
-    assert expected_calibration_error(sure, np.array([1, 1])) == 1
+    error = calibration_error(chances.max(-1), chances.argmax(-1) == gold)
+    assert error == pytest.approx((0.2 + 0.6 + 0.4) / 4)
+    assert calibration_error(np.ones(2), np.array([True, True])) == 0
+    assert calibration_error(np.ones(2), np.array([False, False])) == 1
 
 
 def test_openings_come_in_pairs_that_differ():

@@ -1052,3 +1052,12 @@ def test_the_page_opens_in_a_browser_with_all_pictures_and_no_error(tmp_path):
         assert len(window.find_elements("tag name", "table")) == len(tables_of(Results.read(DEMO)))
     finally:
         window.quit()
+
+
+def test_nothing_after_the_rows_can_load_a_model():
+    """The report reads rows; what loads models, reads data sets or tunes is not even imported."""
+    code = "import sys, ctsft.report.__main__; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "ctsft.report.rows" in told.split()
+    heavy = {"ctsft.models.load", "ctsft.study.workbench", "datasets", "evaluate", "transformers.modeling_utils"}
+    assert not heavy & set(told.split())

@@ -21,6 +21,7 @@ from ctsft.report.render import rate_text
 from ctsft.report.self_training import (
     fate,
     read_self_training,
+    self_training,
     self_training_cells,
     self_training_tables,
 )
@@ -76,7 +77,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(config) -> list[dict]:
-    assert run_self_training(config) == 0
+    assert run_self_training(config, self_training) == 0
     return read_rows(config.table, COLUMNS)
 
 
@@ -141,9 +142,9 @@ def test_a_stopped_run_goes_on_behind_its_last_generation(config, rows, monkeypa
 
     monkeypatch.setattr(module, "_generation", step)
     with pytest.raises(KeyboardInterrupt):
-        run_self_training(again)
+        run_self_training(again, self_training)
     assert not again.table.exists()
-    assert run_self_training(again) == 0
+    assert run_self_training(again, self_training) == 0
     assert tuned == [(False, 0), (False, 1), "stopped", (False, 2), (True, 1), (True, 2)]
     mine = [row for row in rows if row["arm"] == "full" and row["seed"] == "31"]
     same = ("chain", "generation", "n_rows", "predictions", "source_predictions", "pseudo_accuracy", "confidence")
@@ -166,7 +167,10 @@ def test_a_generation_that_gives_back_what_it_learned_is_where_a_chain_rests(con
     monkeypatch.setattr(module, "_generation", step)
     for output, kept in ((tmp_path / "rest", honest), (tmp_path / "all", never_the_same)):
         monkeypatch.setattr(module, "_kept", kept)
-        assert run_self_training(replace(config, seeds=(31,), arms=("full",), generations=3, output=output)) == 0
+        assert (
+            run_self_training(replace(config, seeds=(31,), arms=("full",), generations=3, output=output), self_training)
+            == 0
+        )
     assert tuned == [(False, 0), (False, 1), (True, 1), (False, 0), *((h, n) for h in (False, True) for n in (1, 2, 3))]
     short, whole = (read_rows(replace(config, output=tmp_path / name).table, COLUMNS) for name in ("rest", "all"))
     same = [name for name in COLUMNS if name != "created"]
@@ -212,7 +216,7 @@ def test_a_chain_that_does_not_fit_fails_alone(config, rows, monkeypatch, tmp_pa
         return generation(bench, config, chain, cell, *rest)
 
     monkeypatch.setattr(module, "_generation", step)
-    assert run_self_training(short) == 1
+    assert run_self_training(short, self_training) == 1
     assert "out of memory (CUDA out of memory" in capsys.readouterr().err
     assert {row["arm"] for row in read_rows(short.table, COLUMNS)} == {"circuit"}
 
@@ -222,7 +226,7 @@ def test_more_generations_go_on_where_fewer_have_ended(config, rows, monkeypatch
     short = replace(config, seeds=(31,), arms=("full",), generations=1, output=tmp_path)
     shutil.copytree(config.folder / "theta1", short.folder / "theta1")
     shutil.copytree(config.folder / "cache" / "theta1", short.folder / "cache" / "theta1")
-    assert run_self_training(short) == 0
+    assert run_self_training(short, self_training) == 0
     tuned, generation = [], module._generation
 
     def step(bench, config, chain, cell, number, labels):
@@ -230,7 +234,7 @@ def test_more_generations_go_on_where_fewer_have_ended(config, rows, monkeypatch
         return generation(bench, config, chain, cell, number, labels)
 
     monkeypatch.setattr(module, "_generation", step)
-    assert run_self_training(replace(short, generations=2)) == 0
+    assert run_self_training(replace(short, generations=2), self_training) == 0
     assert tuned == [(False, 2), (True, 2)]
     mine = [row["predictions"] for row in rows if row["arm"] == "full" and row["seed"] == "31"]
     found = read_self_training(short.folder)
@@ -253,7 +257,7 @@ def test_a_chain_takes_the_rate_that_validation_prefers(config, rows, tmp_path, 
 
     monkeypatch.setattr(module, "_validated", trial)
     monkeypatch.setattr(module, "_generation", step)
-    assert run_self_training(three) == 0
+    assert run_self_training(three, self_training) == 0
     found = read_rows(three.table, COLUMNS)
     [best] = {float(row["lr"]) for row in found}
     assert best > 1e-9
@@ -370,8 +374,8 @@ def test_chains_on_fresh_rows_go_on_after_a_stop(fresh, monkeypatch):
 
     monkeypatch.setattr(module, "_generation", step)
     with pytest.raises(KeyboardInterrupt):
-        run_self_training(fresh)
-    assert run_self_training(fresh) == 0
+        run_self_training(fresh, self_training)
+    assert run_self_training(fresh, self_training) == 0
     numbers = {"same": [(False, 0), (False, 1), (False, 2), (True, 1), (True, 2)]}
     wanted = [(rows, *pair) for rows in ("same", "fresh") for pair in numbers["same"]]
     assert tuned == [*wanted[:7], "stopped", *wanted[7:]]
@@ -432,7 +436,7 @@ def test_older_rows_are_read_mended_and_added_to(tmp_path):
 
 def test_finished_chains_are_not_run_again(config, rows, monkeypatch):
     monkeypatch.setattr(module, "generations", lambda *a: pytest.fail("a finished chain was run again"))
-    assert run_self_training(config) == 0
+    assert run_self_training(config, self_training) == 0
 
 
 def test_spread_by_hand():

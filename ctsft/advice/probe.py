@@ -9,7 +9,7 @@ import numpy as np
 
 from ctsft import library
 from ctsft.answers import encode_rows, evaluate
-from ctsft.discovery.circuits import heads_per_depth
+from ctsft.discovery.circuits import PAPERS_SHARE, heads_per_depth
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import Loaded
@@ -44,7 +44,7 @@ class Probe:
         return self.zero_shot.value / self.source.value if self.source.value else 0.0
 
 
-def concentration(relevance: Relevance, share: float = 0.02) -> float:
+def concentration(relevance: Relevance, share: float = PAPERS_SHARE) -> float:
     """The share of all positive relevance that the best `share` of the heads hold."""
     positive = np.sort(relevance.logits.clip(min=0).ravel())[::-1]
     total = positive.sum()

@@ -9,8 +9,10 @@ import pandas as pd
 
 from ctsft.advice.evidence import OFFERED, SETTING
 from ctsft.advice.probe import Probe
+from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.report.claims import MARGIN
 from ctsft.report.render import rate_text
+from ctsft.report.transfer import pick
 
 # One step of distance: a tenth of transfer, or a doubling of the target rows.
 TRANSFER_STEP = 0.1
@@ -66,8 +68,8 @@ def trial(table: pd.DataFrame, may_lose: float) -> tuple[Trial, Trial] | None:
     for _, own in offered.groupby(SETTING, sort=False):
         others = offered[(offered[LANGUAGE] != own[LANGUAGE].iloc[0]).any(axis=1)]
         candidates = allowed(compared(nearest(others, own["transfer"].mean(), own["n_target"].iloc[0])), may_lose)
-        mine = own.iloc[:0] if candidates.empty else lines_of(own, candidates.iloc[0])
-        circuit = own[(own["arm"] == "circuit") & (own["depth"] == 2)]
+        mine = own.iloc[:0] if candidates.empty else _of(own, candidates.iloc[0])
+        circuit = pick(own, arm="circuit", depth=PAPERS_DEPTH)
         best = own.loc[own["cost"] <= may_lose, "gain"].max()
         if mine.empty or circuit.empty or pd.isna(best):
             continue
@@ -81,9 +83,8 @@ def _tried(outcomes: list[tuple[bool, float]]) -> Trial:
     return Trial(len(outcomes), int(sum(kept)), float(np.mean(gains)))
 
 
-def lines_of(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
-    depth = table["depth"].isna() if pd.isna(arm["depth"]) else table["depth"] == arm["depth"]
-    return table[(table["arm"] == arm["arm"]) & depth]
+def _of(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
+    return pick(table, arm=arm["arm"], depth=arm["depth"])
 
 
 def advise(found: Probe, table: pd.DataFrame, may_lose: float) -> str:
@@ -128,7 +129,7 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
     if candidates.empty:
         return [f"No arm kept the source within {may_lose:.3f} in the settings most like yours; allow more."]
     best = candidates.iloc[0]
-    rates = lines_of(near, best)[["lr", "preset"]].dropna().drop_duplicates().sort_values(["lr", "preset"])
+    rates = _of(near, best)[["lr", "preset"]].dropna().drop_duplicates().sort_values(["lr", "preset"])
     told = [f"{rate_text(rate.lr)} ({rate.preset})" for rate in rates.itertuples()]
     names = (f"{s.preset} {s.target} n={s.n_target} ({s.transfer:.0%} of the source)" for s in settings.itertuples())
     by_index = sorted(set(near.loc[near["ties"] == "index", "preset"]))
@@ -160,7 +161,7 @@ def _how_sure(near: pd.DataFrame, candidates: pd.DataFrame, settings: pd.DataFra
     demo = " They are of the constructed demo alone." if set(settings["preset"]) == {"demo"} else ""
     if len(candidates) < 2:
         return f"How sure: no other arm was compared.{distant}{demo}"
-    first, second = (lines_of(near, candidates.iloc[i]).sort_values(SETTING)["gain"].to_numpy() for i in (0, 1))
+    first, second = (_of(near, candidates.iloc[i]).sort_values(SETTING)["gain"].to_numpy() for i in (0, 1))
     apart = first - second
     wins, lead = int((apart > 0).sum()), float(apart.mean())
     word = "fairly sure" if lead > MARGIN and wins == len(first) and far <= FAR else "not sure"

@@ -8,7 +8,8 @@ from pathlib import Path
 import ctsft
 from ctsft.commands.options import OnTask, check_output, in_colour, tell_checks
 from ctsft.commands.tuned import OnTuned
-from ctsft.discovery.relevance import files_of
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
+from ctsft.discovery.relevance import SCORE_ROWS, files_of
 from ctsft.tasks.task import SEED
 
 
@@ -24,13 +25,13 @@ class Discover:
     """Where the scores go: OUTPUT.json, and OUTPUT.safetensors beside it."""
     scorer: str = "cdt"
     """cdt (the paper's: a propagation for every head), or cdt_linear (one backward pass, but it misses heads)."""
-    depth: int = 2
+    depth: int = PAPERS_DEPTH
     """How deep a circuit the scores should reach."""
-    share: float = 0.02
+    share: float = PAPERS_SHARE
     """Share of all heads in one depth of the circuit."""
     mean_rows: int = 48
     """Rows of the label-balanced mean, which stands for "no information"."""
-    score_rows: int = 48
+    score_rows: int = SCORE_ROWS
     """Other rows, which the model gets right, to score on."""
     seed: int = SEED
     """Draws the rows."""

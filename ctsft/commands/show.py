@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from ctsft.commands.options import check_output, in_colour, load_scores
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class Show:
 
     scores: Annotated[Path, tyro.conf.Positional]
     """What `ctsft discover` wrote, or a file in results/<preset>/relevance/."""
-    depth: int = 2
+    depth: int = PAPERS_DEPTH
     """Depth of the circuit that is marked."""
-    share: float = 0.02
+    share: float = PAPERS_SHARE
     """Share of all heads in one depth."""
     png: Path | None = None
     """Write a picture here."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import ctsft
 from ctsft.commands.options import OnTask, check_output, load_scores, tell_checks
 from ctsft.commands.tuned import OnTuned
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
 from ctsft.tasks.task import SEED
@@ -35,9 +36,9 @@ class Tune:
     """source: make a base model competent; target: adapt it. In parallel data the two never share a sentence."""
     scores: Path | None = None
     """What `ctsft discover` wrote."""
-    depth: int = 2
+    depth: int = PAPERS_DEPTH
     """Depth of the circuit."""
-    share: float = 0.02
+    share: float = PAPERS_SHARE
     """Share of all heads in one depth of the circuit."""
     n: int | None = None
     """How many rows to tune on; without it, all that the role allows."""

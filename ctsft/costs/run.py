@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +29,10 @@ from ctsft.costs.measure import cost_of
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import scores
 from ctsft.memory import failing_without_memory
-from ctsft.report.costs import costs
 from ctsft.study.beside import write_settings
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
-from ctsft.study.opening import keep_data, opened, run_alone
+from ctsft.study.opening import Printed, keep_data, opened, run_alone
 from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_rows
 from ctsft.study.workbench import Workbench
@@ -70,12 +69,9 @@ class CostConfig(OneProcess):
         return self.folder / "costs" / f"{name}.csv"
 
 
-def run_costs(config: CostConfig, table: Callable[[Path], str] = costs) -> int:
+@run_alone
+def run_costs(config: CostConfig, table: Printed) -> int:
     """Measure what is not measured yet. Returns the exit status: 1 when a cell failed, else 0."""
-    return run_alone(config, lambda: _run(config, table))
-
-
-def _run(config: CostConfig, table: Callable[[Path], str]) -> int:
     bench = opened(config)
     config = bench.config
     path = config.table(config.experiment)

@@ -10,6 +10,10 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head
 
+# The share of all heads that each depth of the paper's circuits adds, and the depth of those that it tunes.
+PAPERS_SHARE = 0.02
+PAPERS_DEPTH = 2
+
 
 def heads_per_depth(n_heads: int, share: float) -> int:
     """K = max(1, floor(share of all heads))."""
@@ -95,11 +99,6 @@ def matched(ranking: Sequence[Head], like: Sequence[Head], per_group: int) -> li
         if len(chosen) == n_heads:
             break
     return chosen
-
-
-def top_ranking(relevance: Relevance, seed: int) -> list[Head]:
-    """Highest R to the logits first."""
-    return ranked(relevance.logits)
 
 
 def near_zero_ranking(relevance: Relevance, seed: int) -> list[Head]:

@@ -14,6 +14,7 @@ from ctsft.heads import Head
 from ctsft.storage import Damaged, digest, read_sealed, write_atomic, write_sealed
 
 Ties = Literal["logits", "index"]
+SCORE_ROWS = 48  # that the protocol scores
 
 
 def files_of(path: Path) -> tuple[Path, Path]:

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 import numpy as np
 import pandas as pd
 
+from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
@@ -33,8 +34,6 @@ from ctsft.report.self_training import (
 from ctsft.report.stats import Difference, paired_difference
 from ctsft.report.transfer import pick
 from ctsft.tuning.arms import ARMS
-
-DEPTH = 2
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,8 @@ def by_arithmetics(claim: str, asked: Arithmetics, rows: pd.DataFrame) -> Judgem
 
 
 def _of_arm(rows: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """The rows of an arm, at DEPTH where it has depths."""
-    return pick(rows, arm=arm, depth=DEPTH if ARMS[arm].needs_heads else None)
+    """The rows of an arm, at PAPERS_DEPTH where it has depths."""
+    return pick(rows, arm=arm, depth=PAPERS_DEPTH if ARMS[arm].needs_heads else None)
 
 
 def _lost(chain: pd.DataFrame) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.report.choosing import at_papers_share
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.judging import MARGIN
@@ -98,7 +99,7 @@ def kept_text(points: pd.DataFrame) -> str:
     for n_target, here in over_all(points).groupby("n_target"):
         kept = here[[one["before"] - one["source_right"].mean() <= MARGIN for one in here.to_dict("records")]]
         for arm in ("circuit", "near_zero"):
-            sides = [pick(kept, arm=arm, depth=2), pick(kept, arm="full")]
+            sides = [pick(kept, arm=arm, depth=PAPERS_DEPTH), pick(kept, arm="full")]
             if any(side.empty for side in sides):
                 continue
             heads, full = (max(side.to_dict("records"), key=lambda one: one["right"].mean()) for side in sides)

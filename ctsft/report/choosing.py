@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from ctsft.discovery.circuits import PAPERS_SHARE
 from ctsft.tuning.arms import get_arm
 
 # What makes two rows answers to the same question, but for the seed and the learning rate, which validation chooses.
 SETTING = "task source n_source target n_target arm depth share scorer ties kv_policy".split()
-PAPERS_SHARE = 0.02
 PAPERS_RATE = 5e-5
 # The script of the baselines, whose arms are compared in a table of their own.
 ODYSSEY = "06_adaptation_odyssey"

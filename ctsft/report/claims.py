@@ -13,7 +13,8 @@ from functools import lru_cache
 
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_SHARE, Choice, at_validated_rate, better_of_two, circuits_told
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
+from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, circuits_told
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.fair import at_common_rates, equal_rates
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
@@ -47,7 +48,7 @@ def ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
 
     Only where both had the same rates to choose from in the rows `tried`: else those rates would choose the arm too.
     """
-    rows = pick(rows, share=PAPERS_SHARE, depth=2)
+    rows = pick(rows, share=PAPERS_SHARE, depth=PAPERS_DEPTH)
     settings = rows.groupby(["n_source", *SAME], sort=False)
     fair = [here for _, here in settings if equal_rates(*(pick(here, arm=arm) for arm in BOTH), tried)]
     return better_of_two(pd.concat(fair) if fair else rows.iloc[:0], "valid_accuracy")
@@ -65,7 +66,7 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
     if verdict == "supported" and share >= 0.01:
         verdict = "undecided"
     # ct_sft had two arms to choose from, each at every rate; the circuit alone has no more tries than full.
-    circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=2)
+    circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=PAPERS_DEPTH)
     alone = pooled([(pick(circuit, **second.iloc[0][[*SAME]]), second) for _, second in pairs])
     number = (
         f"ct_sft − full: {change(value)}; {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
@@ -79,7 +80,7 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
     value = difficulty_predicts(results, choose=choose)
     if value is None:
         return not_run("C2", "circuit and near_zero at depth 2 on at least three targets, with all seeds")
-    rows = pick(choose(results.rows), share=PAPERS_SHARE, depth=2)
+    rows = pick(choose(results.rows), share=PAPERS_SHARE, depth=PAPERS_DEPTH)
     rows = rows[rows["n_target"].isin(comparable(results, choose)["n_target"])]
     number = f"Spearman {change(value)}"
     for other in ("random", "near_zero"):  # the rates that are told last are those of the claim's two arms
@@ -118,7 +119,7 @@ def related_kept(results: Results) -> Judgement:
     found = with_related(results)
     lines = last_lines(found or results)
     lines = lines[lines["role"] == "related"]
-    circuit, full = (pick(lines, arm="circuit", depth=2), pick(lines, arm="full"))
+    circuit, full = (pick(lines, arm="circuit", depth=PAPERS_DEPTH), pick(lines, arm="full"))
     kept = related_change(circuit) if len(circuit) else None
     if kept is None:
         return not_run("C7", "probes of script 04, or measures of 06, for the circuit at depth 2")

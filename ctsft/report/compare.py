@@ -15,7 +15,6 @@ from ctsft.report.stats import (
     macro_f1_interval,
     mean_interval,
     paired_difference,
-    permutation_p,
 )
 
 TARGET = ("answers", "gold")
@@ -49,14 +48,22 @@ def macro_f1(rows: pd.DataFrame) -> Interval | None:
     return macro_f1_interval(np.stack(list(rows["answers"])), rows["gold"].iloc[0])
 
 
-def paired(first: pd.DataFrame, second: pd.DataFrame, columns: tuple[str, str] = TARGET) -> Difference | None:
-    """Accuracy of `first` minus that of `second` on the seeds that both have; None where they share none."""
+def on_common_seeds(
+    first: pd.DataFrame, second: pd.DataFrame, columns: tuple[str, str] = TARGET
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What each side got right, both [seeds, N], on the seeds that both have; None where they share none."""
     one, two = right(first, columns), right(second, columns)
     seeds = sorted(one.keys() & two.keys())
-    return paired_difference(stack(one, seeds), stack(two, seeds)) if seeds else None
+    return (stack(one, seeds), stack(two, seeds)) if seeds else None
 
 
-def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, str] = TARGET) -> Difference | None:
+def paired(first: pd.DataFrame, second: pd.DataFrame, columns: tuple[str, str] = TARGET) -> Difference | None:
+    """Accuracy of `first` minus that of `second` on the seeds that both have; None where they share none."""
+    sides = on_common_seeds(first, second, columns)
+    return sides and paired_difference(*sides)
+
+
+def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, str] = TARGET) -> Interval | None:
     """The `mean_difference` of settings, on the seeds that every setting has in both arms; None where they share none.
 
     Test rows of the same labels correspond (the languages of a task are parallel).
@@ -71,7 +78,7 @@ def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, s
     return mean_difference(apart, [rows[columns[1]].iloc[0].tobytes() for rows, _ in pairs])
 
 
-def mean_difference(apart: Sequence[np.ndarray], tests: Sequence[Hashable]) -> Difference:
+def mean_difference(apart: Sequence[np.ndarray], tests: Sequence[Hashable]) -> Interval:
     """The mean over settings of paired differences, each [seeds, N] of its own N; every setting weighs the same.
 
     Settings of equal `tests` have rows that correspond, and a row is drawn in all of them. Those of other tests are
@@ -83,9 +90,7 @@ def mean_difference(apart: Sequence[np.ndarray], tests: Sequence[Hashable]) -> D
     sums = [np.sum(values, axis=0) for values in by_test.values()]
     rows = sum(values.shape[1] for values in sums)
     weighted = [values * (rows / values.shape[1] / len(apart)) for values in sums]
-    return Difference(
-        *mean_interval(np.concatenate(weighted, axis=1)), permutation_p(np.concatenate(sums, axis=1).mean(0))
-    )
+    return mean_interval(np.concatenate(weighted, axis=1))
 
 
 def macro_f1_gap(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> Interval | None:

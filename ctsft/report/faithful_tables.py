@@ -191,5 +191,6 @@ def known_cells(folder: Path) -> pd.DataFrame:
 def faithfulness(folder: Path) -> str:
     """What script 05 prints at the end."""
     found = Faithfulness.read(folder)
-    tables = [scorer_cells(found), chance_cells(found), stability_cells(found), known_cells(folder)]
+    asked = [] if found is None else [scorer_cells(found), chance_cells(found), stability_cells(found)]
+    tables = [*asked, known_cells(folder)]
     return "\n\n".join(markdown(cells) for cells in tables if len(cells))

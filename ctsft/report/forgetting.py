@@ -6,22 +6,15 @@ import numpy as np
 import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
-from ctsft.report.compare import SOURCE, accuracy, mean_difference, paired, right, stack
+from ctsft.report.compare import SOURCE, accuracy, mean_difference, on_common_seeds, paired, right, stack
 from ctsft.report.fair import equal_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
-from ctsft.report.stats import Difference, paired_difference, ratio_interval
+from ctsft.report.stats import Interval, ratio_interval
 from ctsft.report.transfer import EXPERIMENT, KEYS, about, by_a_model, lines_of, pick
 
 BEFORE = ("answers_before", "gold")
-
-
-def before_and_after(rows: pd.DataFrame, zero_shot: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
-    """Whether each source test row was right under theta1 and after tuning, both [seeds, N], on the seeds of both."""
-    before, after = right(zero_shot, SOURCE), right(rows, SOURCE)
-    seeds = sorted(before.keys() & after.keys())
-    return (stack(before, seeds), stack(after, seeds)) if seeds else None
 
 
 def forgetting_cells(results: Results) -> pd.DataFrame:
@@ -37,9 +30,9 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
         start = line["n_source"] or rows["n_source"].max()
         zero = pick(rows, arm="zero_shot", target=line["target"], n_source=start)
         full = pick(rows, **(line | {"arm": "full", "depth": None, "n_source": start}))
-        both = before_and_after(here, zero) if len(here) else None
+        sides = on_common_seeds(here, zero, SOURCE)
         fair = line["arm"] != "full" and equal_rates(here, full, results.rows)
-        against = paired(here, full, SOURCE) if len(here) and fair else None
+        against = paired(here, full, SOURCE) if fair else None
         moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
         p_values.append(against and against.p)
         table.append(
@@ -48,9 +41,9 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
                 "n": line["n_target"],
                 "arm": line["arm"],
                 "depth": GAP if pd.isna(line["depth"]) else line["depth"],
-                "target gain": change(paired(here, zero) if len(here) else None),
-                "source change": change(paired_difference(both[1], both[0]) if both else None),
-                "retention": interval(ratio_interval(both[1], both[0]) if both else None),
+                "target gain": change(paired(here, zero)),
+                "source change": change(paired(here, zero, SOURCE)),
+                "retention": interval(sides and ratio_interval(*sides)),
                 "source, against full": change(against),
                 "distance moved": f"{moved.mean():.2%}" if len(moved) else GAP,
                 "seeds": f"{here['seed'].nunique()}/{seeds}",
@@ -83,7 +76,7 @@ def last_lines(results: Results) -> pd.DataFrame:
     return lines[lines["epoch"] == lines.groupby("cell")["epoch"].transform("max")]
 
 
-def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Difference | None:
+def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Interval | None:
     """Accuracy after minus before on related tests, averaged over targets, n and tests; or minus another arm's.
 
     Every test weighs the same, however many rows it has. Tests of one task with the same labels are parallel, so their
@@ -145,9 +138,9 @@ def plane(results: Results) -> pd.DataFrame:
     points = []
     for setting in rows.loc[rows["arm"] != "zero_shot", KEYS].drop_duplicates().to_dict("records"):
         here, before = pick(rows, **setting), pick(zero, target=setting["target"])
-        both, gain = before_and_after(here, before), paired(here, before)
-        if both is not None:
-            points.append({**setting, "gain": gain, "kept": paired_difference(both[1], both[0])})
+        gain, kept = paired(here, before), paired(here, before, SOURCE)
+        if gain is not None:
+            points.append({**setting, "gain": gain, "kept": kept})
     table = pd.DataFrame(points, columns=[*KEYS, "gain", "kept"]).assign(front=False)
     for _, group in table.groupby(["target", "n_target"]):
         gain, kept = (np.array([value.value for value in group[name]]) for name in ("gain", "kept"))

@@ -81,7 +81,11 @@ def least(situation: str, asked: Quantity, here: Sequence[Outcome], zero: Outcom
         told = " = ".join(named(one.arm, one.depth) for one in tied)
         short = f"{' = '.join(f'`{one.arm}`' for one in tied)} {asked.shown(value(tied[0]))}"
         beside = f" (not told apart from it: {listed(rivals)})" if rivals else ""
-        return tied, f"{told}: {asked.words} {asked.told(tied[0])}{beside}", short + _count(rivals)
+        return (
+            tied,
+            f"{told}: {asked.words} {asked.told(tied[0])}{beside}",
+            short + (f" ({len(rivals)})" if rivals else ""),
+        )
 
     first, told, taken = group(known)
     parts, models = [told], [one for one in known if one.is_model]
@@ -93,10 +97,6 @@ def least(situation: str, asked: Quantity, here: Sequence[Outcome], zero: Outcom
         parts.append(f"highest: {' = '.join(named(one.arm, one.depth) for one in most)}, {asked.told(most[0])}")
     without = asked.told(zero) if asked.by_seed(zero) else "not measured"
     return Answer(situation, f"{'; '.join(parts)}; without adapting: {without}.", taken, ON_TEST)
-
-
-def _count(rivals: Sequence[Outcome]) -> str:
-    return f" ({len(rivals)})" if rivals else ""
 
 
 def fluent(situation: str, here: Sequence[Outcome]) -> Answer:

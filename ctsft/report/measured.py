@@ -11,7 +11,7 @@ import pandas as pd
 from ctsft.report.choosing import ODYSSEY, SETTING, at_own_strength, at_papers_share, at_validated_rate, texts_of
 from ctsft.report.rows import Results, measured_lines
 from ctsft.report.stored import damage_told
-from ctsft.study.measures import measured, read_measures
+from ctsft.study.measure_files import measured, read_measures
 
 
 def odyssey_results(folder: Path) -> Results | None:

@@ -16,8 +16,8 @@ from ctsft.report.rows import Results
 from ctsft.report.transfer import about
 
 
-def _signed(value: float | None, digits: int = 2) -> str:
-    return GAP if value is None or np.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+def _signed(value: float | None) -> str:
+    return GAP if value is None or np.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def odyssey_cells(results: Results) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ctsft.report.choosing import PAPERS_RATE, at_one_rate, at_validated_rate
+from ctsft.discovery.circuits import PAPERS_DEPTH
+from ctsft.report.choosing import PAPERS_RATE, Choice, at_one_rate, at_validated_rate
 from ctsft.report.claims import (
     BOTH,
     compared,
@@ -32,20 +33,19 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     precision, from every other source, and under every other rule for keys and values.
     """
     studies = [compared(study) for study in results.studies(EXPERIMENT)]
-    others = [
-        (" ".join(apart_from(studies[0].rows, study.rows).values()), study, at_validated_rate) for study in studies[1:]
-    ]
-    for study in studies[:1]:
-        seeds = pick(study.rows, arm="circuit", depth=2).groupby("n_target")["seed"].nunique()
-        fewer = sorted(seeds[seeds < seeds.max()].index, reverse=True)
-        sizes = [(f"with {n} target rows", study.rows["n_target"].isin([0, n])) for n in fewer]
-        others = [*((told, study.only(here), at_validated_rate) for told, here in sizes), *others]
-    for study in studies[:1]:
-        rates = study.rows["lr"]
-        if rates.nunique() > 1:
-            others.insert(0, ("at one rate for all targets and seeds", study, at_one_rate))
-        if (alone := _at_papers_rate(study)) is not None:
-            others.insert(0, (AT_PAPERS_RATE, alone, at_validated_rate))
+    others: list[tuple[str, Results, Choice]] = []
+    if studies:
+        main = studies[0]
+        if (alone := _at_papers_rate(main)) is not None:
+            others.append((AT_PAPERS_RATE, alone, at_validated_rate))
+        if main.rows["lr"].nunique() > 1:
+            others.append(("at one rate for all targets and seeds", main, at_one_rate))
+        seeds = pick(main.rows, arm="circuit", depth=PAPERS_DEPTH).groupby("n_target")["seed"].nunique()
+        for n in sorted(seeds[seeds < seeds.max()].index, reverse=True):
+            fewer = main.only(main.rows["n_target"].isin([0, n]))
+            others.append((f"with {n} target rows", fewer, at_validated_rate))
+        for study in studies[1:]:
+            others.append((" ".join(apart_from(main.rows, study.rows).values()), study, at_validated_rate))
     rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
     judged = [(which, rule(study, choose)) for which, study, choose in others for rule in rules]
     second = results.of(ENTAILMENT)

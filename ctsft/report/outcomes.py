@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from ctsft.report.calibration import brier, expected_calibration_error, gaps
-from ctsft.report.compare import paired
-from ctsft.report.forgetting import before_and_after, related_change
+from ctsft.calibration import brier, calibration_error, calibration_gaps
+from ctsft.report.compare import SOURCE, paired
+from ctsft.report.forgetting import related_change
 from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_rows
 from ctsft.report.rows import Results, measured_lines
-from ctsft.report.stats import Difference, paired_difference
+from ctsft.report.stats import Difference, Interval
 from ctsft.report.transfer import arms_in_order, pick
-from ctsft.study.measures import from_per_mille
+from ctsft.study.measure_files import from_per_mille
 from ctsft.tuning.arms import ARMS
 
 GAP_TO_TRAINING = 0.15
@@ -50,7 +50,7 @@ class Outcome:
     valid_accuracy: float
     target_change: Difference | None
     source_change: Difference | None
-    related_change: Difference | None
+    related_change: Interval | None
     bits: dict[str, float]
     ece: float
     brier: float
@@ -103,14 +103,12 @@ def outcomes(results: Results) -> list[Outcome]:
 def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm: str) -> Outcome:
     """`related`: the lines of the related tests of these rows; none of an arm without a model."""
     first = rows.iloc[0]
-    both = before_and_after(rows, zero) if len(zero) else None
     before = zero[zero["seed"].isin(rows["seed"])]
     no_model = ARMS[arm].classifier is not None
-    chances = [
-        from_per_mille(m["target_probabilities"], _labels(g))
-        for m, g in zip(rows["measures"], rows["gold"], strict=True)
-    ]
-    flips = [_audit(m, _labels(g)) for m, g in zip(rows["measures"], rows["gold"], strict=True)]
+    chances = chances_on_target(rows)
+    sure = [(p.max(-1), p.argmax(-1) == g) for p, g in zip(chances, rows["gold"], strict=True)]
+    by_bin = [calibration_gaps(*one) for one in sure]
+    flips = [_audit(m, p.shape[1]) for m, p in zip(rows["measures"], chances, strict=True)]
     bits = _bits_changes(rows, zero)
     return Outcome(
         target=first["target"],
@@ -119,12 +117,12 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         depth=None if pd.isna(first["depth"]) else int(first["depth"]),
         accuracy=float(rows["accuracy"].mean()),
         valid_accuracy=float(rows["valid_accuracy"].mean()),
-        target_change=None if arm == "zero_shot" or zero.empty else paired(rows, zero),
-        source_change=None if arm == "zero_shot" or both is None or no_model else paired_difference(both[1], both[0]),
+        target_change=None if arm == "zero_shot" else paired(rows, zero),
+        source_change=None if arm == "zero_shot" or no_model else paired(rows, zero, SOURCE),
         related_change=None if arm == "zero_shot" else related_change(related),
         bits={text: _mean(one[text] for one in bits) for text in (bits[0] if bits else ())},
-        ece=_mean(expected_calibration_error(p, g) for p, g in zip(chances, rows["gold"], strict=True)),
-        brier=_mean(brier(p, g).mean() for p, g in zip(chances, rows["gold"], strict=True)),
+        ece=_mean(calibration_error(*one) for one in sure),
+        brier=_brier(rows),
         brier_floor=min([_by_shares(first["gold"]), *([_brier(before)] if len(before) else [])]),
         train_accuracy=_mean(m["train_accuracy"] for m in rows["measures"] if m["train_accuracy"] is not None),
         flips=None if any(one is None for one in flips) else _mean(one.mean() for one in flips),
@@ -134,7 +132,7 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         fewest=min(map(len, rows["rates"])),
         chosen=tuple(sorted(rows["lr"].dropna())),
         seeds=int(rows["seed"].nunique()),
-        gaps={seed: np.concatenate(own) / len(own) for seed, own in _by_seed(rows, map(gaps, chances, rows["gold"]))},
+        gaps={seed: np.concatenate(own) / len(own) for seed, own in _by_seed(rows, by_bin)},
         changed={seed: np.mean(own, axis=0) for seed, own in _by_seed(rows, flips) if own[0] is not None},
         bits_by_seed=tuple(one for one in bits if one),
     )
@@ -153,8 +151,10 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def _labels(gold: np.ndarray) -> int:
-    return int(gold.max()) + 1
+def chances_on_target(rows: pd.DataFrame) -> list[np.ndarray]:
+    """The probabilities of the labels on the target's test rows [N, C]; not every label need be there."""
+    texts = [measures["target_probabilities"] for measures in rows["measures"]]
+    return [from_per_mille(text, len(text) // (3 * len(gold))) for text, gold in zip(texts, rows["gold"], strict=True)]
 
 
 def _by_shares(gold: np.ndarray) -> float:
@@ -164,8 +164,7 @@ def _by_shares(gold: np.ndarray) -> float:
 
 
 def _brier(rows: pd.DataFrame) -> float:
-    pairs = zip(rows["measures"], rows["gold"], strict=True)
-    return _mean(brier(from_per_mille(m["target_probabilities"], _labels(g)), g).mean() for m, g in pairs)
+    return _mean(brier(p, gold).mean() for p, gold in zip(chances_on_target(rows), rows["gold"], strict=True))
 
 
 def _bits_changes(rows: pd.DataFrame, zero: pd.DataFrame) -> list[dict[str, float]]:

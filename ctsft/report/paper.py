@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 
-from ctsft.discovery.circuits import stored_circuit
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, stored_circuit
 from ctsft.discovery.relevance import Relevance
-from ctsft.report.choosing import PAPERS_RATE, PAPERS_SHARE, at_papers_share, circuits_by, told_by
+from ctsft.report.choosing import PAPERS_RATE, at_papers_share, circuits_by, told_by
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval
@@ -82,7 +83,7 @@ def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
         n_source = WEAK if line["n_source"] == WEAK else here["n_source"].max()
         here = here[here["n_source"].isin([0, n_source])]
     if line["arm"] == BEST:
-        pair = pick(here, depth=2)
+        pair = pick(here, depth=PAPERS_DEPTH)
         means = pair.groupby("arm")["accuracy"].mean().reindex(["circuit", "near_zero"]).dropna()
         return pick(pair, arm=means.idxmax()) if len(means) == 2 else pair.iloc[:0]
     if line["arm"] == "competence":  # the same answers on the source stand in the rows of every target
@@ -165,13 +166,10 @@ def layers_by_depth(results: Mapping[str, Results]) -> pd.DataFrame:
     table = published("table5_layer_range_by_depth")
     out = table[["seed", "depth"]].astype(str)
     out["paper"] = [f"{first} to {last}" for first, last in zip(table["first_layer"], table["last_layer"], strict=True)]
-    for preset, title in BESIDE.items():
-        maps, column = maps_of(results, preset), []
-        for seed, depth in zip(table["seed"], table["depth"], strict=True):
-            relevance = maps.get((seed, "disjoint"))
-            column.append(GAP if relevance is None else _range(relevance, int(depth)))
-        out[title] = column if preset in results else "not run"
-    return out
+    lines = zip(table["seed"], table["depth"], strict=True)
+    return out.assign(
+        **_of_maps(results, [((seed, "disjoint"), partial(_range, depth=int(depth))) for seed, depth in lines])
+    )
 
 
 def _range(relevance: Relevance, depth: int) -> str:
@@ -186,13 +184,19 @@ def top_heads(results: Mapping[str, Results]) -> pd.DataFrame:
     table = published("table8_top_head_depth0")
     out = table[["pool", "seed"]].astype(str)
     out["paper"] = [f"{line.layer}.{line.head} ({line.score:.3f})" for line in table.itertuples()]
+    return out.assign(**_of_maps(results, [(key, _top) for key in zip(table["seed"], table["pool"], strict=True)]))
+
+
+def _of_maps(
+    results: Mapping[str, Results], asked: Sequence[tuple[tuple[int, str], Callable[[Relevance], str]]]
+) -> dict[str, list[str] | str]:
+    """A column a folder: for each (seed, pool), what is to be told of its map."""
+    columns: dict[str, list[str] | str] = {}
     for preset, title in BESIDE.items():
-        maps, column = maps_of(results, preset), []
-        for pool, seed in zip(table["pool"], table["seed"], strict=True):
-            relevance = maps.get((seed, pool))
-            column.append(GAP if relevance is None else _top(relevance))
-        out[title] = column if preset in results else "not run"
-    return out
+        maps = maps_of(results, preset)
+        cells = [told(maps[key]) if key in maps else GAP for key, told in asked]
+        columns[title] = cells if preset in results else "not run"
+    return columns
 
 
 def _top(relevance: Relevance) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.report.stored import damage_told
-from ctsft.study.measures import read_measures
+from ctsft.study.measure_files import read_measures
 from ctsft.tuning.arms import ARMS
 
 

@@ -65,22 +65,13 @@ class Results:
             refuse_same_names(rows, folder)
         rows["variant"] = [arm if ARMS[arm].variant_of else None for arm in rows["arm"]]
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
-        for name in NUMBERS:
-            rows[name] = rows[name].astype(int)
-        for name in FRACTIONS:
-            rows[name] = rows[name].astype(float)
-        rows["depth"] = rows["depth"].astype("Int64")
-        for answers, labels, of in (("predictions", "gold", "target"), ("source_predictions", "source_gold", "source")):
-            tests = rows["task"] + "/" + rows[of]
-            rows[labels] = [_labels(gold, test, folder) for test in tests]
-            name = answers.replace("predictions", "answers")
-            rows[name] = [counted(text, right, folder) for text, right in zip(rows[answers], rows[labels], strict=True)]
-        rows["accuracy"] = [
-            _share(answers, right) for answers, right in zip(rows["answers"], rows["gold"], strict=True)
-        ]
-        rows["source_accuracy"] = [
-            _share(a, g) for a, g in zip(rows["source_answers"], rows["source_gold"], strict=True)
-        ]
+        rows = rows.astype(dict.fromkeys(NUMBERS, int) | dict.fromkeys(FRACTIONS, float) | {"depth": "Int64"})
+        for side, of in (("", "target"), ("source_", "source")):
+            labels = [_labels(gold, test, folder) for test in rows["task"] + "/" + rows[of]]
+            pairs = zip(rows[f"{side}predictions"], labels, strict=True)
+            answers = [counted(text, right, folder) for text, right in pairs]
+            rows[f"{side}gold"], rows[f"{side}answers"] = labels, answers
+            rows[f"{side}accuracy"] = list(map(_share, answers, labels))
         probes, strayed = _probes(folder, gold, rows)
         return cls(folder, rows, probes, _maps(folder), strayed=strayed)
 
@@ -140,8 +131,8 @@ class Results:
         own = self.rows[self.rows["experiment"] == experiment]
         arms = ["arm", "depth", "share", "scorer", "ties", "kv_policy"]
         known = set(own[arms].astype(str).itertuples(index=False, name=None))
-        keep = pd.Series([arm in known for arm in self.rows[arms].astype(str).itertuples(index=False, name=None)])
-        keep.index = self.rows.index
+        here = self.rows[arms].astype(str).itertuples(index=False, name=None)
+        keep = pd.Series([arm in known for arm in here], self.rows.index)
         for name in ("task", "n_source", "target", "n_target", "lr"):
             keep &= self.rows[name].isin(own[name])
         return self.only(keep | asked_for(self.rows, self.folder, experiment))

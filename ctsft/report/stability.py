@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ctsft.discovery.circuits import stored_circuit
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, stored_circuit
 from ctsft.discovery.relevance import Relevance
-from ctsft.report.choosing import PAPERS_SHARE
 from ctsft.report.faithfulness import Faithfulness, usual
 from ctsft.report.render import GAP, fraction
-from ctsft.study.head_sets import DEPTH
 
 # A circuit has settled where it shares this part of its heads (Jaccard) with that of the most rows.
 SETTLED = 0.8
@@ -116,7 +114,7 @@ def _starts(found: Faithfulness) -> list[dict[str, object]]:
 
 def overlap(first: Relevance, second: Relevance) -> Overlap:
     """How alike two maps are; the circuits' overlap is not a number where one of them has no depths 1 and 2."""
-    sets = [{head for part in stored_circuit(m, DEPTH, PAPERS_SHARE) for head in part} for m in (first, second)]
+    sets = [{head for part in stored_circuit(m, PAPERS_DEPTH, PAPERS_SHARE) for head in part} for m in (first, second)]
     tenth = max(1, first.logits.size // 10)
     top = [set(np.argsort(-m.logits.ravel(), kind="stable")[:tenth].tolist()) for m in (first, second)]
     correlation = stats.spearmanr(first.logits.ravel(), second.logits.ravel()).statistic

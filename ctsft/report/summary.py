@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from ctsft.discovery.circuits import heads_per_depth, ranked, stored_circuit
+from ctsft.discovery.circuits import PAPERS_SHARE, heads_per_depth, ranked, stored_circuit
+from ctsft.discovery.relevance import SCORE_ROWS
 from ctsft.report.baseline_claims import BASELINE_CLAIMS
-from ctsft.report.choosing import ODYSSEY, PAPERS_SHARE, at_papers_share, at_validated_rate, chosen_by_index
+from ctsft.report.choosing import ODYSSEY, at_papers_share, at_validated_rate, chosen_by_index
 from ctsft.report.claims import CLAIMS
 from ctsft.report.claims_page import akin, judged_together
 from ctsft.report.judging import Judgement
@@ -25,7 +26,6 @@ from ctsft.report.render import GAP, markdown
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
-from ctsft.study.config import StudyConfig
 
 HEADINGS = {
     "supported": "Claims that our rows support",
@@ -95,10 +95,10 @@ def _grounds(results: Results) -> Iterator[str]:
             seeds = ", ".join(map(str, sorted(here["seed"].unique())))
             targets = ", ".join(dict.fromkeys(here["target"]))
             yield f"Script {name[:2]}, {n_target} target rows: seeds {seeds}; {targets}."
-    fewer = sorted({m.about["score_rows"] for m in results.maps if m.about["score_rows"] < StudyConfig.score_rows})
+    fewer = sorted({m.about["score_rows"] for m in results.maps if m.about["score_rows"] < SCORE_ROWS})
     if fewer:
         rows = ", ".join(map(str, fewer))
-        yield f"Circuits were scored on {rows} rows; the protocol asks for {StudyConfig.score_rows}."
+        yield f"Circuits were scored on {rows} rows; the protocol asks for {SCORE_ROWS}."
 
 
 def _starts(rows: pd.DataFrame) -> Iterator[str]:

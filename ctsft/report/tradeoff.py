@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_SHARE, Choice, at_validated_rate, better_of_two
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
+from ctsft.report.choosing import Choice, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, accuracy, paired, right, stack
 from ctsft.report.fair import equal_rates
 from ctsft.report.render import Table, change, fraction, interval, markdown, with_holm
@@ -118,7 +119,7 @@ def advantages(results: Results, choose: Choice = at_validated_rate) -> pd.DataF
 
 def comparable(results: Results, choose: Choice = at_validated_rate) -> pd.DataFrame:
     """The `advantages` of the circuit of depth 2, at the numbers of target rows that all targets have."""
-    lines = pick(advantages(results, choose), depth=2)
+    lines = pick(advantages(results, choose), depth=PAPERS_DEPTH)
     return lines[lines.groupby("n_target")["target"].transform("nunique") == lines["target"].nunique()]
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Literal, TypeVar
 
 from tyro.conf import Suppress
 
-from ctsft.discovery.relevance import Ties
+from ctsft.discovery.circuits import PAPERS_SHARE
+from ctsft.discovery.relevance import SCORE_ROWS, Ties
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
@@ -82,11 +83,11 @@ class StudyConfig:
     ties: Ties = "logits"
     """What breaks ties between heads of equal relevance to inner heads: their relevance to the logits; or index, the
     earlier place, as in the rows of `cpu` that say so."""
-    shares: tuple[float, ...] = (0.02,)
+    shares: tuple[float, ...] = (PAPERS_SHARE,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
     """Source rows of the label-balanced mean."""
-    score_rows: int = 48
+    score_rows: int = SCORE_ROWS
     """Correctly predicted source rows to score on."""
     pool: Literal["disjoint", "shared"] = "disjoint"
     """Whether the scored rows are other rows than those of the mean, or some of them."""

@@ -25,7 +25,7 @@ from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
-from ctsft.study.measures import tests_of
+from ctsft.study.measure_files import related_by_cell
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests
 from ctsft.study.provenance import git_commit, now, versions
@@ -67,7 +67,7 @@ class Job:
                 first = {line["cell"] for line in lines if line["epoch"] == "1"}
                 done = {cell for cell in done if cell in first or not rows[cell]["lr"]}
         if config.bystanders:
-            tests, wanted = tests_of(config.folder), preferred(rows, config.lrs)
+            tests, wanted = related_by_cell(config.folder), preferred(rows, config.lrs)
             asked = {cell: {*config.bystanders} - {f"{rows[cell]['task']}/{rows[cell]['target']}"} for cell in done}
             done = {cell for cell in done if cell not in wanted or (cell in tests and asked[cell] <= tests[cell])}
         return {key: row for key, row in rows.items() if key in done}

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 from tyro.conf import Suppress
 
+from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.discovery.faithfulness import heads_at_mean, margins, named
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.relevance import Relevance
@@ -27,9 +27,9 @@ from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
 from ctsft.study.flags import refuse_shared_draws
-from ctsft.study.head_sets import DEPTH, HeadSet, heads_of_set, plan, tuned_sets
+from ctsft.study.head_sets import HeadSet, heads_of_set, plan, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
-from ctsft.study.opening import keep_data, opened, run_alone
+from ctsft.study.opening import Printed, keep_data, opened, run_alone
 from ctsft.study.other_maps import maps_from, other_starts, stability_maps
 from ctsft.study.provenance import now
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, read_rows
@@ -61,7 +61,7 @@ class FaithfulnessConfig(OneProcess):
     """Seeds of those, which cost no theta1, so there may be more of them; without any, those of the study."""
     arms: Annotated[tuple[str, ...], Suppress] = ("circuit",)
     n_targets: Annotated[tuple[int, ...], Suppress] = (1,)
-    depths: Annotated[tuple[int, ...], Suppress] = (DEPTH,)
+    depths: Annotated[tuple[int, ...], Suppress] = (PAPERS_DEPTH,)
     lrs: Annotated[tuple[float, ...], Suppress] = (5e-5,)
     kv_policy: Annotated[str, Suppress] = "shared"
     shares: Annotated[tuple[float, ...], Suppress] = OneProcess.shares
@@ -117,7 +117,7 @@ class Asked:
         """The scores of `scorer`."""
         if scorer not in self.maps:
             config = replace(self.config, scorer=scorer)
-            depth = DEPTH if scorer == self.config.scorer else 0
+            depth = PAPERS_DEPTH if scorer == self.config.scorer else 0
             self.maps[scorer] = relevance_of(self.bench, config, self.seed, depth, config.shares[0])
         return self.maps[scorer]
 
@@ -168,15 +168,12 @@ class Asked:
         }
 
 
-def run_faithfulness(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
+@run_alone
+def run_faithfulness(config: FaithfulnessConfig, table: Printed) -> int:
     """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv.
 
     Returns the exit status: 1 when a seed failed, else 0.
     """
-    return run_alone(config, lambda: _run(config, table))
-
-
-def _run(config: FaithfulnessConfig, table: Callable[[Path], str]) -> int:
     path = config.folder / f"{config.experiment}{SETS}"
     bench = opened(config)
     config = bench.config
@@ -231,6 +228,6 @@ def _ask_all(bench: Workbench, seed: int, mine: Sequence[HeadSet], known: Sequen
             append_rows(path, [asked.ask(wanted)], SET_COLUMNS)
         bar.update()
     if again:
-        relevance_of(bench, config, seed, DEPTH, config.shares[0])
+        relevance_of(bench, config, seed, PAPERS_DEPTH, config.shares[0])
     else:
         stability_maps(bench, seed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
+from ctsft.discovery.circuits import PAPERS_SHARE
 from ctsft.discovery.relevance import Relevance
 from ctsft.study.config import StudyConfig
 from ctsft.tuning.arms import get_arm
@@ -36,7 +37,7 @@ class Cell:
     lr: float
     seed: int
     draw: int = 0
-    share: float = 0.02
+    share: float = PAPERS_SHARE
 
     def key(self, fingerprint: str) -> str:
         """Readable and stable, for instance javanese-n100-circuit-d2-lr5e-05-s31-1a2b3c."""
@@ -101,24 +102,16 @@ def cell_fingerprint(config: StudyConfig, cell: Cell, weights: str) -> str:
 def cells(config: StudyConfig) -> list[Cell]:
     """All cells, seed by seed, so that a stopped run leaves whole seeds behind."""
     todo: dict[Cell, None] = {}
-    for seed in config.seeds:
-        for target in config.targets:
-            for n_target in config.n_targets:
-                for lr in config.lrs:
-                    for arm, depth in config.arm_depths():
-                        if arm == "zero_shot":
-                            # No target row is used, so one cell stands for every n and learning rate.
-                            todo[Cell(target, 0, arm, None, 0.0, seed)] = None
-                            continue
-                        if not get_arm(arm).uses_rate:
-                            todo[Cell(target, n_target, arm, None, 0.0, seed)] = None
-                            continue
-                        if not get_arm(arm).needs_heads:
-                            todo[Cell(target, n_target, arm, None, lr, seed)] = None
-                            continue
-                        draws = range(config.random_draws if arm == "random" else 1)
-                        for share, draw in product(config.shares, draws):
-                            todo[Cell(target, n_target, arm, depth, lr, seed, draw, share)] = None
+    grid = product(config.seeds, config.targets, config.n_targets, config.lrs, config.arm_depths())
+    for seed, target, n_target, lr, (arm, depth) in grid:
+        if get_arm(arm).needs_heads:
+            draws = range(config.random_draws if arm == "random" else 1)
+            for share, draw in product(config.shares, draws):
+                todo[Cell(target, n_target, arm, depth, lr, seed, draw, share)] = None
+            continue
+        # Zero-shot uses no target row, so one cell stands for every n; what has no rate stands for all of them.
+        rows, rate = 0 if arm == "zero_shot" else n_target, lr if get_arm(arm).uses_rate else 0.0
+        todo[Cell(target, rows, arm, None, rate, seed)] = None
     return list(todo)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctsft.discovery.circuits import SELECTIONS, circuit, heads_per_depth, top_ranking
+from ctsft.discovery.circuits import PAPERS_DEPTH, SELECTIONS, circuit, heads_per_depth, ranked
 from ctsft.discovery.faithfulness import same_layers
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
@@ -18,8 +18,6 @@ from ctsft.study.workbench import Workbench
 
 if TYPE_CHECKING:
     from ctsft.study.faithfulness import FaithfulnessConfig
-
-DEPTH = 2
 
 
 class HeadSet(NamedTuple):
@@ -81,8 +79,8 @@ def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> 
     if name == "circuit":
         k = heads_per_depth(relevance.logits.size, share)
         return [head for frontier in circuit(relevance, wanted.size // k - 1, share) for head in frontier]
-    ranking = top_ranking if name == "top" else SELECTIONS[name]
-    return ranking(relevance, 0)[: wanted.size]
+    ranking = ranked(relevance.logits) if name == "top" else SELECTIONS[name](relevance, 0)
+    return ranking[: wanted.size]
 
 
 def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSet]:
@@ -100,7 +98,7 @@ def plan(config: FaithfulnessConfig, seed: int, n_heads: int) -> Iterator[HeadSe
     for language in (source, *config.targets):
         yield HeadSet(language, seed, "none", size=0)
         yield HeadSet(language, seed, "all", size=n_heads)
-    circuits = [(depth + 1) * k for depth in range(DEPTH + 1)]
+    circuits = [(depth + 1) * k for depth in range(PAPERS_DEPTH + 1)]
     for direction in ("keep", "knock_out"):
         for size in circuits:
             yield HeadSet(source, seed, "circuit", direction, size, main)

@@ -1,24 +1,18 @@
-"""What a cell of script 06 leaves beside its row: probabilities, answers to related tests, bits per byte, an audit.
-
-One file per cell, measures/<cell>.json; of an arm's learning rates, the one that validation prefers (see
-preferred.py). "Before" is not in it: the file of zero_shot's cell has the same of theta1.
-"""
+"""What a cell of script 06 leaves beside its row: probabilities, answers to related tests, bits per byte, an audit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.special import softmax
 
 from ctsft.evaluation import Predictions
 from ctsft.models.precision import products
-from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
+from ctsft.storage import write_sealed
 from ctsft.study.grid import Cell
+from ctsft.study.measure_files import path_of, per_mille, probabilities, read_measure
 from ctsft.study.probes import NamedTests, share_right
 from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
@@ -29,46 +23,13 @@ from ctsft.tuning.loop import token_losses
 # Enough for a change of one hundredth of a bit per byte, and for a share of changed answers to two digits.
 TEXT_ROWS = 100
 AUDIT_ROWS = 50
-MEASURES = {"target_probabilities", "train_accuracy", "related", "bits_per_byte", "audit"}
-
-
-def path_of(folder: Path, key: str) -> Path:
-    return folder / "measures" / f"{key}.json"
-
-
-def measured(folder: Path) -> set[str]:
-    """The cells that have a file."""
-    return {path.stem for path in (folder / "measures").glob("*.json")}
-
-
-def read_measures(folder: Path) -> dict[str, dict]:
-    """All files, by cell; Damaged names one that is not what was written."""
-    return {path.stem: _read(path) for path in sorted((folder / "measures").glob("*.json"))}
-
-
-def _read(path: Path) -> dict:
-    content = read_sealed(path)
-    if not content.keys() >= MEASURES:
-        raise Damaged(f"{path} lacks some of a cell's measures.")
-    return content
-
-
-def tests_of(folder: Path) -> dict[str, set[str]]:
-    """The related tests in each cell's file; a damaged file is set aside, and its cell has none."""
-    found = {}
-    for path in sorted((folder / "measures").glob("*.json")):
-        try:
-            found[path.stem] = set(_read(path)["related"])
-        except Damaged as error:
-            set_aside(path, error)
-    return found
 
 
 def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: Predictions) -> None:
     """Measure the model as it is now, the cell's arm tuned, and write the file. `target`: its answers on the target."""
     arm, config, path = get_arm(cell.arm), bench.config, path_of(bench.config.folder, key)
     # What an earlier run has asked too is asked again, so that no answer is lost.
-    asked = dict.fromkeys([*(_read(path)["related"] if path.is_file() else ()), *config.bystanders])
+    asked = dict.fromkeys([*(read_measure(path)["related"] if path.is_file() else ()), *config.bystanders])
     trained_on = None
     if cell.n_target:
         rows = bench.training_rows(replace(arm, extra_rows=None), cell)
@@ -91,22 +52,6 @@ def measure(bench: Workbench, tests: NamedTests, cell: Cell, key: str, target: P
         "created": now(),
     }
     write_sealed(path, content)
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the label words [N, C]; a label of logit -inf has probability 0."""
-    return softmax(logits.astype(np.float64), axis=-1)
-
-
-def per_mille(values: np.ndarray) -> str:
-    """`p` and three digits a probability [N, C], row by row; 1 is written as 999."""
-    return "p" + "".join(f"{min(999, round(1000 * value)):03d}" for value in values.ravel().tolist())
-
-
-def from_per_mille(text: str, n_labels: int) -> np.ndarray:
-    """The probabilities [N, C], each row summing to one again."""
-    values = np.array([int(text[i : i + 3]) for i in range(1, len(text), 3)], dtype=float).reshape(-1, n_labels)
-    return values / values.sum(-1, keepdims=True)
 
 
 @torch.no_grad()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 from ctsft.discovery.circuits import check_size
 from ctsft.models.anatomy import Anatomy
@@ -19,6 +21,9 @@ from ctsft.study.record import mend
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Rows
 from ctsft.tuning.arms import check_control, get_arm
+
+Config = TypeVar("Config", bound=OneProcess)
+Printed = Callable[[Path], str]  # what a script prints at the end, out of its results folder
 
 
 def opened(config: StudyConfig) -> Workbench:
@@ -41,13 +46,19 @@ def opened(config: StudyConfig) -> Workbench:
     return bench
 
 
-def run_alone(config: OneProcess, run: Callable[[], int]) -> int:
-    """run(), which no other process runs on this folder at the same time: UserError where one does.
+def run_alone(run: Callable[[Config, Printed], int]) -> Callable[[Config, Printed], int]:
+    """The same function of a configuration and the table to print; UserError where another process runs it on the
+    same folder.
 
     A dry run changes nothing and measures no time, so it may be beside others.
     """
-    with nullcontext() if config.dry_run else alone(config.folder / config.experiment):
-        return run()
+
+    @wraps(run)
+    def in_one_process(config: Config, table: Printed) -> int:
+        with nullcontext() if config.dry_run else alone(config.folder / config.experiment):
+            return run(config, table)
+
+    return in_one_process
 
 
 def keep_data(bench: Workbench, tests: dict[str, Rows]) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.errors import CellFailed
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.data import StudyData
-from ctsft.study.head_sets import DEPTH
 from ctsft.study.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def stability_maps(bench: Workbench, seed: int) -> None:
     """Score the heads again on other numbers of rows, and on rows shared with the mean."""
     config = bench.config
     for rows in config.row_counts:
-        relevance_of(bench, replace(config, score_rows=rows), seed, DEPTH, config.shares[0])
-    relevance_of(bench, replace(config, pool="shared"), seed, DEPTH, config.shares[0])
+        relevance_of(bench, replace(config, score_rows=rows), seed, PAPERS_DEPTH, config.shares[0])
+    relevance_of(bench, replace(config, pool="shared"), seed, PAPERS_DEPTH, config.shares[0])
 
 
 def other_starts(config: FaithfulnessConfig) -> list[FaithfulnessConfig]:
@@ -43,6 +43,6 @@ def maps_from(starts: Sequence[FaithfulnessConfig]) -> None:
         bench = Workbench(start)
         for seed in start.seeds:
             try:
-                relevance_of(bench, start, seed, DEPTH, start.shares[0])
+                relevance_of(bench, start, seed, PAPERS_DEPTH, start.shares[0])
             except CellFailed as error:
                 tqdm.write(f"no scores from {start.n_source} rows of {start.source}, seed {seed}: {error}")

@@ -23,14 +23,13 @@ from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
-from ctsft.report.self_training import self_training
 from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
 from ctsft.study.beside import write_settings
 from ctsft.study.chains import Chain, Labelled, chains_of, unlabelled_ids
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell
-from ctsft.study.opening import keep_data, opened, run_alone
+from ctsft.study.opening import Printed, keep_data, opened, run_alone
 from ctsft.study.probes import share_right
 from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_cells, read_rows
@@ -90,15 +89,12 @@ def _refuse(name: str) -> None:
         )
 
 
-def run_self_training(config: SelfTrainingConfig, table: Callable[[Path], str] = self_training) -> int:
+@run_alone
+def run_self_training(config: SelfTrainingConfig, table: Printed) -> int:
     """Run every chain that is not finished; its rows are written together. Returns 1 when one failed, else 0.
 
     Chains without human rows come first: they are the ones that decay, and what is compared first.
     """
-    return run_alone(config, lambda: _run(config, table))
-
-
-def _run(config: SelfTrainingConfig, table: Callable[[Path], str]) -> int:
     bench = opened(config)
     config = bench.config
     mend_table(config.table, COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctsft.study.measures import probabilities
+from ctsft.study.measure_files import probabilities
 
 
 def spread(logits: np.ndarray) -> dict[str, float]:

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ctsft.discovery.circuits import stored_circuit
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, stored_circuit
 from ctsft.discovery.relevance import Relevance
 from ctsft.report.choosing import told_by
 from ctsft.report.figures.style import WIDTH, style
@@ -25,7 +25,7 @@ def _start(relevance: Relevance) -> str:
     return f"{relevance.about['source']} ({rows})" if rows else relevance.about["source"]
 
 
-def relevance_figure(results: Results, share: float = 0.02, depth: int = 2) -> plt.Figure | None:
+def relevance_figure(results: Results, share: float = PAPERS_SHARE, depth: int = PAPERS_DEPTH) -> plt.Figure | None:
     """Score of every head to the logits, layers x heads, one panel a map; the circuit's depths are outlined."""
     maps = results.maps
     if not maps:
@@ -67,7 +67,7 @@ def relevance_figure(results: Results, share: float = 0.02, depth: int = 2) -> p
     return figure
 
 
-def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
+def overlap_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure | None:
     """Share of heads that two circuits have in common (Jaccard), by seed and source, for each depth."""
     maps = results.maps
     if len(maps) < 2:
@@ -87,7 +87,7 @@ def overlap_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
     return figure
 
 
-def layers_figure(results: Results, share: float = 0.02) -> plt.Figure | None:
+def layers_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure | None:
     """In which layers the heads of depth 0, 1 and 2 sit, one line a map."""
     maps = results.maps
     if not maps:

@@ -15,31 +15,7 @@ from ctsft.tuning.arms import ARMS
 
 # A marker of its own for every arm, because ten colours do not tell two dozen apart and a grey print has none; colours
 # come round again, so that an arm shares one only with arms whose marker looks quite different.
-SHAPES = [
-    "o",
-    "s",
-    "D",
-    "P",
-    "X",
-    "v",
-    "^",
-    "*",
-    "<",
-    ">",
-    "p",
-    "d",
-    "h",
-    "8",
-    "H",
-    "1",
-    "2",
-    "3",
-    "4",
-    "+",
-    "x",
-    "|",
-    "$n$",
-]
+SHAPES = [*"osDPXv^*<>pdh8H1234+x|", "$n$"]
 # A variant looks like the arm that it is a variant of.
 OWN = [name for name, arm in ARMS.items() if arm.variant_of is None]
 LIKE = {name: arm.variant_of or name for name, arm in ARMS.items()}

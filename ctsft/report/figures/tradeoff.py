@@ -5,7 +5,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from ctsft.report.choosing import PAPERS_SHARE, at_validated_rate
+from ctsft.discovery.circuits import PAPERS_SHARE
+from ctsft.report.choosing import at_validated_rate
 from ctsft.report.compare import paired
 from ctsft.report.fair import equal_rates
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
