@@ -4,7 +4,7 @@ PY := .venv/bin/python
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test tables figures report lint model
-RESULTS := results/demo results/small results/cpu
+RESULTS := results/demo results/small results/cpu results/languages
 
 
 .venv/ready: requirements.txt pyproject.toml

@@ -25,6 +25,7 @@ from ctsft.study.run import parse
 from ctsft.tasks import registry
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = ("demo", "small", "cpu", "languages")  # whose rows are committed
 PAGES = [ROOT / name for name in ("README.md", "REPRODUCING.md", "CONTRIBUTING.md")] + sorted(
     (ROOT / "docs").glob("*.md")
 )
@@ -73,9 +74,7 @@ def run_line(line: str) -> None:
     elif words[0].endswith("python") and words[1].startswith("benchmarks/"):
         assert Path(words[1]).is_file(), line
     elif words[0].endswith("python") and words[1:3] == ["-m", "ctsft.report"]:
-        assert all(
-            Path(word).name in ("demo", "small", "cpu", "build") for word in words[3:] if not word.startswith("-")
-        ), line
+        assert all(Path(word).name in (*FOLDERS, "build") for word in words[3:] if not word.startswith("-")), line
     elif words[0] == "printf":
         subprocess.run(line, shell=True, check=True)
     else:
@@ -153,7 +152,7 @@ def test_files_that_a_page_names_exist(page):
 @pytest.mark.parametrize("name", MADE)
 def test_what_a_document_says_of_the_rows_is_what_they_give(name):
     """Else: make tables."""
-    folders = [Results.read(ROOT / "results" / preset) for preset in ("demo", "small", "cpu")]
+    folders = [Results.read(ROOT / "results" / preset) for preset in FOLDERS]
     page = (ROOT / name).read_text(encoding="utf-8")
     assert filled(name, page, folders) == page
 

@@ -25,8 +25,10 @@ ABOUT = {
     "demo": "`demo` is a micro model on constructed languages: it shows that the pipeline works and says nothing about "
     "the paper.",
     "small": "`small` was run on one GPU; the paper's model, Qwen2.5-0.5B, was not run there.",
-    "cpu": "`cpu` was run on CPUs with the same model as `small`. If only one of the two has run a claim's rows, only "
+    "cpu": "`cpu` was run on CPUs with the same model as `small`. If only one of them has run a claim's rows, only "
     "that one is listed.",
+    "languages": "`languages` has further target languages, for C2: circuit and near-zero heads alone, at one rate, "
+    "run on CPUs from starts of their own.",
 }
 
 

@@ -1,6 +1,6 @@
 """The parts of README.md and REPRODUCING.md that are made from rows, each between two marks.
 
-python -m ctsft.report.documents results/demo results/small results/cpu       # part of `make tables`: writes them again
+python -m ctsft.report.documents results/demo results/small results/cpu results/languages  # part of `make tables`
 """
 
 from __future__ import annotations
