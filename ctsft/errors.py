@@ -1,6 +1,8 @@
 """The two ways in which a run can end early: the user can mend it, or one cell went wrong."""
 
+import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import TypeVar
 
 Made = TypeVar("Made")
@@ -8,6 +10,14 @@ Made = TypeVar("Made")
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what to do."""
+
+
+def tell_in_a_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An `excepthook`: of a UserError that nobody caught, its message and status 2 instead of a stack trace."""
+    if not issubclass(kind, UserError):
+        return sys.__excepthook__(kind, error, trace)
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 class CellFailed(Exception):

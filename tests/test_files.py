@@ -390,6 +390,16 @@ def changed_by_the_readme(script: str) -> str:
     return script
 
 
+def test_a_wrong_word_in_a_copied_script_is_told_in_a_line(tmp_path):
+    (tmp_path / "mine.py").write_text(SCRIPT.read_text().replace('"acehnese", "buginese"', '"acehnes", "buginese"'))
+    run = subprocess.run(
+        [sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, env=environment()
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: unknown language 'acehnes' for nusax. Valid: acehnese, ")
+    assert "Traceback" not in run.stderr
+
+
 def test_a_copied_script_with_the_readmes_diff_runs_a_data_set_of_ones_own(tmp_path):
     """The README's promise, by its letter: four classes, its diff of a few lines, the rest flags.
 

@@ -717,8 +717,11 @@ def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
 
 def test_a_script_prints_the_papers_number_where_the_setting_is_its_own(sentiment):
     assert COLUMN not in beside_the_paper(sentiment)
-    rows = sentiment.rows[sentiment.rows["target"] == "d30"].assign(source="indonesian", target="javanese")
+    rows = sentiment.rows[sentiment.rows["target"] == "d30"].assign(
+        task="nusax", source="indonesian", target="javanese"
+    )
     told = beside_the_paper(replace(sentiment, rows=rows)).set_index(["n", "arm", "depth"])[COLUMN]
+    assert COLUMN not in beside_the_paper(replace(sentiment, rows=rows.assign(task="topics")))
     assert told[(100, "circuit", 2)] == "0.623"
     assert told[(25, "full", "–")] == "0.384"
     assert told[(100, "norm_only", "–")] == "–"
@@ -731,7 +734,10 @@ def test_the_papers_entailment_tables_bear_several_targets(demo):
     rows = demo.of(ENTAILMENT).rows
     languages = {"d30": "spanish", "d70": "vietnamese"}
     rows = rows.assign(
-        source="english", target=rows["target"].map(languages), lr=rows["lr"].where(rows["lr"] != 3e-3, 5e-5)
+        task="xnli",
+        source="english",
+        target=rows["target"].map(languages),
+        lr=rows["lr"].where(rows["lr"] != 3e-3, 5e-5),
     )
     two = replace(demo, rows=rows)
     table = beside("table7_xnli_source_retention", {"small": two}, SOURCE, "source_accuracy")
@@ -787,7 +793,7 @@ def test_what_is_the_same_on_every_line_of_a_papers_table_is_said_once():
 def test_a_folder_that_is_no_preset_has_columns_in_the_papers_tables_where_it_has_rows(sentiment):
     rows = sentiment.rows
     rows = rows[(rows["target"] == "d30") & ((rows["lr"] == 3e-3) | rows["lr"].isna())]
-    extra = {"cpu": replace(sentiment, rows=rows.assign(source="indonesian", target="javanese", lr=5e-5))}
+    extra = {"cpu": replace(sentiment, rows=rows.assign(task="nusax", source="indonesian", target="javanese", lr=5e-5))}
     title = "ours, SmolLM2-135M on CPUs"
     answered = beside("table2_nusax_by_depth", extra, ("answers", "gold"), "accuracy")
     here = answered[answered[title] != "–"]

@@ -40,6 +40,7 @@ BESIDE = {
     "cpu": "ours, SmolLM2-135M on CPUs",
 }
 PRESETS = ("paper", "small")  # shown even where nothing was run
+TASKS = ("nusax", "xnli")
 TOLD = ("source rows", "precision", "heads")
 
 
@@ -52,13 +53,13 @@ def published(name: str) -> pd.DataFrame:
 
 
 def of_the_paper(results: Results) -> pd.DataFrame:
-    """The rows of the paper's setting: its share of heads and its one learning rate.
+    """The rows of the paper's setting: its tasks, its share of heads and its one learning rate.
 
     A line of a table has one precision: that of the most rows of its target and n. How its heads were chosen is told
     beside it: at this rate that may be another way than at others.
     """
     rates = results.rows["lr"]
-    setting = results.only(rates.isna() | (rates == PAPERS_RATE))
+    setting = results.only(results.rows["task"].isin(TASKS) & (rates.isna() | (rates == PAPERS_RATE)))
     studies = [study.rows for name in (EXPERIMENT, ENTAILMENT) for study in setting.studies(name)]
     if not studies:
         return results.rows.iloc[:0]

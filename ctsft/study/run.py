@@ -12,7 +12,7 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import CellFailed, UserError, tell_in_a_line
 from ctsft.models.load import device_of
 from ctsft.report.printed import transfer
 from ctsft.report.rows import Results
@@ -27,6 +27,9 @@ from ctsft.study.record import read_cells
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.team import team_on
+
+# A script's presets are checked where it writes them down, which is before it can call `main`.
+sys.excepthook = tell_in_a_line
 
 
 def main(
@@ -76,8 +79,8 @@ def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[s
     except SystemExit as stop:
         if stop.code:  # tyro has said what is wrong, but names only flags that look like the wrong one
             shown = [field for field in fields(presets[known.preset]) if "Suppress" not in str(field.type)]
-            flags = (f"--{field.name.replace('_', '-')}" for field in shown)
-            print(f"valid flags: --preset {' '.join(flags)}; --help explains them", file=sys.stderr)
+            flags = dict.fromkeys(["--preset", *(f"--{field.name.replace('_', '-')}" for field in shown)])
+            print(f"valid flags: {' '.join(flags)}; --help explains them", file=sys.stderr)
         raise
 
 
