@@ -466,7 +466,8 @@ def test_mistakes_end_with_one_sentence(work, tmp_path, capsys, arguments, messa
     with pytest.raises(SystemExit) as stop:
         main([argument.format(work=work, new=tmp_path / "new") for argument in arguments])
     assert stop.value.code == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "accuracy" not in out  # told before any work
     assert err.startswith("error: ")
     assert message in err
 

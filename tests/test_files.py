@@ -390,6 +390,11 @@ def changed_by_the_readme(script: str) -> str:
     return script
 
 
+def test_a_data_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"or a folder in .*/absent \(which is not there\) that holds"):
+        get_task("topics", tmp_path / "absent")
+
+
 def test_a_wrong_word_in_a_copied_script_is_told_in_a_line(tmp_path):
     (tmp_path / "mine.py").write_text(SCRIPT.read_text().replace('"acehnese", "buginese"', '"acehnes", "buginese"'))
     run = subprocess.run(

@@ -44,6 +44,9 @@ class Evaluate:
                     "task.json of that time; `ctsft predict` takes the prompt that it was tuned on by itself."
                 )
         loaded = self.using.load()
+        if delta:
+            with delta.on(loaded.model):  # one of another checkpoint is refused here, before minutes of scoring
+                pass
         self._answer("model", loaded, task, None, checkpoint, self.using.longest(checkpoint, tuned))
         if delta:
             self._answer("with delta", loaded, task, delta, tuned, self.using.longest(tuned, checkpoint))

@@ -29,8 +29,9 @@ class Show:
         from ctsft.heatmap import picture, terminal
 
         relevance = load_scores(self.scores)
-        print(terminal(relevance, self.depth, self.share, in_colour()))
         if self.png:
             check_output(self.png)
+        print(terminal(relevance, self.depth, self.share, in_colour()))
+        if self.png:
             picture(relevance, self.depth, self.share, self.png)
             print(f"picture: {self.png}")
