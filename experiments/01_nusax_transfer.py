@@ -6,7 +6,7 @@
 
 Finished cells in the output folder (results/, where ours are committed) are kept and not run again.
 
-For your own language pair, copy this file and change task, source, targets, n_source and data_dir below.
+For your own language pair, copy this file and change task, targets, label_words and data_dir below (and source).
 """
 
 from ctsft.study.config import StudyConfig

@@ -7,7 +7,7 @@
 It sweeps the share of heads and the learning rate, for the circuit and for every control of its size. Cells that
 another script ran in the same output folder are read and not run again.
 
-For your own language pair, copy this file and change task, source, targets, n_source and data_dir below.
+For your own language pair, copy this file and change task, targets, label_words and data_dir below (and source).
 """
 
 from ctsft.report.tradeoff import tradeoff

@@ -14,7 +14,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, circuits_by, told_by
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
-from ctsft.report.render import GAP, Table, fraction, interval
+from ctsft.report.render import GAP, Table, fraction, interval, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 from ctsft.tuning.arms import ARMS
@@ -210,9 +210,9 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
     models = "; ".join(f"{title.removeprefix('ours, ')}: folder `{preset}`" for preset, title in BESIDE.items())
     common = (
         "Paper: arXiv 2601.08146 v1, Qwen2.5-0.5B, mean of seeds 31, 777, 2025 and 12345; no spread reported. Ours "
-        f"({models}): accuracy with its 95 % interval over rows and seeds, the number of seeds, and the number of "
-        "source rows that made the model competent (more than the paper's if a small model needs more). `not run` and "
-        f"{GAP} mark gaps."
+        f"({models}), at the paper's one learning rate, {rate_text(PAPERS_RATE)}: accuracy with its 95 % interval over "
+        "rows and seeds, the number of seeds, and the number of source rows that made the model competent (more than "
+        f"the paper's if a small model needs more). `not run` and {GAP} mark gaps."
     )
     target, source = ("answers", "gold"), SOURCE
     by_depth, once_by_depth = said_once(beside("table2_nusax_by_depth", results, target, "accuracy"))

@@ -37,6 +37,8 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
     try:
         cast("PreTrainedModel", loaded.model).save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):  # written for their owner alone: who may read the rest, may these
+            weights.chmod((folder / "config.json").stat().st_mode)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the checkpoint to {folder}: {error}.") from error
     if about:
