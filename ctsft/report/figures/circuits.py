@@ -51,7 +51,9 @@ def relevance_figure(results: Results, share: float = PAPERS_SHARE, depth: int =
             for frontier, colour in zip(stored_circuit(relevance, depth, share), outlines, strict=False):
                 for head in frontier:
                     axis.add_patch(
-                        Rectangle((head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6)
+                        Rectangle(
+                            (head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6, clip_on=False
+                        )
                     )
             axis.invert_yaxis()
             step = 1 if layers <= 12 else 5
@@ -73,7 +75,7 @@ def overlap_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure 
     if len(maps) < 2:
         return None
     with style():
-        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.5 + 0.35 * len(maps)), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.8 + 0.35 * len(maps)), layout="constrained")
         for depth, axis in enumerate(axes):
             sets = [{head for frontier in stored_circuit(m, depth, share) for head in frontier} for m in maps]
             grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
@@ -84,6 +86,7 @@ def overlap_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure 
             axis.tick_params(axis="x", rotation=90)
             axis.tick_params(axis="y", rotation=0)
             axis.set_title(f"up to depth {depth} ({len(sets[0])} heads)", loc="left")
+        figure.suptitle("heads that two circuits share, of those that either has (Jaccard)")
     return figure
 
 
