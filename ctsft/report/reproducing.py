@@ -15,9 +15,8 @@ from ctsft.report.rows import Results
 from ctsft.report.stored import stored
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
 
-HEADER = (
-    *("the paper's", "question", "script", "CSV", "drawn by", "notebook", "cost", "paper / ours, at 5e-5", "verdict"),
-)
+OURS = "paper / ours, at 5e-5"
+HEADER = ("the paper's", "question", "script", "CSV", "drawn by", "notebook", "cost", OURS, "verdict")
 TARGET = ("answers", "gold")
 ARMS = {BEST: "CT-SFT", "circuit": "CT-SFT", "full": "all weights"}
 
