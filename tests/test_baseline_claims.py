@@ -54,6 +54,7 @@ def test_what_another_folder_of_the_model_has_run_is_not_told_as_missing(without
         assert "`part`" not in page.split("## B1.")[1]
     report = report_page([whole, part])
     assert report.count("- C1. ") == report.count("- B1. ") == 1  # two parts, and each claim once
+    assert report.split("# Preset `part`")[1].strip().startswith("Its claims (C1, ")
 
 
 def test_no_verdict_without_its_interval():

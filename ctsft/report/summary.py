@@ -197,9 +197,13 @@ def report_page(folders: Iterable[Results]) -> str:
     for number, (results, every) in enumerate(together):
         before = [(other, {j.claim for j in own}) for other, own in together[:number] if akin(results, other)]
         judged = [j for j in every if not any(j.claim in claims for _, claims in before)]
+        names = ", ".join(f"`{other.preset}`" for other, _ in before)
+        if not judged:
+            told = ", ".join(j.claim for j in every)
+            out.append(f"# Preset `{results.preset}`\n\nIts claims ({told}) are those of {names}: see `claims.md`.\n")
+            continue
         weak = [f"- {line}" for line in weakest(results)]
         if len(judged) < len(every):
-            names = ", ".join(f"`{other.preset}`" for other, _ in before)
             weak.append(f"- Only claims that {names} has not run are listed here; all verdicts are in `claims.md`.")
         parts = {"The weakest points of this study": weak}
         parts |= {heading: _listed(judged, verdict) for verdict, heading in HEADINGS.items()}
