@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH
-from ctsft.report.paper import BEST, published
+from ctsft.report.paper import BEST, TABLES, published
 from ctsft.report.render import GAP, fraction, markdown
 from ctsft.report.rows import Results
 from ctsft.report.transfer import transfer_cells
 
 COLUMN = "paper, Qwen2.5-0.5B"
-# By task: languages of the same names in another task are another transfer.
-TABLES = {"nusax": ("table2_nusax_by_depth", "table4_nusax_anchors"), "xnli": ("table6_xnli_weak_source",)}
 
 
 def transfer(results: Results) -> str:
