@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from ctsft.commands.merge import Merge
 from ctsft.commands.predict import Predict
 from ctsft.commands.show import Show
 from ctsft.commands.tune import Tune
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import CellFailed, UserError, nobody_reads
 
 ABOUT = """Tune only the attention heads that carry a task, for a language of your own.
 
@@ -55,5 +54,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\nstopped.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output has gone (| head); there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not nobody_reads():
+            raise

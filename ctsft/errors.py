@@ -1,5 +1,7 @@
 """The two ways in which a run can end early: the user can mend it, or one cell went wrong."""
 
+import os
+import select
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -18,6 +20,16 @@ def tell_in_a_line(kind: type[BaseException], error: BaseException, trace: Trace
         return sys.__excepthook__(kind, error, trace)
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def nobody_reads() -> bool:
+    """After a BrokenPipeError: whether the reader of our output has gone (`| head`); the rest then goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # nothing but errors and a closed other end
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 class CellFailed(Exception):

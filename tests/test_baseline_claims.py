@@ -40,9 +40,7 @@ def test_what_was_not_run_is_said_to_be_not_run(without):
     assert [judgement.claim for judgement in judged] == list(ASKED)
     assert {judgement.verdict for judgement in judged} == {"not run"}
     assert claims_page([without]).count("**not run**") == len(ASKED)
-    page = odyssey_page([without])
-    assert "Not run (script 06)" in page
-    assert "Not run (script 08)" in page
+    assert odyssey_page([without]).endswith("Not run (scripts 06 and 08).\n")
 
 
 def test_what_another_folder_of_the_model_has_run_is_not_told_as_missing(without, tmp_path):

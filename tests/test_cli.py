@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import os
@@ -29,6 +30,7 @@ from ctsft.tasks.form import task_of
 from ctsft.tasks.formats import separated
 from ctsft.tasks.prompts import encode, label_tokens
 from ctsft.tasks.task import Example
+from ctsft.tuning.arms import plain_arm
 
 ROOT = Path(__file__).parents[1]
 FAST = "--epochs 3 --lr 3e-3 --micro-batch 16".split()
@@ -208,6 +210,25 @@ def test_help_loads_no_model_library():
     code = "import sys, ctsft.cli; print(*(m for m in ('torch', 'transformers', 'pandas') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_no_flag_is_explained_in_two_lines_of_source():
+    """tyro keeps the break between them, wherever it falls in the help."""
+    for path in (ROOT / "ctsft" / "study" / "config.py", *(ROOT / "ctsft" / "commands").glob("*.py")):
+        for told in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)):
+            texts = [line.value.value for line in told.body[1:] if isinstance(line, ast.Expr)]
+            assert not [text for text in texts if "\n" in text]
+
+
+def test_an_unknown_arm_is_told_those_that_tune(tmp_path, capsys):
+    """Not the baselines, which only the experiment scripts run."""
+    arms = "full, circuit, near_zero, bottom, random, norm_only"
+    command = ["tune", "--model", "demo", "--task", "demo", "--language", "d00", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*command, "--arm", "cirkuit"])
+    assert capsys.readouterr().err == f"error: unknown arm 'cirkuit'. Valid: {arms}.\n"
+    for arm in arms.split(", "):
+        assert plain_arm(arm).plain
 
 
 def labeller_of(work) -> Labeller:

@@ -474,7 +474,7 @@ def test_the_help_promises_of_a_dry_run_what_it_prints(script, capsys):
     with pytest.raises(SystemExit):
         parse(presets, "", ["--help"])
     help_text = capsys.readouterr().out
-    assert "how many of them are left" in " ".join(help_text.replace("│", " ").split())
+    assert "how many are left" in " ".join(help_text.replace("│", " ").split())
     assert "estimate" not in help_text
 
 

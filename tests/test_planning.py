@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +20,8 @@ from ctsft.study.planning import Plan, Stage, best, longest_chain, makespan, pla
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
+
+ROOT = Path(__file__).parents[1]
 
 # theta1 10, scores 2, a cell without heads 4, four cells with heads of 3.
 STUDY = [Stage(10), Stage(2, 0), Stage(4, 0), Stage(3, 1), Stage(3, 1), Stage(3, 1), Stage(3, 1)]
@@ -125,6 +131,14 @@ def test_dry_run_plans_from_what_was_measured(tmp_path, capsys):
     assert [times.of(stage) > 0 for stage in deeper] == [False, False, True, False]
 
 
+def test_a_reader_that_goes_early_is_no_error(tmp_path):
+    command = f"'{sys.executable}' '{ROOT}/experiments/01_nusax_transfer.py' --dry-run --output '{tmp_path}'"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    read = subprocess.run(["bash", "-c", f"{command} | head -1"], capture_output=True, text=True, env=environment)
+    assert read.stdout.startswith("220 cells, 0 done")
+    assert read.stderr == ""
+
+
 def test_times_and_sizes_are_in_readable_units():
-    assert [duration(value) for value in (90, 7200, 864_000)] == ["2 min", "2.0 h", "10 days"]
+    assert [duration(value) for value in (90, 150, 7200, 864_000)] == ["90 s", "2 min", "2.0 h", "10 days"]
     assert [size(value) for value in (1_400_000, 2e9)] == ["1.4 MB", "2.0 GB"]

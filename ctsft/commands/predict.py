@@ -37,8 +37,7 @@ class Predict:
     pair: str | None = None
     """Column with the second text, where the task has one."""
     with_source: bool = False
-    """Also give the answer of the model without the delta, in source_label and source_confidence; that confidence was
-    calibrated on the source language, if at all."""
+    """Also answer without the delta, in source_label and source_confidence (calibrated on the source, if at all)."""
 
     def run(self) -> None:
         from ctsft.prediction import Labeller, Voice

@@ -19,8 +19,7 @@ class OnTuned(OnModel):
     """The model, and where it runs."""
 
     max_tokens: int | None = None
-    """Longest prompt; the text is cut, never the label field. Without it, that of the tuning that made the delta or
-    checkpoint, else 128."""
+    """Longest prompt; the text is cut, never the label field. Without it, that of the tuning, else 128."""
 
     def longest(self, *about: Mapping) -> int:
         """The flag, else what the first that has it of `about` (a delta, a checkpoint) was tuned and calibrated at."""

@@ -20,16 +20,17 @@ BASELINES_FOLLOW = (
 )
 
 
-# What is said of folders of these names.
-ABOUT = {
-    "demo": "`demo` is a micro model on constructed languages: it shows that the pipeline works and says nothing about "
-    "the paper.",
-    "small": "`small` was run on one GPU; the paper's model, Qwen2.5-0.5B, was not run there.",
-    "cpu": "`cpu` was run on CPUs with the same model as `small`. If only one of them has run a claim's rows, only "
-    "that one is listed.",
-    "languages": "`languages` has further target languages, for C2: circuit and near-zero heads alone, at one rate, "
-    "run on CPUs from starts of their own.",
-}
+def about_folder(results: Results) -> str:
+    """A line on what a folder's rows are: model, tasks, targets, devices."""
+    rows = results.rows
+    if set(rows["model"]) == {"demo"}:
+        return (
+            f"- `{results.preset}` is a micro model on constructed languages: it shows that the pipeline works, and "
+            "says nothing about the paper."
+        )
+    tasks = "; ".join(f"{task} to {', '.join(sorted(set(own['target'])))}" for task, own in rows.groupby("task"))
+    devices = " and ".join(sorted(set(rows["device"])))
+    return f"- `{results.preset}`: {results.model}, {tasks}; computed on {devices} in {rows['dtype'].iloc[0]}."
 
 
 def judged_together(folders: Iterable[Results]) -> list[tuple[Results, list[Judgement]]]:
@@ -73,7 +74,8 @@ def claims_page(folders: Iterable[Results]) -> str:
         "Only targets with as many seeds as any other are pooled (decided after Minangkabau's one seed had been seen). "
         "If two arms were run at different learning rates, only the rates that both had on a target and seed count "
         "(decided when a GPU's time had ended before the last cells).\n",
-        *(words for preset, words in ABOUT.items() if preset in judged),
+        *map(about_folder, folders),
+        "\nWhere several folders are of one model and task, a claim lists those that have its rows.",
         "",
     ]
     for claim, words in (CLAIMS | BASELINE_CLAIMS).items():

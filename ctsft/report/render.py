@@ -26,7 +26,9 @@ LATEX = {
 
 
 def duration(seconds: float) -> str:
-    """In minutes below an hour, in hours below two hundred, else in days."""
+    """In seconds below two minutes, in minutes below an hour, in hours below two hundred, else in days."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
@@ -79,13 +81,13 @@ def _escaped(text: str) -> str:
 
 
 def described(rows: pd.DataFrame, source: str) -> str:
-    """What rows (with their labels in `gold`) are: preset, model, source, test rows, seeds and learning rates."""
+    """What rows (with their labels in `gold`) are: preset, model, task, source, test rows, seeds and learning rates."""
     seeds = sorted(rows["seed"].unique())
     shares = [np.bincount(gold).max() / len(gold) for gold in rows["gold"]]
     majority = " to ".join(dict.fromkeys((fraction(min(shares)), fraction(max(shares)))))
     return (
-        f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, source {source}, "
-        f"{len(rows['gold'].iloc[0])} test rows (majority class {majority}), "
+        f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, task {rows['task'].iloc[0]}, "
+        f"source {source}, {len(rows['gold'].iloc[0])} test rows (majority class {majority}), "
         f"seeds {', '.join(map(str, seeds))}; learning rates {_rates(rows)}"
     )
 

@@ -129,6 +129,9 @@ def odyssey_page(folders: Sequence[Results]) -> str:
     for folder, results in travelled:
         out.append(f"## Preset {folder.preset}, {folder.model}\n")
         ran = folder.preset in found
+        if not ran and read_self_training(folder.folder).empty:
+            out.append("Not run (scripts 06 and 08).\n")
+            continue
         out.append(f"{about(results, odyssey_rows(results))}\n" if ran else "Not run (script 06).\n")
         for one in found.get(folder.preset, []):
             out.append(f"### {one.target}, {one.n_target} rows (zero-shot {fraction(one.zero_shot)})\n")

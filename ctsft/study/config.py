@@ -78,11 +78,9 @@ class StudyConfig:
     max_tokens: int = 128
     """Longest prompt; the text is cut, never the label field."""
     scorer: str = "cdt"
-    """How heads are scored: cdt (the paper's), cdt_linear (one backward pass), magnitude, attribution or ablation; with
-    options, as in cdt+pattern+pooled."""
+    """cdt (the paper's), cdt_linear (one backward pass), magnitude, attribution or ablation; or cdt+pattern+pooled."""
     ties: Ties = "logits"
-    """What breaks ties between heads of equal relevance to inner heads: their relevance to the logits; or index, the
-    earlier place, as in the rows of `cpu` that say so."""
+    """What breaks ties between heads of equal relevance to inner heads: that to the logits, or index (their place)."""
     shares: tuple[float, ...] = (PAPERS_SHARE,)
     """Share of all heads in one depth of the circuit; each is a cell of its own."""
     mean_rows: int = 48
@@ -100,8 +98,8 @@ class StudyConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the computation (weights stay float32); auto is bfloat16 on a GPU, float32 on a CPU."""
     deterministic: bool = False
-    """Let torch use only deterministic algorithms: on a GPU the same seed then gives the same bits, more slowly. An
-    operation that has none ends the run, and torch names it. Like --micro-batch, it is no part of a cell's key."""
+    # Like micro_batch, no part of a cell's key.
+    """Only torch's deterministic algorithms: on a GPU the same bits, slower; an operation without one ends the run."""
     data_dir: Path | None = None
     """Folder with the data; without it (and without CTSFT_DATA_DIR) the data are downloaded."""
     output: Path = Path("results")
@@ -123,9 +121,7 @@ class StudyConfig:
     shard: str | None = None
     """i/k: run only the i-th of k parts of the cells, for array jobs; all parts share one results folder."""
     bystanders: tuple[str, ...] = ()
-    """Related tests, as in --probes. With any, every cell at the rate that validation prefers leaves
-    measures/<cell>.json beside its row: its answers to them, probabilities, bits per byte of held-out text, and an
-    audit with names and groups."""
+    """Related tests, as in --probes: cells at the rate that validation prefers also leave measures/<cell>.json."""
     dry_run: bool = False
     """Print the cells, how many are done, and an estimate of time, disk and the best number of workers; run nothing."""
 
@@ -239,5 +235,4 @@ class OneProcess(StudyConfig):
     probes: Annotated[tuple[str, ...], Suppress] = ()
     by_epoch: Annotated[bool, Suppress] = False
     dry_run: bool = False
-    """Print how many sets of heads (script 05), cells (07) or chains (08) there are and how many of them are left; run
-    nothing."""
+    """Print how many sets of heads (script 05), cells (07) or chains (08) there are, and how many are left."""

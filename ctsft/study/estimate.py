@@ -50,6 +50,16 @@ class Times:
         self.forward = _forward_seconds(bench)
         self.sizes = {name: len(bench.split(bench.config.source, name).examples) for name in ("valid", "test")}
 
+    def told(self) -> str:
+        """Where these times come from."""
+        step = f"a row's forward pass, just measured: {self.forward * 1000:.1f} ms"
+        if not (self.rows or self.theta1 or self.scores):
+            return f"computed from {step}"
+        return (
+            f"medians of {len(self.rows)} cells, {len(self.theta1)} theta1 and {len(self.scores)} maps in the results "
+            f"folder; what is not among them is computed from {step}"
+        )
+
     def of(self, stage: Theta1 | Scores | Cell) -> float:
         """Of theta1 that is stored, nothing: to read it is no work to speak of."""
         if isinstance(stage, Cell):
@@ -128,8 +138,7 @@ def estimate(bench: Workbench, left: Sequence[Cell]) -> str:
     return "\n".join(
         [
             f"about {duration(total)} on one worker, {total * units / 3600:.1f} {kind} hours for {len(left)} cells",
-            f"from {len(times.rows)} cells, {len(times.theta1)} theta1 and {len(times.scores)} maps in the results "
-            f"folder; what is not among them from a measured {times.forward * 1000:.1f} ms for a row's forward pass",
+            times.told(),
             disk(bench, [stage for stage, _ in todo]),
             *table(choices),
             f"best: {best(choices).workers} workers (the most that work at least four fifths of the time)",

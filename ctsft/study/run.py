@@ -12,7 +12,7 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
-from ctsft.errors import CellFailed, UserError, tell_in_a_line
+from ctsft.errors import CellFailed, UserError, nobody_reads, tell_in_a_line
 from ctsft.models.load import device_of
 from ctsft.report.printed import transfer
 from ctsft.report.rows import Results
@@ -60,6 +60,9 @@ def main(
     except Stopped as stop:
         print("\nstopped. Finished cells are saved; run the same command again to go on.", file=sys.stderr)
         sys.exit(128 + stop.number)
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
 
 
 def parse(presets: Mapping[str, StudyConfig], description: str, argv: Sequence[str] | None = None) -> StudyConfig:

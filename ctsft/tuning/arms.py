@@ -130,7 +130,10 @@ def get_arm(name: str) -> Arm:
 
 def plain_arm(arm: str) -> Arm:
     """The arm of that name, where it is one that tunes this model by itself; UserError for others."""
-    chosen = get_arm(arm)
+    if arm not in ARMS:
+        plain = (name for name, one in ARMS.items() if one.plain and one.start == "theta1")
+        raise UserError(f"unknown arm '{arm}'. Valid: {', '.join(plain)}.")
+    chosen = ARMS[arm]
     if chosen.moves == "nothing" or chosen.start == "base":
         raise UserError(f"the arm '{arm}' tunes nothing of this model. To tune all weights of a base model, use full.")
     if not chosen.plain:
