@@ -14,7 +14,7 @@ from ctsft.commands.merge import Merge
 from ctsft.commands.predict import Predict
 from ctsft.commands.show import Show
 from ctsft.commands.tune import Tune
-from ctsft.errors import CellFailed, UserError, nobody_reads
+from ctsft.errors import ending_in_a_line, nobody_reads
 
 ABOUT = """Tune only the attention heads that carry a task, for a language of your own.
 
@@ -40,6 +40,7 @@ COMMANDS = {
 }
 
 
+@ending_in_a_line()
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 and one sentence where the user can mend something."""
     command = tyro.extras.subcommand_cli_from_dict(
@@ -47,9 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     try:
         command.run()
-    except (UserError, CellFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         sys.exit(130)

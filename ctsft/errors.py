@@ -3,7 +3,8 @@
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -20,6 +21,16 @@ def tell_in_a_line(kind: type[BaseException], error: BaseException, trace: Trace
         return sys.__excepthook__(kind, error, trace)
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
+
+
+@contextmanager
+def ending_in_a_line() -> Iterator[None]:
+    """The entry point of a program: what the user can mend ends it with one sentence and status 2."""
+    try:
+        yield
+    except (UserError, CellFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def nobody_reads() -> bool:

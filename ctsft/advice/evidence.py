@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ctsft.errors import UserError
+from ctsft.errors import UserError, ending_in_a_line
 from ctsft.report.choosing import at_papers_share, by_usual_circuits
 from ctsft.report.claims import MARGIN
 from ctsft.report.fair import at_common_rates
@@ -89,13 +89,10 @@ def _at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["lr"].isna() | rows["cell"].isin(chosen)]
 
 
+@ending_in_a_line()
 def main() -> None:
     home = Path(str(files("ctsft.advice"))) / "evidence.csv"
-    try:
-        write_atomic(home, evidence([Path(name) for name in sys.argv[1:]]).to_csv(index=False))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    write_atomic(home, evidence([Path(name) for name in sys.argv[1:]]).to_csv(index=False))
     print(home)
 
 

@@ -7,13 +7,12 @@ python -m ctsft.report results/small --page build/report.html
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from ctsft.errors import UserError
+from ctsft.errors import UserError, ending_in_a_line
 from ctsft.report.by_rate import rate_tables
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.claims_page import claims_page
@@ -126,6 +125,7 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
     return [*written, *(tables / name for name in pages)]
 
 
+@ending_in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ctsft.report", description=__doc__.splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path, help="results folders, such as results/small")
@@ -133,22 +133,18 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="where figures go")
     parser.add_argument("--page", type=Path, help="write one self-contained HTML page here, and nothing else")
     arguments = parser.parse_args()
-    try:
-        names = [folder.resolve().name for folder in arguments.results]
-        if len(set(names)) < len(names):
-            raise UserError("two results folders have the same name, which names tables and figures: rename one.")
-        folders = [Results.read(folder) for folder in arguments.results]
-        if arguments.page:
-            tables = {results.preset: tables_of(results) for results in folders}
-            figures = {results.preset: figures_of(results) for results in folders}
-            write_atomic(arguments.page, page(folders, tables, figures, claims_page(folders)))
-            print(arguments.page)
-        else:
-            for path in redraw(folders, arguments.tables, arguments.figures):
-                print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    names = [folder.resolve().name for folder in arguments.results]
+    if len(set(names)) < len(names):
+        raise UserError("two results folders have the same name, which names tables and figures: rename one.")
+    folders = [Results.read(folder) for folder in arguments.results]
+    if arguments.page:
+        tables = {results.preset: tables_of(results) for results in folders}
+        figures = {results.preset: figures_of(results) for results in folders}
+        write_atomic(arguments.page, page(folders, tables, figures, claims_page(folders)))
+        print(arguments.page)
+    else:
+        for path in redraw(folders, arguments.tables, arguments.figures):
+            print(path)
 
 
 if __name__ == "__main__":

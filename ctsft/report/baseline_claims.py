@@ -20,7 +20,7 @@ from ctsft.report.costs import read_arithmetic
 from ctsft.report.fair import at_common_rates
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.measured import odyssey_results
-from ctsft.report.render import GAP, change, rate_text
+from ctsft.report.render import GAP, change, listed, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.self_training import (
     ONE_STEP,
@@ -158,10 +158,9 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
     told += f". {ONE_STEP}" if one_step(both) else ""
     number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {told}"
     one = sides[0].iloc[0]
-    seeds = ", ".join(str(seed) for seed in sorted(set(sides[0]["seed"])))
     data = (
         f"{one['target']}, {one['n_target']} human rows in generation 0, then {one['unlabelled']} rows with the "
-        f"model's own labels; seeds {seeds}; {len(one['gold'])} rows; in {one['dtype']}"
+        f"model's own labels; seeds {listed(sides[0]['seed'])}; {len(one['gold'])} rows; in {one['dtype']}"
     )
     verdict = _verdict(value, asked.threshold)
     # Where the other arm does not decay there is no decay to slow down, whatever else the generations gain.

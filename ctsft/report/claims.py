@@ -21,7 +21,7 @@ from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_o
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
 from ctsft.report.measured import with_related
-from ctsft.report.render import change, interval
+from ctsft.report.render import change, interval, listed
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
 from ctsft.report.tradeoff import comparable, difficulty_predicts
@@ -135,8 +135,7 @@ def related_kept(results: Results) -> Judgement:
     number += f"; circuit − full: {change(gap)}"
     for target in targets if len(targets) > 1 and gap is not None else []:
         number += f", {target} {change(related_change(*(pick(side, target=target) for side in (circuit, full))))}"
-    sizes = ", ".join(str(n) for n in sorted(set(circuit["n_target"])))
-    seeds = ", ".join(map(str, sorted(set(circuit["seed"]))))
+    sizes, seeds = listed(circuit["n_target"]), listed(circuit["seed"])
     heads = circuits_told(rows[rows["cell"].isin(circuit["cell"])])
     data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{heads}"
     return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
@@ -215,8 +214,7 @@ def directional(found: Faithfulness | None) -> Judgement:
 
 def _asked(found: Faithfulness, scorer: str) -> str:
     rows = len(next(values for values in found.sets["values"] if values is not None))
-    seeds = ", ".join(map(str, sorted(set(found.sets["seed"]))))
-    return f"{scorer}; {found.source}, {rows} validation rows; seeds {seeds}"
+    return f"{scorer}; {found.source}, {rows} validation rows; seeds {listed(found.sets['seed'])}"
 
 
 def compared(study: Results) -> Results:

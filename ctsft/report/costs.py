@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.report.mixed import refuse_mixed
-from ctsft.report.render import GAP, Table, change, interval, markdown, with_holm
+from ctsft.report.render import GAP, Table, change, interval, listed, markdown, with_holm
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import mean_interval, paired_difference
 from ctsft.report.transfer import arms_in_order, pick
@@ -113,7 +113,7 @@ def cost_tables(folder: Path) -> list[Table]:
     if len(rows):
         one = rows.iloc[0]
         how = "; ".join(sorted(set(rows["energy_is"])))
-        seeds = ", ".join(map(str, sorted(set(rows["seed"]))))
+        seeds = listed(rows["seed"])
         tables.append(
             Table(
                 f"{folder.resolve().name}_{EXPERIMENT}",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctsft.errors import UserError
+from ctsft.errors import ending_in_a_line
 from ctsft.report import reproducing
 from ctsft.report.claims import CLAIMS, Judgement, judge
 from ctsft.report.otherwise import judge_otherwise
@@ -63,15 +63,12 @@ def filled(name: str, page: str, folders: Sequence[Results]) -> str:
     return before + START + MADE[name](folders) + END + rest.split(END, 1)[1]
 
 
+@ending_in_a_line()
 def main() -> None:
-    try:
-        folders = [Results.read(Path(folder)) for folder in sys.argv[1:]]
-        for document in map(Path, MADE):
-            write_atomic(document, filled(document.name, document.read_text(encoding="utf-8"), folders))
-            print(document)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    folders = [Results.read(Path(folder)) for folder in sys.argv[1:]]
+    for document in map(Path, MADE):
+        write_atomic(document, filled(document.name, document.read_text(encoding="utf-8"), folders))
+        print(document)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ctsft.report.faithfulness import Faithfulness, area, beaten, controls, faithfulness_of
 from ctsft.report.paying import paying_text
-from ctsft.report.render import GAP, Table, change, fraction, interval, markdown
+from ctsft.report.render import GAP, Table, change, fraction, interval, listed, markdown
 from ctsft.report.rows import Results
 from ctsft.report.stability import settled_text, stability_cells
 from ctsft.report.transfer import pick
@@ -122,7 +122,7 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
     about = (
         f"Preset `{preset}`, model `{sets['model'].iloc[0]}`, theta1 on {found.source}; "
         f"{len(next(v for v in sets['values'] if v is not None))} validation rows, seeds "
-        f"{', '.join(map(str, sorted(set(sets['seed']))))}. Faithfulness is (m(C) - m(none)) / (m(all) - m(none)), "
+        f"{listed(sets['seed'])}. Faithfulness is (m(C) - m(none)) / (m(all) - m(none)), "
         "where m(C) is the mean margin with all heads outside C set to their label-balanced mean; 95 % intervals over "
         "rows and seeds."
     )
@@ -149,7 +149,7 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
             f"How stable circuits are, preset {preset}",
             f"Preset `{preset}`, scorer `{found.circuits}` unless named. Jaccard overlap of the circuits (depths 0 "
             "to 2) and of the top tenth of the heads by score, and Spearman's correlation of all scores; means over "
-            f"pairs of score maps. {settled_text(found)} Seeds {', '.join(map(str, sorted(set(sets['seed']))))}.",
+            f"pairs of score maps. {settled_text(found)} Seeds {listed(sets['seed'])}.",
             stability_cells(found),
         ),
         *(

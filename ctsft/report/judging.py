@@ -9,7 +9,7 @@ import pandas as pd
 from ctsft.report.choosing import circuits_told
 from ctsft.report.compare import macro_f1_gap
 from ctsft.report.fair import equal_rates, rates_by_seed
-from ctsft.report.render import change, rates_text
+from ctsft.report.render import change, listed, rates_text
 from ctsft.report.stats import Difference, Interval
 from ctsft.report.transfer import pick
 
@@ -74,7 +74,7 @@ def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) 
     seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
     heads = circuits_told(pd.concat([rows for pair in pairs for rows in pair]))
     return (
-        f"{', '.join(settings)}; {_rates_told(pairs, tried)}; seeds {', '.join(map(str, sorted(seeds)))}; "
+        f"{', '.join(settings)}; {_rates_told(pairs, tried)}; seeds {listed(seeds)}; "
         f"{len(pairs[0][0]['gold'].iloc[0])} test rows{heads}"
     )
 

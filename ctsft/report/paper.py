@@ -14,7 +14,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, circuits_by, told_by
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
-from ctsft.report.render import GAP, Table, fraction, interval, rate_text
+from ctsft.report.render import GAP, Table, fraction, interval, listed, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 from ctsft.tuning.arms import ARMS
@@ -108,9 +108,7 @@ def beside(name: str, results: Mapping[str, Results], columns: tuple[str, str], 
         table[title] = ["not run" if here is None else interval(accuracy(here, columns)) for here in matched]
         table[f"seeds, {preset}"] = [0 if here is None else here["seed"].nunique() for here in matched]
         if rows is not None:
-            table[f"source rows, {preset}"] = [
-                ", ".join(map(str, sorted(set(here["n_source"]) - {0}))) or GAP for here in matched
-            ]
+            table[f"source rows, {preset}"] = [listed(set(here["n_source"]) - {0}) or GAP for here in matched]
             table[f"precision, {preset}"] = [", ".join(sorted(set(here["dtype"]))) or GAP for here in matched]
             if any(here["scorer"].notna().any() for here in matched):
                 told = [sorted(set(circuits_by(here).dropna())) for here in matched]

@@ -40,6 +40,11 @@ def rate_text(rate: float) -> str:
     return f"{float(digits):g}e{int(power)}"
 
 
+def listed(values: Iterable[object]) -> str:
+    """Each value once, in rising order."""
+    return ", ".join(map(str, sorted(set(values))))
+
+
 def rates_text(rates: Iterable[float]) -> str:
     """In rising order."""
     return ", ".join(map(rate_text, sorted(rates)))
@@ -82,13 +87,12 @@ def _escaped(text: str) -> str:
 
 def described(rows: pd.DataFrame, source: str) -> str:
     """What rows (with their labels in `gold`) are: preset, model, task, source, test rows, seeds and learning rates."""
-    seeds = sorted(rows["seed"].unique())
     shares = [np.bincount(gold).max() / len(gold) for gold in rows["gold"]]
     majority = " to ".join(dict.fromkeys((fraction(min(shares)), fraction(max(shares)))))
     return (
         f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, task {rows['task'].iloc[0]}, "
         f"source {source}, {len(rows['gold'].iloc[0])} test rows (majority class {majority}), "
-        f"seeds {', '.join(map(str, seeds))}; learning rates {_rates(rows)}"
+        f"seeds {listed(rows['seed'])}; learning rates {_rates(rows)}"
     )
 
 

@@ -22,7 +22,7 @@ from ctsft.report.measured import odyssey_results
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
-from ctsft.report.render import GAP, markdown
+from ctsft.report.render import GAP, listed, markdown
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
@@ -56,7 +56,7 @@ def weakest(results: Results) -> Iterator[str]:
     papers = len(published("table8_top_head_depth0")["seed"].unique())
     if len(seeds) < papers:
         yield (
-            f"Only {len(seeds)} of the paper's {papers} seeds ({', '.join(map(str, seeds))}): intervals understate the "
+            f"Only {len(seeds)} of the paper's {papers} seeds ({listed(seeds)}): intervals understate the "
             "variation between seeds."
         )
     papers_targets = published("table4_nusax_anchors")["target"].unique()
@@ -64,7 +64,7 @@ def weakest(results: Results) -> Iterator[str]:
     if missing:
         yield f"Targets without rows: {', '.join(missing)}."
     sizes = sorted(set(rows["n_target"]) - {0})
-    yield f"Target rows n = {', '.join(map(str, sizes))}; {len(rows['gold'].iloc[0])} test rows per language."
+    yield f"Target rows n = {listed(sizes)}; {len(rows['gold'].iloc[0])} test rows per language."
     rates = rows[rows["lr"].notna()].groupby(["target", "n_target", "arm", "depth"], dropna=False)["lr"].nunique()
     alone = int((rates == 1).sum())
     if alone:
@@ -92,13 +92,12 @@ def _grounds(results: Results) -> Iterator[str]:
     for name, study in studies.items():
         tuned = None if study is None else study.rows[study.rows["arm"] != "zero_shot"]
         for n_target, here in [] if tuned is None else tuned.groupby("n_target"):
-            seeds = ", ".join(map(str, sorted(here["seed"].unique())))
+            seeds = listed(here["seed"])
             targets = ", ".join(dict.fromkeys(here["target"]))
             yield f"Script {name[:2]}, {n_target} target rows: seeds {seeds}; {targets}."
-    fewer = sorted({m.about["score_rows"] for m in results.maps if m.about["score_rows"] < SCORE_ROWS})
+    fewer = {m.about["score_rows"] for m in results.maps if m.about["score_rows"] < SCORE_ROWS}
     if fewer:
-        rows = ", ".join(map(str, fewer))
-        yield f"Circuits were scored on {rows} rows; the protocol asks for {SCORE_ROWS}."
+        yield f"Circuits were scored on {listed(fewer)} rows; the protocol asks for {SCORE_ROWS}."
 
 
 def _starts(rows: pd.DataFrame) -> Iterator[str]:
@@ -120,7 +119,7 @@ def by_index(main: Results) -> Iterator[str]:
         first += heads == set(ranked(np.zeros(m.logits.shape))[: 3 * k])
     yield (
         "Heads that feed no head of the previous depth have equal scores (all heads, if that depth lies in the first "
-        f"layer). On such ties the rows of n = {', '.join(map(str, sizes))} took the earlier head: {first} of "
+        f"layer). On such ties the rows of n = {listed(sizes)} took the earlier head: {first} of "
         f"{len(maps)} circuits of depth 2 are the model's first heads, whatever the scores to the logits say. The "
         "current rule (the score to the logits decides) was not run there."
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ctsft.report.choosing import add_ct_sft, at_papers_share, at_validated_rate, circuits_told
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
-from ctsft.report.render import GAP, Table, described, fraction, interval
+from ctsft.report.render import GAP, Table, described, fraction, interval, listed
 from ctsft.report.rows import Results
 from ctsft.tuning.arms import ARMS
 
@@ -108,7 +108,7 @@ def about(results: Results, rows: pd.DataFrame) -> str:
     """The part of a caption that says what the rows are."""
     several = rows["lr"].nunique() > 1
     chosen = ", one chosen for each arm and seed on the target's validation split" if several else ""
-    n_source = ", ".join(str(n) for n in sorted(set(rows["n_source"]) - {0}))
+    n_source = listed(set(rows["n_source"]) - {0})
     source = f"{rows['source'].iloc[0]} ({n_source or 'no'} rows)"
     aside = "".join(f"; {count} rows {what} are not shown" for what, count in results.set_aside)
     heads = circuits_told(rows)

@@ -12,7 +12,7 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
-from ctsft.errors import CellFailed, UserError, nobody_reads, tell_in_a_line
+from ctsft.errors import UserError, ending_in_a_line, nobody_reads, tell_in_a_line
 from ctsft.models.load import device_of
 from ctsft.report.printed import transfer
 from ctsft.report.rows import Results
@@ -32,6 +32,7 @@ from ctsft.tuning.team import team_on
 sys.excepthook = tell_in_a_line
 
 
+@ending_in_a_line()
 def main(
     presets: Mapping[str, StudyConfig],
     description: str,
@@ -54,9 +55,6 @@ def main(
                 sys.exit(help_out(config, team))
             with team.dismissing():
                 sys.exit((study or run_study)(config, table))
-    except (UserError, CellFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except Stopped as stop:
         print("\nstopped. Finished cells are saved; run the same command again to go on.", file=sys.stderr)
         sys.exit(128 + stop.number)
