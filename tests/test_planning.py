@@ -112,7 +112,7 @@ def test_dry_run_plans_from_what_was_measured(tmp_path, capsys):
     capsys.readouterr()
     assert run_study(replace(config, n_targets=(20, 40), dry_run=True)) == 0
     out = capsys.readouterr().out
-    assert "from 5 cells, 1 theta1 and 1 maps" in out
+    assert "medians of 5 cells, 1 theta1 and 1 maps" in out
     assert "CPU hours for 13 cells" in out
     assert "disk: about 1.5 MB, of which 1.4 MB are 1 theta1" in out
     assert [line.split()[0] for line in out.splitlines() if line.endswith((" work", " chain"))] == [

@@ -18,10 +18,10 @@ SETTINGS = (
 
 def refuse_mixed(rows: pd.DataFrame, unit: Sequence[str]) -> None:
     """UserError where two rows are of the same `unit` (columns of `rows`), naming the settings that they differ in."""
-    twice = rows[rows.duplicated([*unit], keep=False)]
-    if twice.empty:
+    twice = rows[[*unit]].duplicated(keep=False)  # a frame of all columns looks through all of them
+    if not twice.any():
         return
-    _, same = next(iter(twice.groupby([*unit], dropna=False, sort=False)))
+    _, same = next(iter(rows[twice].groupby([*unit], dropna=False, sort=False)))
     found = {name: sorted(set(same[name].astype(str))) for name in SETTINGS if name in same}
     told = "; ".join(f"{name} ({', '.join(values)})" for name, values in found.items() if len(values) > 1)
     raise UserError(

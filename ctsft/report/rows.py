@@ -72,6 +72,8 @@ class Results:
             answers = [counted(text, right, folder) for text, right in pairs]
             rows[f"{side}gold"], rows[f"{side}answers"] = labels, answers
             rows[f"{side}accuracy"] = list(map(_share, answers, labels))
+        # Of pandas' own strings every column is an array by itself, and tables take rows thousands of times.
+        rows = rows.astype(dict.fromkeys(rows.select_dtypes("str"), object)).copy()
         probes, strayed = _probes(folder, gold, rows)
         return cls(folder, rows, probes, _maps(folder), strayed=strayed)
 
