@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullLocator
 
 from ctsft.report.by_rate import over_all, rate_points
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style
+from ctsft.report.figures.style import COLOURS, WIDTH, arm_label, arms_of_error, legend_below, look_of, style
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
 from ctsft.report.stats import mean_interval
@@ -49,8 +49,7 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
                 x = mine["lr"] * BESIDE ** (number - (len(deepest) - 1) / 2)
                 for axis, column in zip(row, ("right", "source_right"), strict=True):
                     values = [mean_interval(answers) for answers in mine[column]]
-                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=5, linewidth=1)
-                    axis.plot(x, [value.value for value in values], label=arm_label(arm, depth), **look)
+                    axis.plot(x, [value.value for value in values], label=arm_label(arm, depth), **look_of(arm))
                     for place, value in zip(x, values, strict=True):
                         bars = dict(color=COLOURS[arm], elinewidth=0.6, alpha=0.6)
                         axis.errorbar(place, value.value, yerr=arms_of_error(value), **bars)
@@ -63,6 +62,5 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
             axis.set_xticks(rates, [rate_text(rate) for rate in rates])
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_xlabel(f"learning rate\n{words}")
-        handles = {label: h for a in axes[0] for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, axes[0])
     return figure

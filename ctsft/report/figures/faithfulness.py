@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 
 from ctsft.report.faithfulness import Faithfulness, controls, faithfulness_curve, faithfulness_of
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, style
+from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, legend_below, style
 from ctsft.report.paying import MEASURES, OUTCOMES, paying
 from ctsft.report.rows import Results
 from ctsft.report.stability import Overlap, by_rows
@@ -105,7 +105,7 @@ def stability_figure(found: Faithfulness) -> plt.Figure | None:
             axis.set_title(title, loc="left")
         axes[0].set_ylim(-0.05, 1.05)
         axes[0].set_ylabel("overlap, or correlation")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        legend_below(figure, axes[:1], 2)
         figure.suptitle(f"{found.sets['model'].iloc[0]}, scorer {found.main}", fontsize=10)
     return figure
 

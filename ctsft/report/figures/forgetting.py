@@ -5,7 +5,18 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ctsft.report.figures.style import ARMS, COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style, widen
+from ctsft.report.figures.style import (
+    ARMS,
+    COLOURS,
+    MARKERS,
+    WIDTH,
+    arm_label,
+    arms_of_error,
+    legend_below,
+    look_of,
+    style,
+    widen,
+)
 from ctsft.report.forgetting import by_epoch, plane
 from ctsft.report.rows import Results
 from ctsft.report.transfer import arms_in_order, pick
@@ -70,10 +81,7 @@ def plane_figure(results: Results) -> plt.Figure | None:
                 axis.set_xlabel("change on the source")
             if number % columns == 0:
                 axis.set_ylabel("gain on the target")
-        handles = {
-            label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, axes.flat)
         note = f"\nwithout {ARMS['bottom'].words}, which answer as {ARMS['near_zero'].words}"
         title = f"{results.model}, {points['n_target'].max()} target rows, validated rates{note if twice else ''}"
         figure.suptitle(title, fontsize=9 if twice else 10)
@@ -96,14 +104,12 @@ def epochs_figure(results: Results) -> plt.Figure | None:
                 here = lines[(lines["target"] == target) & (lines["role"] == role)]
                 for arm, depth in arms_in_order(here):
                     mine = pick(here, arm=arm, depth=depth).sort_values("epoch")
-                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1)
-                    axis.plot(mine["epoch"], mine["change"], label=arm_label(arm, depth), **look)
+                    axis.plot(mine["epoch"], mine["change"], label=arm_label(arm, depth), **look_of(arm, 4))
                 axis.axhline(0, color="black", linewidth=0.8)
                 axis.set_title(target, loc="left", fontweight="bold")
             row[0].set_ylabel(f"change on the {role}")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
             axis.set_xticks(sorted(lines["epoch"].unique()))
-        handles = {label: handle for handle, label in zip(*axes[0][0].get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, [axes[0][0]])
     return figure

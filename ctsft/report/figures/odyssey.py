@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, arms_of_error, style
+from ctsft.report.figures.style import WIDTH, arm_label, arms_of_error, look_of, style
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results
 
@@ -59,7 +59,7 @@ def _fewer(seeds: int, most: int) -> str:
 
 
 def _line(row: list[plt.Axes], number: int, one: Outcome, bits: float | None) -> None:
-    look = dict(color=COLOURS[one.arm], marker=MARKERS[one.arm], markersize=5, linewidth=1)
+    look = look_of(one.arm)
     for axis, value in zip(row, (one.target_change, one.source_change), strict=False):
         if value is not None:
             axis.errorbar(value.value, number, xerr=arms_of_error(value), **look)

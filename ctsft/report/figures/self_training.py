@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import FigureBase
 
-from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arm_label, style, widen
+from ctsft.report.figures.style import WIDTH, arm_label, legend_below, look_of, style, widen
 from ctsft.report.self_training import labelled_text, on_the_first_ground, read_self_training
 from ctsft.report.transfer import arms_in_order, pick
 
@@ -31,8 +31,7 @@ def self_training_figure(folder: Path) -> plt.Figure | None:
         parts = [figure] if len(modes) == 1 else figure.subfigures(len(modes), 1)
         for part, mode in zip(parts, modes, strict=True):
             _panels(part, on_the_first_ground(pick(rows, rows=mode)))
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        legend_below(figure, figure.axes[:1], 2)
     return figure
 
 
@@ -45,8 +44,7 @@ def _panels(part: FigureBase, rows: pd.DataFrame) -> None:
             for human in sorted(set(chains["human"]), reverse=True):
                 mine = pick(chains, human=human).groupby("generation")[column].mean()
                 label = f"{arm_label(arm, depth)}, human rows {'kept' if human else 'first only'}"
-                look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=4, linewidth=1)
-                axis.plot(mine.index, mine, label=label, linestyle="-" if human else "--", **look)
+                axis.plot(mine.index, mine, label=label, linestyle="-" if human else "--", **look_of(arm, 4))
         axis.set_ylabel(column.replace("_", " "))
     widen(axes[0][0], "y")
     for axis in axes[-1]:

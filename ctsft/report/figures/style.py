@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,17 @@ def style() -> Iterator[None]:
 def arm_label(arm: str, depth: object = None) -> str:
     """An arm in words, with its depth where it has one."""
     return ARMS[arm].words if pd.isna(depth) else f"{ARMS[arm].words}, depth {depth:.0f}"
+
+
+def look_of(arm: str, markersize: float = 5) -> dict:
+    """How an arm is drawn."""
+    return dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=markersize, linewidth=1)
+
+
+def legend_below(figure: plt.Figure, axes: Iterable[plt.Axes], columns: int = 3) -> None:
+    """One legend for all `axes`, every label once."""
+    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def widen(axis: plt.Axes, which: str) -> None:

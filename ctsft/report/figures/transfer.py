@@ -8,15 +8,7 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate, chosen_by_index, circuits_by
 from ctsft.report.compare import SOURCE, TARGET, accuracy
-from ctsft.report.figures.style import (
-    COLOURS,
-    MARKERS,
-    WIDTH,
-    arm_label,
-    arms_of_error,
-    style,
-    widen,
-)
+from ctsft.report.figures.style import WIDTH, arm_label, arms_of_error, legend_below, look_of, style, widen
 from ctsft.report.render import rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
@@ -73,8 +65,7 @@ def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[st
     for number, (arm, depth) in enumerate(arms):
         value = accuracy(pick(rows, arm=arm, depth=depth), columns)
         if value is not None:
-            look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=5, linewidth=1)
-            axis.errorbar(value.value, number, xerr=arms_of_error(value), **look)
+            axis.errorbar(value.value, number, xerr=arms_of_error(value), **look_of(arm))
     axis.set_ylim(len(arms) - 0.5, -0.5)
 
 
@@ -139,9 +130,8 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
                     # Beside each other, or the intervals of one n would hide each other.
                     x = np.array(list(known)) + (number - (len(arms) - 1) / 2) * 0.018 * max(sizes)
                     errors = np.hstack([arms_of_error(value) for value in known.values()])
-                    look = dict(color=COLOURS[arm], marker=MARKERS[arm], markersize=5, linewidth=1)
-                    label = arm_label(arm, depth)
-                    axis.errorbar(x, [value.value for value in known.values()], yerr=errors, label=label, **look)
+                    look = look_of(arm) | {"label": arm_label(arm, depth)}
+                    axis.errorbar(x, [value.value for value in known.values()], yerr=errors, **look)
             zero = pick(rows, target=target, arm="zero_shot")["accuracy"]
             if len(zero):
                 axis.axhline(zero.mean(), color="black", linestyle="--", linewidth=1, label="no target rows")
@@ -150,8 +140,5 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
             axis.set_xlabel("target rows")
         axes[0][0].set_ylabel("accuracy on the target")
         figure.suptitle(_common_told(common[common["target"].isin(targets)]), fontsize=9)
-        handles = {
-            label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, axes[0])
     return figure
