@@ -28,6 +28,7 @@ from ctsft.report.__main__ import main as report_main
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
+from ctsft.report.claims_page import about_folder
 from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
 from ctsft.report.figures.by_rate import by_rate_figure
@@ -713,6 +714,14 @@ def test_the_papers_tables_leave_gaps_where_nothing_was_run(demo):
     text = beside("table2_nusax_by_depth", {}, ("answers", "gold"), "accuracy")
     line = text[(text["target"] == "javanese") & (text["n_target"] == 100) & (text["depth"] == "1")]
     assert line["paper"].tolist() == ["0.640", "0.611"]
+
+
+def test_the_claims_say_what_the_rows_of_a_folder_are(sentiment):
+    assert "constructed languages" in about_folder(sentiment)
+    rows = sentiment.rows.assign(model="their/model", task="topics", device="cuda")
+    told = about_folder(replace(sentiment, rows=rows))
+    targets = ", ".join(sorted(set(rows["target"])))
+    assert told == f"- `{rows['preset'].iloc[0]}`: their/model, topics to {targets}; computed on cuda in float32."
 
 
 def test_a_script_prints_the_papers_number_where_the_setting_is_its_own(sentiment):
