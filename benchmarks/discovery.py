@@ -35,7 +35,7 @@ import oracle
 @torch.no_grad()
 def reference(problem: Problem, rules: Rules, heads: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
     """R to the logits of some heads, by the two-stream oracle."""
-    batch = Batch(problem, range(len(problem.rows)), rules)
+    batch = Batch(replace(problem, rules=rules), range(len(problem.rows)))
     size = batch.anatomy.head_dim
     out = {}
     for layer, head in heads:
@@ -109,7 +109,7 @@ def main() -> None:
 
     def against_propagation() -> float:
         """cdt_linear and head-by-head propagation under the same rules, relative to the largest score."""
-        whole = Batch(problem, range(options.rows), LINEAR)
+        whole = Batch(replace(problem, rules=LINEAR), range(options.rows))
         apart = []
         for layer, head in some:
             with torch.no_grad():

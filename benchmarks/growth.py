@@ -27,7 +27,7 @@ def main() -> None:
     layers = range(0, len(loaded.anatomy.layers), 10)
 
     def heads(count: int) -> Callable[[], object]:
-        batch = Batch(problem_of(loaded, 4, 48), range(4), problem_of(loaded, 4, 48).rules)
+        batch = Batch(problem_of(loaded, 4, 48), range(4))
         return lambda: [propagate(batch, layer, range(count)) for layer in layers]
 
     def rows(count: int) -> Callable[[], object]:

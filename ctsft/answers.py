@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctsft.calibration import calibration_error, confidence
+from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import Loaded
 from ctsft.models.precision import autocast
 from ctsft.report.stats import Interval, mean_interval
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
-from ctsft.tasks.task import MAX_TOKENS, Example, Task
+from ctsft.tasks.task import MAX_TOKENS, SPLITS, Example, Task
 
 EVAL_BATCH = 32
 
@@ -82,6 +83,8 @@ def evaluate(
     max_tokens: int = MAX_TOKENS,
 ) -> Evaluation:
     """Answer every row of a split with the model as it is now; use `with delta.on(model.model):` around it."""
+    if split not in SPLITS:
+        raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
     rows = task.load(language, split).examples
     return Evaluation(
         answer(loaded, task, rows, max_tokens), np.array([example.label for example in rows]), temperature

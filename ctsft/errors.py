@@ -6,13 +6,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 Made = TypeVar("Made")
 
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what to do."""
+
+
+def refuse_other(name: str, value: str, valid: object) -> None:
+    """UserError unless `value` is one of the Literal `valid`: a typo must not stand for a default."""
+    if value not in get_args(valid):
+        raise UserError(f"{name} is '{value}'. Valid: {', '.join(get_args(valid))}.")
 
 
 def tell_in_a_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -47,18 +53,23 @@ class CellFailed(Exception):
     """One cell of a study cannot give a number (a non-finite loss or score); the other cells go on."""
 
 
+class OutOfMemory(CellFailed):
+    """A cell that may succeed where there is more memory."""
+
+
 class Failures:
     """What failed once in this process fails again at once, with the same reason, and is not computed anew."""
 
     def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
+        self._failed: dict[str, CellFailed] = {}
 
     def remember(self, what: str, make: Callable[[], Made]) -> Made:
-        """make(), or CellFailed with the reason that `what` gave before."""
-        if what in self._reasons:
-            raise CellFailed(self._reasons[what])
+        """make(), or the CellFailed that `what` gave before."""
+        if known := self._failed.get(what):
+            raise type(known)(str(known))
         try:
             return make()
         except CellFailed as error:
-            self._reasons[what] = str(error)
+            # Anew, without its trace, which would hold on to the tensors of what failed.
+            self._failed[what] = type(error)(str(error))
             raise

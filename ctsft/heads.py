@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ctsft.errors import UserError
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ctsft.models.anatomy import Anatomy
 
 KVPolicy = Literal["shared", "frozen", "all"]
@@ -34,6 +38,10 @@ class Slice(NamedTuple):
     start: int
     stop: int
 
+    def of(self, tensor: Tensor) -> Tensor:
+        """These entries of the parameter, or of a tensor of its shape: a view."""
+        return tensor.narrow(self.dim, self.start, self.stop - self.start)
+
 
 def kv_groups(anatomy: Anatomy, heads: Iterable[Head], policy: KVPolicy) -> set[tuple[int, int]]:
     """The (layer, key/value head) pairs that move with `heads`.
@@ -58,9 +66,13 @@ def kv_groups(anatomy: Anatomy, heads: Iterable[Head], policy: KVPolicy) -> set[
 def head_slices(anatomy: Anatomy, heads: Iterable[Head], policy: KVPolicy = "shared") -> list[Slice]:
     """What moves when `heads` are tuned: rows of W_Q, columns of W_O, and the K/V rows that `policy` names.
 
-    Biases of Q, K and V move with their rows; the bias of the output projection belongs to no head and stays.
+    Biases of Q, K and V move with their rows; the bias of the output projection belongs to no head and stays. Raises
+    UserError for a head that the model does not have.
     """
     heads = sorted(set(heads))
+    for head in heads:
+        if not (0 <= head.layer < len(anatomy.layers) and 0 <= head.index < anatomy.heads):
+            raise UserError(f"no head {head}: the model has {len(anatomy.layers)} layers of {anatomy.heads} heads.")
     size = anatomy.head_dim
     slices: list[Slice] = []
     for head in heads:

@@ -19,7 +19,7 @@ from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, SELECTIONS, che
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.relevance import SCORE_ROWS, Relevance
 from ctsft.discovery.scorers import get_scorer
-from ctsft.errors import UserError
+from ctsft.errors import UserError, refuse_other
 from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.models.precision import Asked, autocast, note_on, resolved
@@ -79,6 +79,7 @@ def training_rows(task: Task, language: str, role: Role, at_least: int = 0) -> l
     source row; otherwise both have all training rows. A source that needs `at_least` more than its pool takes the
     task's further source rows, where it has some.
     """
+    refuse_other("role", role, Role)
     rows = task.load(language, "train")
     pool_a, pools_b = pools(task, rows, {language: rows})
     if role == "source" and at_least > len(pool_a) and task.more_source_rows is not None:
@@ -122,6 +123,9 @@ def discover(
         seed,
     )
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
+    asked = n_labels * (score_rows // n_labels)
+    if len(rows.scored) < asked:
+        warnings.warn(f"{len(rows.scored)} rows are scored, not {asked}: the source has no more of them.", stacklevel=2)
     problem = rows.problem(loaded, lambda part: encode_rows(loaded, task, part, max_tokens), tokens, EVAL_BATCH, scorer)
     relevance = score_to_depth(scorer, problem, None, depth, heads_per_depth(anatomy.n_heads, share))
     relevance.about |= {
@@ -189,6 +193,8 @@ def tune(
     the computation; weights are float32, and auto is bfloat16 on a GPU. Raises CellFailed where the loss explodes.
     """
     chosen = plain_arm(arm)
+    refuse_other("kv_policy", kv_policy, KVPolicy)
+    refuse_other("dtype", dtype, Asked)
     if chosen.needs_heads != bool(heads):
         raise UserError(
             f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
@@ -198,6 +204,7 @@ def tune(
     drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)
     encoded = encode_rows(loaded, task, drawn, max_tokens)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
+    task.load(language, "valid")  # a split that cannot be read shows before anything is tuned
     precision = resolved(dtype, device)
     if note := note_on(precision, device):
         warnings.warn(note, stacklevel=2)

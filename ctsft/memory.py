@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from ctsft.errors import CellFailed
+from ctsft.errors import OutOfMemory
 
 Result = TypeVar("Result")
 
@@ -26,17 +26,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def failing_without_memory() -> Iterator[None]:
-    """CellFailed where memory runs out inside: one cell is too large, and others may fit."""
+    """OutOfMemory where memory runs out inside: one cell is too large, and others may fit."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise CellFailed(f"out of memory ({' '.join(str(error).splitlines()[:1])})") from error
+        raise OutOfMemory(f"out of memory ({' '.join(str(error).splitlines()[:1])})") from error
 
 
 def with_less(run: Callable[[int], Result], size: int, what: str) -> Result:
-    """run(size), and each time memory runs out, run(half of it); CellFailed (not enough memory to `what`) after 1.
+    """run(size), and each time memory runs out, run(half of it); OutOfMemory (to `what`) after 1.
 
     `run` must give the same result for every size, and start anew each time.
     """
@@ -47,7 +47,7 @@ def with_less(run: Callable[[int], Result], size: int, what: str) -> Result:
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                raise CellFailed(f"not enough memory to {what}") from error
+                raise OutOfMemory(f"not enough memory to {what}") from error
         # Out of the except block: the error held the frames, and with them the tensors, of the run that failed.
         size //= 2
         warnings.warn(f"out of memory: going on with {size} at a time", stacklevel=2)

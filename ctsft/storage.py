@@ -144,7 +144,10 @@ def alone(path: Path) -> Iterator[None]:
                 f"{path.name} is being run in {path.parent} already, by {holder}. It runs in one process: wait until "
                 "that one ends, end it, or give another --output."
             )
-        _lock_of(path).write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        try:
+            _lock_of(path).write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        except OSError as error:
+            raise _refused(path, error) from error
         yield
 
 

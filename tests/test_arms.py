@@ -389,7 +389,7 @@ def test_the_demos_dictionary_knows_half_of_the_meanings(bench):
 def test_an_arm_that_needs_a_dictionary_is_refused_where_there_is_none():
     settings = dict(task="xnli", source="english", targets=("thai",))
     with pytest.raises(UserError, match="'lexicon' needs a dictionary, and xnli has none"):
-        replace(DEMO, **settings, arms=("zero_shot", "lexicon"))
+        StudyData(replace(DEMO, **settings, arms=("zero_shot", "lexicon")))
 
 
 def test_a_lexicon_that_cannot_be_read_shows_before_anything_is_tuned(tmp_path, real_data):

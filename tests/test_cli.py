@@ -51,7 +51,7 @@ def work(tmp_path_factory) -> Path:
         ["tune", "--model", "demo", *data, "--language", "d10", "--role", "source", "--arm", "full", "--n", 200,
          "--output", folder / "theta1", *FAST],
         ["discover", "--model", folder / "theta1", *data, "--source", "d10", "--scorer", "cdt_linear",
-         "--mean-rows", 16, "--score-rows", 8, "--output", folder / "scores"],
+         "--mean-rows", 16, "--score-rows", 8, "--output", folder / "scores.json"],
         ["tune", "--model", folder / "theta1", *data, "--language", "d90", "--scores", folder / "scores",
          "--depth", 1, "--output", folder / "delta", *FAST],
     ):  # fmt: skip

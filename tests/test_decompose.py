@@ -47,7 +47,7 @@ def oracle_scores(problem: Problem, rules: Rules):
     n_layers, heads, d = len(anatomy.layers), anatomy.heads, anatomy.head_dim
     batch = pad_left(rows.prompts, loaded.layout, "cpu")
     totals = record(loaded, batch)
-    shared = Batch(problem, range(len(rows)), rules)
+    shared = Batch(replace(problem, rules=rules), range(len(rows)))
     logits, inner = np.zeros((n_layers, heads)), np.zeros((n_layers, heads, n_layers, heads))
     gold = torch.tensor([LABEL_TOKENS[label] for label in rows.labels])
     ways = [way_to_the_answer(loaded, shared, totals, number) for number in range(n_layers)]
@@ -129,7 +129,7 @@ def test_one_backward_pass_equals_head_by_head_propagation(loaded):
 
 
 def test_without_a_source_nothing_is_relevant(loaded):
-    batch = Batch(problem_for(loaded), range(6), Rules())
+    batch = Batch(replace(problem_for(loaded), rules=Rules()), range(6))
     empty = torch.zeros(2, *batch.beta[0].shape)
     for _, rel_z, stream in batch.propagation.run(0, empty):
         assert not rel_z.any()
@@ -138,7 +138,7 @@ def test_without_a_source_nothing_is_relevant(loaded):
 
 
 def test_the_whole_layer_as_source_is_its_deviation_from_the_mean(loaded):
-    batch = Batch(problem_for(loaded), range(6), LINEAR)
+    batch = Batch(replace(problem_for(loaded), rules=LINEAR), range(6))
     layer, totals = loaded.anatomy.layers[1], batch.totals.layers[1]
     mu = problem_for(loaded).mean.at(1, totals.z.shape[1])
     at_mean = torch.nn.functional.linear(mu, layer.o.weight, layer.o.bias)

@@ -214,7 +214,7 @@ def small_problem(name="qwen2-2kv") -> Problem:
 
 def margin_with(problem: Problem, changes: dict[int, torch.Tensor]) -> float:
     """Mean margin of the model's own forward pass with `changes[layer]` added to z."""
-    batch = Batch(problem, range(len(problem.rows)), problem.rules)
+    batch = Batch(problem, range(len(problem.rows)))
     edits = {layer: (lambda z, change=change: z + change) for layer, change in changes.items()}
     with editing_z(problem.loaded, edits), torch.no_grad():
         return float(batch.margin(problem.loaded.model(**batch.tokens).logits[:, -1]).mean())
@@ -222,7 +222,7 @@ def margin_with(problem: Problem, changes: dict[int, torch.Tensor]) -> float:
 
 def test_ablation_is_the_margin_lost_without_the_head():
     problem = small_problem()
-    beta = Batch(problem, range(6), problem.rules).beta
+    beta = Batch(problem, range(6)).beta
     scores = get_scorer("ablation")(problem, None, []).logits
     for head in (Head(0, 1), Head(2, 3)):
         change = torch.zeros_like(beta[head.layer])
@@ -235,7 +235,7 @@ def test_ablation_is_the_margin_lost_without_the_head():
 
 def test_attribution_is_the_slope_towards_the_mean():
     problem = small_problem()
-    beta = Batch(problem, range(6), problem.rules).beta
+    beta = Batch(problem, range(6)).beta
     scores = get_scorer("attribution")(problem, None, []).logits
     step = 2e-3
     for layer in range(3):

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from ctsft.discovery.circuits import circuit
 from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
 from ctsft.discovery.mean import label_balanced_mean
-from ctsft.errors import UserError
+from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import predict
 from ctsft.heads import Head
 from ctsft.models.load import weight_hash
@@ -36,7 +36,7 @@ from ctsft.study.competence import theta1_paths
 from ctsft.study.faithfulness import Asked, run_faithfulness
 from ctsft.study.head_sets import HeadSet, heads_of_set, plan
 from ctsft.study.known import score_known
-from ctsft.study.record import KNOWN_COLUMNS, SET_COLUMNS, append_rows, read_rows
+from ctsft.study.record import KNOWN_COLUMNS, SET_COLUMNS, SETS, append_rows, read_rows
 from ctsft.study.run import parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.known import KnownCircuit
@@ -407,7 +407,6 @@ def test_committed_sets_keep_their_keys():
 
 def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, tmp_path):
     from ctsft.discovery import scorers
-    from ctsft.errors import CellFailed
 
     def diverges(problem, relevance, targets):
         raise CellFailed("the score to the logits is not finite from layer 2 on. Try another.")
@@ -422,8 +421,43 @@ def test_a_scorer_that_fails_is_told_and_the_others_go_on(config, monkeypatch, t
     assert "not finite from layer 2 on" in faithfulness(short.folder)
 
 
+def test_sets_that_memory_lacked_for_are_asked_again(config, monkeypatch, tmp_path, capsys):
+    from ctsft.study import faithfulness as module
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    short = replace(
+        config, output=tmp_path, sizes=(0.5,), matched_sizes=(), scorers=("cdt",), targets=("d30",), row_counts=(),
+        checkpoints=(), other_sources=(), known=(),
+    )  # fmt: skip
+    honest = module.heads_at_mean
+    monkeypatch.setattr(module, "heads_at_mean", no_memory)
+    assert run_faithfulness(short, lambda folder: "") == 1
+    assert "out of memory (CUDA out of memory" in capsys.readouterr().err
+    path = short.folder / f"{short.experiment}{SETS}"
+    assert not read_rows(path, SET_COLUMNS)
+    monkeypatch.setattr(module, "heads_at_mean", honest)
+    assert run_faithfulness(short, lambda folder: "") == 0
+    assert len(read_rows(path, SET_COLUMNS)) == len(list(plan(short, short.seeds[0], 32)))
+
+
+def test_a_score_that_fails_on_a_known_circuit_is_told_and_the_others_are_kept(monkeypatch, tmp_path, capsys):
+    from ctsft.study import known as module
+
+    def score(known, scorer, seed):
+        if scorer == "magnitude":
+            raise CellFailed("not finite.")
+        return score_known(known, scorer, seed)
+
+    monkeypatch.setattr(module, "score_known", score)
+    path = tmp_path / "known.csv"
+    assert module.run_known(path, ["planted"], ["magnitude", "cdt_linear"], [31]) == 1
+    assert [row["scorer"] for row in read_rows(path, KNOWN_COLUMNS)] == ["cdt_linear"]
+    assert "failed: magnitude on planted, seed 31: not finite." in capsys.readouterr().err
+
+
 def test_a_seed_that_fails_is_told_and_the_others_go_on(config, monkeypatch, tmp_path, capsys):
-    from ctsft.errors import CellFailed
     from ctsft.study import faithfulness as module
 
     def ask_all(bench, seed, mine, known, bar):

@@ -162,6 +162,30 @@ def test_wrong_calls_are_refused_in_words(theta1, task, tmp_path):
         ctsft.load_task("demo", label_words=(" a",))
 
 
+def test_words_that_mean_nothing_are_refused_and_do_not_stand_for_a_default(theta1, task):
+    for arguments, message in (
+        (dict(kv_policy="none"), "kv_policy is 'none'. Valid: shared, frozen, all"),
+        (dict(dtype="bf16"), "dtype is 'bf16'. Valid: auto, float32, bfloat16"),
+        (dict(role="Source"), "role is 'Source'. Valid: source, target"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ctsft.tune(theta1, task, "d50", arm="norm_only", **arguments)
+    with pytest.raises(UserError, match="kv_policy is 'freeze'"):
+        ctsft.HeadTuning(theta1, HEADS, "freeze")
+    with pytest.raises(UserError, match=r"split is 'dev'\. Valid: train, valid, test"):
+        ctsft.evaluate(theta1, task, "d50", split="dev")
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        ctsft.load_model("demo", device="gpu")
+    for head in (Head(4, 0), Head(0, 8), Head(-1, 0)):
+        with pytest.raises(UserError, match=f"no head {head}: the model has 4 layers of 8 heads"):
+            ctsft.HeadTuning(theta1, [head])
+
+
+def test_fewer_rows_to_score_on_than_were_asked_for_are_told(theta1, task):
+    with pytest.warns(UserWarning, match=r"\d+ rows are scored, not 900"):
+        ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0, mean_rows=12, score_rows=900)
+
+
 def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta1, task, monkeypatch):
     for rows in (0, -95):
         with pytest.raises(UserError, match=f"{rows} rows were asked for. Ask for at least 1"):
@@ -326,6 +350,11 @@ def test_the_sum_of_two_deltas_adds_changes_and_names_conflicts(theta1, delta, o
         for mine, theirs in ((one, two), (two, one)):
             alone = theirs[name] == value
             assert torch.equal(total[name][alone], mine[name][alone])
+    # What a delta holds and did not move is not its to keep.
+    still = replace(other, values={piece: piece.of(base[piece.parameter]).clone() for piece in other.values})
+    alone, none = ctsft.add(delta, still, theta1.model)
+    assert not none
+    assert all(torch.equal(alone.values[piece], value) for piece, value in delta.values.items())
     # Both move the norms and head 0.1, so these conflict; head 2.3 belongs to one alone.
     names = {conflict.parameter for conflict in conflicts}
     assert "model.layers.0.self_attn.q_proj.weight" in names
@@ -465,8 +494,17 @@ def test_a_loop_of_ones_own_gives_our_loops_weights(theta1, task):
 
 
 def test_a_loop_without_its_optimizer_is_told(theta1):
-    with pytest.raises(UserError, match=r"call follow\(optimizer\)"), ctsft.HeadTuning(theta1, HEADS):
-        pass
+    before = weight_hash(theta1.model)
+
+    def step_by_oneself():
+        with ctsft.HeadTuning(theta1, HEADS) as tuning:
+            for parameter in tuning.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            torch.optim.SGD(tuning.parameters(), lr=0.1).step()
+
+    with pytest.raises(UserError, match=r"call follow\(optimizer\)"):
+        step_by_oneself()
+    assert weight_hash(theta1.model) == before
     tuning = ctsft.HeadTuning(theta1, [])
     with pytest.raises(UserError, match="nothing has been tuned"):
         tuning.delta()
@@ -482,6 +520,8 @@ def test_a_loop_that_has_not_ended_has_no_delta_yet(theta1):
     assert tuning.delta(task="topics").about["task"] == "topics"
     tuning.revert()
     assert weight_hash(theta1.model) == before
+    with pytest.raises(UserError, match=r"call delta\(\) before revert\(\)"):
+        tuning.delta()
 
 
 class HeadTrainer(ctsft.HeadTrainerMixin, Trainer):
@@ -538,6 +578,20 @@ def test_the_trainer_gives_our_loops_weights_with_its_clipping_and_accumulation(
     for name, value in before.items():
         assert name in moved or torch.equal(after[name], value)
         assert torch.equal(theta1.model.get_parameter(name), value)
+
+
+def test_the_trainer_leaves_its_precision_to_nobody(theta1, task, tmp_path):
+    rows, tokens = rows_of(theta1, task), label_tokens(theta1.tokenizer, task, theta1.layout)
+    data = [{"prompt": prompt, "label": label} for prompt, label in zip(rows.prompts, rows.labels, strict=True)]
+    before = ctsft.evaluate(theta1, task, "d50", split="valid").predictions.logits
+    trainer = HeadTrainer(
+        loaded=theta1, heads=HEADS, args=arguments(tmp_path, bf16=True, learning_rate=1e-3), train_dataset=data,
+        data_collator=collate(theta1, tokens),
+    )  # fmt: skip
+    trainer.train()
+    assert not theta1.model.training
+    trainer.tuning.revert()
+    assert (ctsft.evaluate(theta1, task, "d50", split="valid").predictions.logits == before).all()
 
 
 def test_checkpoints_in_between_are_refused(theta1, tmp_path):

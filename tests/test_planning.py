@@ -131,6 +131,20 @@ def test_dry_run_plans_from_what_was_measured(tmp_path, capsys):
     assert [times.of(stage) > 0 for stage in deeper] == [False, False, True, False]
 
 
+def test_where_tests_are_compared_with_theta1_every_cell_waits_for_it():
+    todo = [Cell("d30", 20, "direct", None, 1e-3, 31), Cell("d30", 20, "full", None, 1e-3, 31)]
+    assert [after for _, after in stages(todo)] == [None, None, 1]
+    assert [after for _, after in stages(todo, compared=True)] == [None, 0, 0]
+
+
+def test_probes_take_time_too(tmp_path):
+    config = replace(small_study(tmp_path), by_epoch=False)
+    cell = Cell("d30", 20, "full", None, 1e-3, 31)
+    plain, probed = (Times(Workbench(replace(config, probes=probes))) for probes in ((), ("demo/d50",)))
+    plain.forward = probed.forward = 1.0
+    assert probed.of(cell) - plain.of(cell) == len(probed.bench.split("d50", "test").examples)
+
+
 def test_a_reader_that_goes_early_is_no_error(tmp_path):
     command = f"'{sys.executable}' '{ROOT}/experiments/01_nusax_transfer.py' --dry-run --output '{tmp_path}'"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
 from ctsft.storage import digest, locked, read_sealed, write_sealed
-from ctsft.study import executors
+from ctsft.study import executors, provenance
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of, relevance_of
 from ctsft.study.config import StudyConfig
@@ -375,7 +376,8 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         ({"arms": ("circuit:-1",)}, "whole numbers from 0 on"),
         ({"experiment": "09_llama3.2"}, r"'09_llama3\.2' names files"),
         ({"scorer": "magic"}, r"'magic'.*cdt"),
-        ({"n_targets": (101,)}, "between 1 and 100"),
+        ({"n_targets": (0,)}, "--n-targets must lie above 0"),
+        ({"scorer": "cdt+pooled+pattern"}, r"spelt cdt\+pattern\+pooled"),
         ({"n_source": 0}, "--n-source is 0"),
         ({"seeds": (1, 1)}, "each only once"),
         ({"shares": (0.0,)}, r"--shares is \(0\.0,\)"),
@@ -387,6 +389,25 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         ({"label_words": (" a",)}, "one word for each"),
     ],
 )
+def test_a_folder_may_be_written_as_text(config, tmp_path):
+    assert replace(config, output=str(tmp_path)).folder == tmp_path / config.preset
+
+
+def test_the_commit_is_that_of_this_code_and_not_of_the_project_it_is_installed_in(tmp_path, monkeypatch):
+    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    installed = tmp_path / ".venv" / "ctsft" / "study" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    run(["git", "init", "-q"])
+    run(["git", "add", "."])
+    run(["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "theirs"])
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.git_commit() == "unknown"
+    run(["git", "add", "-f", "."])
+    assert provenance.git_commit() not in ("unknown", "")
+
+
 def test_bad_settings_are_refused_with_the_valid_ones(config, changes, message):
     with pytest.raises(UserError, match=message):
         replace(config, **changes)

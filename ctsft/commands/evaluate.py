@@ -65,8 +65,10 @@ class Evaluate:
             )
         # A temperature is a promise about the language that it was fitted on, and about no other.
         fitted = f"calibrated on {about.get('language')}" if "temperature" in about else "not calibrated"
-        if about.get("language") == self.language and self.split != "test":
-            seen = "the temperature was fitted" if self.split == "valid" else "the model was tuned"
-            fitted = f"no evidence: {seen} on this split"
+        seen = {"train": "the model was tuned"}
+        if "temperature" in about:
+            seen["valid"] = "the temperature was fitted"
+        if about.get("language") == self.language and self.split in seen:
+            fitted = f"no evidence: {seen[self.split]} on this split"
         print(f"{name}: {found}")
         print(f"{name}: calibration error {found.calibration_error:.3f} ({fitted})")

@@ -38,11 +38,9 @@ class OnModel:
     def load(self) -> Loaded:
         from transformers.utils import logging
 
-        from ctsft.models.load import device_of
-
         logging.set_verbosity_error()
         logging.disable_progress_bar()  # that of reading weights; downloads keep theirs
-        return ctsft.load_model(self.model, self.revision, str(device_of(self.device)))
+        return ctsft.load_model(self.model, self.revision, self.device)
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,16 @@ def check_output(path: Path, folder: bool = False) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
+def stem_of_scores(path: Path) -> Path:
+    """What a user calls scores: without the ending, or by the file that `ctsft discover` names at its end."""
+    return path.with_suffix("") if path.suffix == ".json" else path
+
+
 def load_scores(path: Path) -> Relevance:
     """What `ctsft discover` wrote; `path` may lack the ending."""
     from ctsft.discovery.relevance import files_of
 
-    stem = path.with_suffix("") if path.suffix == ".json" else path
+    stem = stem_of_scores(path)
     path = files_of(stem)[0]
     if not all(file.is_file() for file in files_of(stem)):
         raise UserError(

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ctsft.discovery.circuits import next_frontier
+from ctsft.discovery.circuits import known_frontiers
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance, Ties
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
-from ctsft.heads import Head
 from ctsft.models.load import Loaded
 from ctsft.tasks.prompts import Encoded
 from ctsft.tasks.task import Example, draw_balanced
@@ -61,8 +60,9 @@ def scoring_rows(
 
     With `shared` the scored rows are taken from those of the mean instead of from the others.
 
-    A start so weak that it gets fewer than half of the rows that are asked for right, as many of each label (the
-    paper's case of 50 XNLI rows), is scored on any rows. Raises UserError where the mean leaves no row of some label.
+    A start so weak that it gets fewer than half of the rows that could be scored right, as many of each label (the
+    paper's case of 50 XNLI rows), is scored on any rows. There may be fewer rows than `score_rows`. Raises UserError
+    where the mean leaves no row of some label.
     """
     mean = draw_balanced(pool, mean_rows // n_labels, n_labels, seed)
     used = {example.id for example in mean}
@@ -84,9 +84,6 @@ def score_to_depth(
     """Scores to the logits and to every head that a circuit of `depth`, with `k` heads a depth, starts from."""
     score = get_scorer(scorer)
     relevance = replace(score(problem, relevance, []), ties=ties)
-    frontiers: list[list[Head]] = []
-    for _ in range(depth + 1):
-        frontiers.append(next_frontier(relevance, frontiers, k))
-        if len(frontiers) <= depth:
-            relevance = replace(score(problem, relevance, frontiers[-1]), ties=ties)
+    while len(known := known_frontiers(relevance, depth, k)) <= depth:
+        relevance = score(problem, relevance, known[-1])
     return relevance

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctsft.discovery.decompose import LINEAR
 from ctsft.discovery.problem import Batch, Problem, batches, checked
 from ctsft.discovery.relevance import Relevance
 from ctsft.heads import Head
@@ -34,7 +33,7 @@ def scores_by_gradient(
     if relevance is not None and not wanted:
         return relevance
     logits, columns = np.zeros(shape), {target: np.zeros(shape) for target in wanted}
-    for batch in batches(problem, LINEAR):
+    for batch in batches(problem):
         with torch.enable_grad():
             leaves, answer, z = respond(batch)
             if relevance is None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctsft.discovery.decompose import LINEAR
 from ctsft.discovery.gradient import Response, empty_leaves, scores_by_gradient
 from ctsft.discovery.problem import Batch, Problem, batches, checked
 from ctsft.discovery.relevance import Relevance
@@ -70,7 +69,7 @@ def ablation(problem: Problem, relevance: Relevance | None, targets: Sequence[He
     n_layers, heads, size = len(anatomy.layers), anatomy.heads, anatomy.head_dim
     logits = np.zeros((n_layers, heads))
     inner = np.zeros((n_layers, heads, n_layers, heads))
-    for batch in batches(problem, LINEAR):
+    for batch in batches(problem):
         whole = _margin(problem, batch)
         read_whole = [batch.to_heads(layer.z[None], number) for number, layer in enumerate(batch.totals.layers)]
         for layer in range(n_layers):

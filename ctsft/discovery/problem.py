@@ -46,8 +46,8 @@ class Problem:
 class Batch:
     """One batch of a Problem: its totals, beta of every layer, and the direction of the answer."""
 
-    def __init__(self, problem: Problem, group: Sequence[int], rules: Rules):
-        loaded, rows = problem.loaded, problem.rows
+    def __init__(self, problem: Problem, group: Sequence[int]):
+        loaded, rows, rules = problem.loaded, problem.rows, problem.rules
         device = next(loaded.model.parameters()).device
         self.tokens = pad_left([rows.prompts[i] for i in group], loaded.layout, device)
         self.anatomy, self.rules = loaded.anatomy, rules
@@ -129,9 +129,9 @@ def back_through(v: Tensor, total: Tensor, norm: Norm) -> Tensor:
     return (v - v.mean(-1, keepdim=True) if norm.centres else v) * norm.scale(total)
 
 
-def batches(problem: Problem, rules: Rules) -> Iterator[Batch]:
+def batches(problem: Problem) -> Iterator[Batch]:
     for group in by_length(problem.rows.prompts, problem.rows_at_once):
-        yield Batch(problem, group, rules)
+        yield Batch(problem, group)
 
 
 def checked(scores: np.ndarray, what: str) -> np.ndarray:

@@ -27,7 +27,11 @@ from ctsft.memory import is_out_of_memory, with_less
 def sources_that_fit(batch: Batch) -> int:
     """How many heads of a layer may go side by side: a quarter of the free memory, by the widest activations."""
     device = batch.beta[0].device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":  # what torch holds and does not use is free too
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + held
+    else:
+        free = psutil.virtual_memory().available
     rows, width, _ = batch.beta[0].shape
     anatomy = batch.anatomy
     layer = anatomy.layers[0]
@@ -82,7 +86,7 @@ def _by_propagation(problem: Problem, to_logits: ToLogits, to_heads: ToHeads) ->
     n_layers, heads = len(anatomy.layers), anatomy.heads
     logits = np.zeros((n_layers, heads))
     inner = np.zeros((n_layers, heads, n_layers, heads))
-    for batch in batches(problem, problem.rules):
+    for batch in batches(problem):
         at_once = problem.sources_per_pass or sources_that_fit(batch)
         for layer in range(n_layers):
             first = 0
@@ -146,7 +150,7 @@ def cdt_linear(problem: Problem, relevance: Relevance | None, targets: Sequence[
             stream = propagation.after_z(stream, z[number] + propagation.reach(leaves[number], number), number)
         return Response(leaves, batch.to_logits(stream).sum(), z)
 
-    known = scores_by_gradient(problem, relevance, targets, respond)
+    known = scores_by_gradient(replace(problem, rules=LINEAR), relevance, targets, respond)
     known.about["rules"] = LINEAR.to_dict()
     return known
 
@@ -202,5 +206,7 @@ def get_scorer(name: str) -> Scorer:
         if OPTIONS[option] and base not in ("cdt", "magnitude"):
             raise UserError(f"scorer '{name}': '{option}' changes the rules of cdt and magnitude, not of {base}.")
         changes |= OPTIONS[option]
+    if options != (usual := [option for option in OPTIONS if option in options]):
+        raise UserError(f"scorer '{name}' is spelt {'+'.join([base, *usual])}: rows are told apart by that name.")
     rules = replace(PAPER_RULES, **changes) if changes else None
     return Scorer(SCORERS[base], rules, aligned="pooled" not in options)

@@ -233,6 +233,10 @@ def family_of(config) -> Family:
     for family in FAMILIES:
         if config.model_type in family.model_types:
             reason = family.refuse(config)
+            if not family.masked and (
+                getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True)
+            ):
+                reason = "attention in both directions"
             if reason:
                 raise UserError(f"{family.name} with {reason} is not supported: it cannot be decomposed exactly yet.")
             return family

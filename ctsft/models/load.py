@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -151,8 +150,9 @@ def _refusal(name: str, error: Exception) -> UserError:
             f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
             "this machine. Choose a model whose architecture and tokenizer transformers has itself."
         )
+    told = (str(error).splitlines() or [f"{type(error).__name__}."])[0]
     return UserError(
-        f"cannot load the model '{name}': {str(error).splitlines()[0]} Without a connection to the hub, give a local "
+        f"cannot load the model '{name}': {told} Without a connection to the hub, give a local "
         "folder or .gguf file with --model (and the data with --data-dir)."
     )
 
@@ -165,6 +165,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     Lower precision is a matter of the computation (autocast), not of the weights: AdamW's steps at the learning
     rates of the protocol are smaller than one bfloat16 step and would be lost.
     """
+    on = device_of(device)  # an unknown one shows before the weights are read
     path = DEMO_MODEL if name == "demo" else Path(name).expanduser()
     source, options = name, {"revision": revision}
     if name.endswith(".gguf"):
@@ -195,13 +196,13 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
                 **safe,
                 **options,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # transformers, tokenizers and the hub raise many kinds, some of them no more than this
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         raise _refusal(name, error) from error
     _check_whole(name, found["missing_keys"], family.masked, tokenizer)
-    leave_out_cudnn_attention(torch.device(device))
-    model.to(device).eval().requires_grad_(False)
+    leave_out_cudnn_attention(on)
+    model.to(on).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
     if family.masked:
         answer_at_the_label(model.get_submodule(family.mask_head.path))

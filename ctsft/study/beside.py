@@ -79,8 +79,8 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
         if hashes.get(name, sha256) != sha256:
             raise UserError(
                 f"{task}/{name} has changed since the rows in {folder} were made, or task.json says to read it in "
-                f"another way (see {DATA} there). Rows of both would be mixed: give another --output, or move the old "
-                "rows away."
+                f"another way (see {DATA} there). Rows of both would be mixed: give another --output, or move that "
+                "folder away."
             )
 
 

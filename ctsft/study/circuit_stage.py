@@ -14,6 +14,7 @@ from ctsft.discovery.problem import Problem
 from ctsft.discovery.relevance import Relevance, files_of
 from ctsft.errors import CellFailed
 from ctsft.heads import Head
+from ctsft.memory import failing_without_memory
 from ctsft.storage import Damaged, locked, set_aside
 from ctsft.study.circuit_files import Choice
 from ctsft.study.config import StudyConfig
@@ -31,8 +32,8 @@ def relevance_of(bench: Workbench, config: StudyConfig, seed: int, depth: int, s
     path = config.folder / "relevance" / _name(bench, config, seed)
     k = heads_per_depth(bench.anatomy.n_heads, share)
     with locked(path, waiting=f"waiting for the scores of seed {seed}, which another process makes"):
-        what = f"{path} {depth} {k}"
-        return bench.failures.remember(what, lambda: _known_or_scored(bench, config, seed, depth, k, path))
+        make = failing_without_memory()(lambda: _known_or_scored(bench, config, seed, depth, k, path))
+        return bench.failures.remember(f"{path} {depth} {k}", make)
 
 
 def _name(bench: Workbench, config: StudyConfig, seed: int) -> str:

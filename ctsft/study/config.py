@@ -21,8 +21,6 @@ from ctsft.heads import KVPolicy
 from ctsft.study.flags import arm_depths, refuse_shared_draws
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Task
-from ctsft.tuning.arms import get_arm
-from ctsft.tuning.extra_rows import Lexicon
 
 Item = TypeVar("Item")
 
@@ -126,8 +124,9 @@ class StudyConfig:
     """Print the cells, how many are done, and an estimate of time, disk and the best number of workers; run nothing."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.data_dir, str):  # as a script may write it
-            object.__setattr__(self, "data_dir", Path(self.data_dir))
+        for name in ("data_dir", "output"):
+            if isinstance(value := getattr(self, name), str):  # as a script may write it
+                object.__setattr__(self, name, Path(value))
         task = self.effective_task
         for language in (self.source, *self.targets):
             if language not in task.languages:
@@ -159,9 +158,8 @@ class StudyConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise UserError(f"--{name.replace('_', '-')} needs at least one value, and each only once.")
-        if min(self.n_targets) < 1 or (task.parallel and max(self.n_targets) > task.target_pool):
-            most = f"between 1 and {task.target_pool} (the size of pool B)" if task.parallel else "above 0"
-            raise UserError(f"--n-targets must lie {most}.")
+        if min(self.n_targets) < 1:
+            raise UserError("--n-targets must lie above 0.")
         if min(self.depths) < 0 or min(self.seeds) < 0:
             raise UserError("--depths and --seeds must not be negative.")
         if not all(0 < lr < inf for lr in (*self.lrs, self.source_lr)):
@@ -180,9 +178,6 @@ class StudyConfig:
         if "random" in dict(self.arm_depths()):
             refuse_shared_draws(self.seeds, self.random_draws)
         self.part(())
-        for arm, _ in self.arm_depths() if task.dictionary is None else ():
-            if isinstance(get_arm(arm).extra_rows, Lexicon):
-                raise UserError(f"the arm '{arm}' needs a dictionary, and {self.task} has none. Leave that arm out.")
         if self.by_epoch and not self.probes:
             raise UserError("--by-epoch needs --probes: its measurements are kept beside theirs.")
 

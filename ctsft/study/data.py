@@ -22,6 +22,10 @@ class StudyData:
 
     def __init__(self, config: StudyConfig):
         self.config, self.task = config, config.effective_task
+        lexicon = [arm for arm, _ in config.arm_depths() if isinstance(get_arm(arm).extra_rows, Lexicon)]
+        if lexicon and self.task.dictionary is None:
+            told = f"{config.task} has none. Leave {', '.join(lexicon)} out of --arms."
+            raise UserError(f"the arm '{lexicon[0]}' needs a dictionary, and {told}")
         self.rows: dict[tuple[str, str], Rows] = {}
         source_train = self.split(config.source, "train")
         targets_train = {target: self.split(target, "train") for target in config.targets}
@@ -31,14 +35,14 @@ class StudyData:
             check_aligned(self.split(config.source, name), self.split(target, name))
         for target, pool in self.pools_b.items():
             if max(config.n_targets) > len(pool):
+                whose = " (pool B; the source has the others)" if self.task.parallel else ""
                 raise UserError(
-                    f"--n-targets asks for {max(config.n_targets)} rows, but {target} has {len(pool)} to train on. "
-                    f"Ask for at most {len(pool)}."
+                    f"--n-targets asks for {max(config.n_targets)} rows, but {target} has {len(pool)} to train on"
+                    f"{whose}. Ask for at most {len(pool)}."
                 )
         self._check_scoring_rows(source_train)
-        if any(isinstance(get_arm(arm).extra_rows, Lexicon) for arm, _ in config.arm_depths()):
-            for target in config.targets:
-                self.task.dictionary(config.source, target, config.data_folder)
+        for target in config.targets if lexicon else ():
+            self.task.dictionary(config.source, target, config.data_folder)
         self.findings = self._findings()
 
     def split(self, language: str, name: str) -> Rows:

@@ -16,6 +16,7 @@ from ctsft.storage import Damaged, read_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.grid import Cell, Scores, Theta1, relevance_settings, stages
 from ctsft.study.planning import Plan, Stage, best, plans
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import read_cells
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
@@ -49,6 +50,8 @@ class Times:
         self.first: dict[int, Scores] = {}  # of every seed the stage of scores that was asked for first
         self.forward = _forward_seconds(bench)
         self.sizes = {name: len(bench.split(bench.config.source, name).examples) for name in ("valid", "test")}
+        tests = NamedTests(bench)
+        self.probed = sum(len(tests.rows(test).examples) for test in bench.config.probes)
 
     def told(self) -> str:
         """Where these times come from."""
@@ -94,13 +97,16 @@ class Times:
         return passes.get(usual, 4) * config.score_rows * self.forward
 
     def _cell(self, cell: Cell) -> float:
+        config = self.bench.config
+        between = 2 * self.sizes["test"] * (config.epochs - 1) if config.by_epoch and cell.n_target else 0
+        beside = self.forward * (self.probed + between)  # which the times of a row leave out
         same = [row for row in self.rows if row["arm"] == cell.arm]
         if same:
             trained = [float(row["train_seconds"]) / max(1, int(row["n_target"])) for row in same]
             answered = statistics.median(float(row["eval_seconds"]) for row in same)
-            return statistics.median(trained) * cell.n_target + answered
-        tuned = self.bench.config.epochs * cell.n_target * get_arm(cell.arm).scope.passes
-        return self.forward * (tuned + self.sizes["valid"] + 2 * self.sizes["test"])
+            return statistics.median(trained) * cell.n_target + answered + beside
+        tuned = config.epochs * cell.n_target * get_arm(cell.arm).scope.passes
+        return self.forward * (tuned + self.sizes["valid"] + 2 * self.sizes["test"]) + beside
 
 
 def _read(folder: Path) -> list[dict]:
@@ -130,7 +136,7 @@ def estimate(bench: Workbench, left: Sequence[Cell]) -> str:
     if not left:
         return "nothing is left to do"
     times = Times(bench)
-    todo = stages(left)
+    todo = stages(left, bool(bench.config.probes))
     timed = [Stage(times.of(stage), after) for stage, after in todo]
     total = sum(stage.seconds for stage in timed)
     choices = plans(timed)
@@ -139,6 +145,7 @@ def estimate(bench: Workbench, left: Sequence[Cell]) -> str:
         [
             f"about {duration(total)} on one worker, {total * units / 3600:.1f} {kind} hours for {len(left)} cells",
             times.told(),
+            *(["without what --bystanders measures beside a row"] if bench.config.bystanders else []),
             disk(bench, [stage for stage, _ in todo]),
             *table(choices),
             f"best: {best(choices).workers} workers (the most that work at least four fifths of the time)",

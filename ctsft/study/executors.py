@@ -186,7 +186,7 @@ def _submit(ray, job: Job, config: StudyConfig, left: Sequence[Cell]) -> dict[st
     request |= {"memory": int(config.cell_memory_gb * 2**30)} if config.cell_memory_gb else {}
     there = {kind: ray.remote(**request)(task) for kind, task in THERE.items()}
     tasks, pending = [], {}
-    for stage, after in stages(left):
+    for stage, after in stages(left, bool(job.bench.config.probes)):
         tasks.append(there[type(stage)].remote(config, stage, None if after is None else tasks[after]))
         if isinstance(stage, Cell):
             pending[tasks[-1]] = stage

@@ -20,7 +20,7 @@ from ctsft.discovery.faithfulness import heads_at_mean, margins, named
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import CellFailed, OutOfMemory, UserError
 from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
 from ctsft.study.beside import write_settings
@@ -141,6 +141,8 @@ class Asked:
             out = kept if wanted.direction == "knock_out" else ~kept
             with failing_without_memory(), heads_at_mean(bench.loaded, self.mean, out):
                 answers = bench.predict(rows)
+        except OutOfMemory:  # with more of it there may be a row, so none is written now
+            raise
         except CellFailed as reason:
             error = str(reason)
         by_row = margins(answers.logits, rows.labels) if answers else None
@@ -172,7 +174,7 @@ class Asked:
 def run_faithfulness(config: FaithfulnessConfig, table: Printed) -> int:
     """Ask every set that no earlier run has asked; the rows go to results/<preset>/<experiment>.sets.csv.
 
-    Returns the exit status: 1 when a seed failed, else 0.
+    Returns the exit status: 1 when a seed, or a score on a known circuit, failed, else 0.
     """
     path = config.folder / f"{config.experiment}{SETS}"
     bench = opened(config)
@@ -200,10 +202,11 @@ def run_faithfulness(config: FaithfulnessConfig, table: Printed) -> int:
                 failed += 1
                 print(f"failed: seed {seed}: {error}", file=sys.stderr)
     maps_from(starts)
-    run_known(
-        config.folder / f"{config.experiment}{KNOWN}", config.known, config.scorers, config.known_seeds or config.seeds
-    )
-    print(f"\n{table(config.folder)}\n\nrows: {path}")
+    kept, seeds = config.folder / f"{config.experiment}{KNOWN}", config.known_seeds or config.seeds
+    try:
+        failed += run_known(kept, config.known, config.scorers, seeds)
+    finally:
+        print(f"\n{table(config.folder)}\n\nrows: {path}")
     return 1 if failed else 0
 
 

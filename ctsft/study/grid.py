@@ -129,17 +129,18 @@ class Scores(NamedTuple):
     share: float
 
 
-def stages(todo: Sequence[Cell]) -> list[tuple[Theta1 | Scores | Cell, int | None]]:
+def stages(todo: Sequence[Cell], compared: bool = False) -> list[tuple[Theta1 | Scores | Cell, int | None]]:
     """What has to be done for these cells, each with the number of the stage that it waits for, which stands before it.
 
-    A cell whose arm starts from the base model, or from none, waits for nothing. Deeper circuits complete the scores of
-    shallower ones, so the scores of a seed are made in a row.
+    A cell whose arm starts from the base model, or from none, waits for nothing, unless related tests are `compared`
+    with the answers of theta1. Deeper circuits complete the scores of shallower ones, so the scores of a seed are made
+    in a row.
     """
     found: list[tuple[Theta1 | Scores | Cell, int | None]] = []
     places: dict[Theta1 | Scores, int] = {}
     newest: dict[int, int] = {}  # of a seed: its theta1, then the scores that were added last
     for cell in todo:
-        if get_arm(cell.arm).start != "theta1":
+        if get_arm(cell.arm).start != "theta1" and not compared:
             found.append((cell, None))
             continue
         theta1, scores = Theta1(cell.seed), Scores(cell.seed, cell.depth, cell.share)

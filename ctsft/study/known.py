@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ctsft.discovery.faithfulness import named
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.scorers import get_scorer
+from ctsft.errors import CellFailed
 from ctsft.study.provenance import git_commit, now
 from ctsft.study.record import KNOWN_COLUMNS, append_rows, read_rows
 from ctsft.tasks.known import KnownCircuit
@@ -52,8 +54,9 @@ def score_known(known: KnownCircuit, scorer: str, seed: int) -> dict[str, object
     }
 
 
-def run_known(path: Path, names: Sequence[str], scorers: Sequence[str], seeds: Sequence[int]) -> None:
-    """Append a row for every circuit of `names`, seed and scorer that `path` lacks."""
+def run_known(path: Path, names: Sequence[str], scorers: Sequence[str], seeds: Sequence[int]) -> int:
+    """Append a row for every circuit of `names`, seed and scorer that `path` lacks; returns how many failed."""
+    failed = 0
     done = {(row["circuit"], int(row["seed"]), row["scorer"]) for row in read_rows(path, KNOWN_COLUMNS)}
     for name in names:
         for seed in seeds:
@@ -62,5 +65,12 @@ def run_known(path: Path, names: Sequence[str], scorers: Sequence[str], seeds: S
                 continue
             known = CIRCUITS[name](seed)
             about = {"circuit": name, "seed": seed, "git_commit": git_commit(), "created": now()}
-            rows = [about | {"scorer": scorer} | score_known(known, scorer, seed) for scorer in left]
-            append_rows(path, rows, KNOWN_COLUMNS)
+            for scorer in left:
+                try:
+                    row = about | {"scorer": scorer} | score_known(known, scorer, seed)
+                except CellFailed as error:
+                    failed += 1
+                    print(f"failed: {scorer} on {name}, seed {seed}: {error}", file=sys.stderr)
+                else:
+                    append_rows(path, [row], KNOWN_COLUMNS)
+    return failed

@@ -50,7 +50,7 @@ def run_alone(run: Callable[[Config, Printed], int]) -> Callable[[Config, Printe
     """The same function of a configuration and the table to print; UserError where another process runs it on the
     same folder.
 
-    A dry run changes nothing and measures no time, so it may be beside others.
+    A dry run writes no row and measures no time, so it may be beside others.
     """
 
     @wraps(run)

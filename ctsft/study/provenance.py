@@ -13,12 +13,15 @@ import torch
 
 def git_commit() -> str:
     """The commit of this code, with `+` when the working tree differs; `unknown` outside git."""
-    here = Path(__file__).parents[1]
+    here, package = Path(__file__), Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=package, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", str(here))  # an installed package may lie in its user's repository
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

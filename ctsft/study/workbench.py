@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ctsft.errors import Failures
 from ctsft.heads import Head
+from ctsft.memory import failing_without_memory
 from ctsft.models.load import device_of
 from ctsft.models.precision import rounds
 from ctsft.study.answering import Answering
@@ -230,7 +231,8 @@ class Workbench(Answering):
         if self.theta1_seed != seed:
             self.theta1_seed = None
             self.forget_reading()
-            about = self.failures.remember(f"theta1 of seed {seed}", lambda: read_or_make(self, seed))
+            make = failing_without_memory()(lambda: read_or_make(self, seed))
+            about = self.failures.remember(f"theta1 of seed {seed}", make)
             self.theta1, self.theta1_seed, self.theta1_scores = self.snapshot(), seed, about
         return self.theta1_scores
 

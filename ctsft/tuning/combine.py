@@ -41,26 +41,25 @@ def add(first: HeadDelta, second: HeadDelta, model: nn.Module) -> tuple[HeadDelt
     moved, conflicts = {}, []
     for name in sorted({piece.parameter for delta in (first, second) for piece in delta.values}):
         base = model.get_parameter(name).detach()
-        (one, in_one), (other, in_other) = (_placed(delta, name, base) for delta in (first, second))
-        both = in_one & in_other
-        moved[name] = torch.where(both, one + other - base, torch.where(in_other, other, one))
+        one, other = (_placed(delta, name, base) for delta in (first, second))
+        both = (one != base) & (other != base)
+        moved[name] = torch.where(both, one + other - base, torch.where(one == base, other, one))
         if both.any():
             conflicts.append(_conflict(name, (one - base)[both], (other - base)[both]))
     pieces = dict.fromkeys((*first.values, *second.values))
-    values = {p: moved[p.parameter].narrow(p.dim, p.start, p.stop - p.start).clone() for p in pieces}
+    values = {piece: piece.of(moved[piece.parameter]).clone() for piece in pieces}
     about = {name: value for name, value in first.about.items() if second.about.get(name) == value}
     about |= {"parts": [first.about, second.about]}
     return HeadDelta(first.base, values, about), sorted(conflicts, key=lambda c: -c.opposed)
 
 
-def _placed(delta: HeadDelta, name: str, base: Tensor) -> tuple[Tensor, Tensor]:
-    """The parameter with the delta's values in it, and where they are."""
-    full, where = base.clone(), torch.zeros_like(base, dtype=torch.bool)
+def _placed(delta: HeadDelta, name: str, base: Tensor) -> Tensor:
+    """The parameter with the delta's values in it."""
+    full = base.clone()
     for piece, value in delta.values.items():
         if piece.parameter == name:
-            full.narrow(piece.dim, piece.start, piece.stop - piece.start).copy_(value)
-            where.narrow(piece.dim, piece.start, piece.stop - piece.start).fill_(True)
-    return full, where
+            piece.of(full).copy_(value)
+    return full
 
 
 def _conflict(name: str, one: Tensor, other: Tensor) -> Conflict:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 
-from ctsft.errors import UserError
+from ctsft.errors import UserError, refuse_other
 from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.tuning.arms import get_arm, moving_slices, trainable
@@ -29,12 +29,13 @@ class HeadTuning:
     """
 
     def __init__(self, loaded: Loaded, heads: Iterable[Head], kv_policy: KVPolicy = "shared"):
+        refuse_other("kv_policy", kv_policy, KVPolicy)
         self.loaded, self.heads, self.kv_policy = loaded, sorted(set(heads)), kv_policy
         self._arm = get_arm("circuit" if self.heads else "norm_only")
         self._slices = moving_slices(loaded.model, loaded.anatomy, self._arm, self.heads, kv_policy)
         self._before: HeadDelta | None = None
         self._inside = ExitStack()
-        self._followed = self._ended = False
+        self._followed = self._ended = self._reverted = False
 
     def __enter__(self) -> HeadTuning:
         if self._before is not None:
@@ -49,6 +50,7 @@ class HeadTuning:
         self._inside.close()
         self._ended = True
         if kind is None and not self._followed:
+            write_slices(self.loaded.model, self._before.values)  # the norms move in place, whoever follows
             raise UserError("no optimizer was followed, so the model saw no step: call follow(optimizer) before it.")
 
     def parameters(self) -> list[nn.Parameter]:
@@ -62,10 +64,12 @@ class HeadTuning:
         return optimizer
 
     def delta(self, **about: object) -> HeadDelta:
-        """What was tuned; `about` is kept beside it. Raises UserError before the block has ended."""
+        """What was tuned; `about` is kept beside it. Raises UserError before the block has ended, and after revert."""
         before = self._stood("delta")
         if before is None:
             raise UserError("nothing has been tuned yet.")
+        if self._reverted:
+            raise UserError("what was tuned has been taken back: call delta() before revert().")
         facts = {"heads": [str(head) for head in self.heads], "arm": self._arm.name, "kv_policy": self.kv_policy}
         return HeadDelta.of(self.loaded.model, self._slices, before.base, facts | about)
 
@@ -73,6 +77,7 @@ class HeadTuning:
         """Put back what stood there before the block, bit for bit. Raises UserError inside the block."""
         if before := self._stood("revert"):
             write_slices(self.loaded.model, before.values)
+            self._reverted = True
 
     def _stood(self, asked: str) -> HeadDelta | None:
         """What stood there before the block; None before it has begun."""

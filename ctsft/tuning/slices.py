@@ -118,16 +118,14 @@ def compact(model: nn.Module, slices: Iterable[Slice]) -> Iterator[CompactSlices
 
 def read_slices(model: nn.Module, slices: Iterable[Slice]) -> dict[Slice, Tensor]:
     """Copies of the named entries of the weights."""
-    return {
-        s: model.get_parameter(s.parameter).detach().narrow(s.dim, s.start, s.stop - s.start).clone() for s in slices
-    }
+    return {s: s.of(model.get_parameter(s.parameter).detach()).clone() for s in slices}
 
 
 @torch.no_grad()
 def write_slices(model: nn.Module, values: dict[Slice, Tensor]) -> None:
     """Put `values` into the weights, in place."""
     for s, value in values.items():
-        model.get_parameter(s.parameter).narrow(s.dim, s.start, s.stop - s.start).copy_(value)
+        s.of(model.get_parameter(s.parameter)).copy_(value)
 
 
 def count(model: nn.Module, slices: Iterable[Slice]) -> int:

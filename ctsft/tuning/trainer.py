@@ -39,8 +39,15 @@ class HeadTrainerMixin:
             raise UserError("give no ready optimizer, because the weights to tune exist only while train() runs.")
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        with self.tuning:
-            return super().train(*args, **kwargs)
+        model = self.tuning.loaded.model
+        try:
+            with self.tuning:
+                return super().train(*args, **kwargs)
+        finally:
+            # accelerate leaves its autocast in the model, where it would go on to answer questions of others.
+            for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+                vars(model).pop(name, None)
+            model.eval()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         return self.tuning.follow(super().create_optimizer(*args, **kwargs))
