@@ -365,6 +365,25 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
     assert not list((tmp_path / "demo").rglob("*.tmp"))
 
 
+def test_a_folder_may_be_written_as_text(config, tmp_path):
+    assert replace(config, output=str(tmp_path)).folder == tmp_path / config.preset
+
+
+def test_the_commit_is_that_of_this_code_and_not_of_the_project_it_is_installed_in(tmp_path, monkeypatch):
+    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    installed = tmp_path / ".venv" / "ctsft" / "study" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    run(["git", "init", "-q"])
+    run(["git", "add", "."])
+    run(["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "theirs"])
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.git_commit() == "unknown"
+    run(["git", "add", "-f", "."])
+    assert provenance.git_commit() not in ("unknown", "")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -389,25 +408,6 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         ({"label_words": (" a",)}, "one word for each"),
     ],
 )
-def test_a_folder_may_be_written_as_text(config, tmp_path):
-    assert replace(config, output=str(tmp_path)).folder == tmp_path / config.preset
-
-
-def test_the_commit_is_that_of_this_code_and_not_of_the_project_it_is_installed_in(tmp_path, monkeypatch):
-    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
-    installed = tmp_path / ".venv" / "ctsft" / "study" / "provenance.py"
-    installed.parent.mkdir(parents=True)
-    installed.write_text("")
-    (tmp_path / ".gitignore").write_text(".venv\n")
-    run(["git", "init", "-q"])
-    run(["git", "add", "."])
-    run(["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "theirs"])
-    monkeypatch.setattr(provenance, "__file__", str(installed))
-    assert provenance.git_commit() == "unknown"
-    run(["git", "add", "-f", "."])
-    assert provenance.git_commit() not in ("unknown", "")
-
-
 def test_bad_settings_are_refused_with_the_valid_ones(config, changes, message):
     with pytest.raises(UserError, match=message):
         replace(config, **changes)
