@@ -340,7 +340,8 @@ SETTING_BUT_TARGET = ["n_source", "n_target", "arm", "depth", "share", "scorer",
 
 def test_the_papers_one_rate_is_judged_beside_the_validated_ones(demo):
     told = [which for which, _ in judge_otherwise(demo)]
-    assert set(told) == {"at one rate for all targets and seeds"}  # the demo has not the paper's
+    sizes = {"with 25 target rows", "with 100 target rows"}
+    assert set(told) - sizes == {"at one rate for all targets and seeds"}  # the demo has not the paper's
     one = at_one_rate(demo.of("01_nusax_transfer").rows)
     tuned = one[one["lr"].notna()]
     assert (tuned.groupby(SETTING_BUT_TARGET, dropna=False)["lr"].nunique() == 1).all()
@@ -461,11 +462,16 @@ def test_claims_are_judged_at_the_rates_that_all_of_their_arms_had(demo):
     assert told[0] != [(j.verdict, j.number) for j in claims.judge(demo) if j.claim in ("C1", "C3b")]
 
 
-def test_what_has_fewer_seeds_is_judged_beside_the_rest(demo):
-    rows = demo.rows[(demo.rows["n_target"] != 25) | (demo.rows["seed"] == 31)]
-    told = [(which, j.claim) for which, j in judge_otherwise(replace(demo, rows=rows))]
-    assert {claim for which, claim in told if which == "with 25 target rows"} == {"C1", "C2", "C3a", "C3b"}
-    assert "with 25 target rows" not in {which for which, _ in judge_otherwise(demo)}
+def test_each_number_of_rows_is_judged_unless_the_verdict_rests_on_it_alone(demo):
+    def told(rows) -> dict[str, set[str]]:
+        judged = judge_otherwise(replace(demo, rows=rows))
+        return {str(n): {j.claim for which, j in judged if which == f"with {n} target rows"} for n in (25, 100)}
+
+    every = {"C1", "C2", "C3a", "C3b"}
+    rows = demo.rows
+    assert told(rows) == {"25": every, "100": every}  # pooled, so what each says by itself is told too
+    assert told(rows[(rows["n_target"] != 25) | (rows["seed"] == 31)]) == {"25": every, "100": set()}
+    assert told(rows[rows["n_target"] != 25]) == {"25": set(), "100": set()}
 
 
 def test_circuits_by_index_stand_only_where_there_are_no_others():

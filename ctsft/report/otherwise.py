@@ -29,7 +29,7 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     """The claims that rest on scripts 01 and 02, on other rows of them than `judge` takes, as (which, verdict).
 
     Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
-    seeds; with each number of target rows that has fewer seeds than another, and is not pooled with it; in every other
+    seeds; with each number of target rows, but for the one that the verdict rests on where it is one; in every other
     precision, from every other source, and under every other rule for keys and values.
     """
     studies = [compared(study) for study in results.studies(EXPERIMENT)]
@@ -41,7 +41,8 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
         if main.rows["lr"].nunique() > 1:
             others.append(("at one rate for all targets and seeds", main, at_one_rate))
         seeds = pick(main.rows, arm="circuit", depth=PAPERS_DEPTH).groupby("n_target")["seed"].nunique()
-        for n in sorted(seeds[seeds < seeds.max()].index, reverse=True):
+        pooled = seeds.index[seeds == seeds.max()]  # numbers of rows with fewer seeds are not
+        for n in sorted(set(seeds.index) - set(pooled if len(pooled) == 1 else ()), reverse=True):
             fewer = main.only(main.rows["n_target"].isin([0, n]))
             others.append((f"with {n} target rows", fewer, at_validated_rate))
         for study in studies[1:]:
