@@ -50,7 +50,7 @@ class HeadTuning:
         self._inside.close()
         self._ended = True
         if kind is None and not self._followed:
-            write_slices(self.loaded.model, self._before.values)  # the norms move in place, whoever follows
+            self.revert()  # the norms move in place, whoever follows
             raise UserError("no optimizer was followed, so the model saw no step: call follow(optimizer) before it.")
 
     def parameters(self) -> list[nn.Parameter]:
