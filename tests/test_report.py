@@ -958,6 +958,12 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
         "| C1. One. | **undecided**: +0.1 [+0.0, +0.2]<br>here: **supported** | undecided |",
         "| C2. Two. | not run | not run |",
     ]
+    more = {"smaller": [judged("C1", "supported"), judged("C2", "contradicted")]}
+    own = [judged("C1", "undecided"), judged("C2", "not run")]
+    monkeypatch.setattr(documents, "judge", lambda results: more.get(results.model, own))
+    assert documents.verdicts([demo, real, smaller]).splitlines()[-1] == (
+        "| C2. Two. | `own`: **contradicted**: +0.1 [+0.0, +0.2] | not run |"
+    )
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 from ctsft.errors import ending_in_a_line
 from ctsft.report import reproducing
 from ctsft.report.claims import CLAIMS, Judgement, judge
+from ctsft.report.claims_page import akin
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT
@@ -24,7 +25,8 @@ def verdicts(folders: Sequence[Results]) -> str:
     """The paper's claims as Markdown: on real text with the number that decides, on the demo the verdict alone.
 
     Real text is that of the folder with the most rows of script 01, which most of the claims rest on; claims.md has
-    all. Other rows of it (the paper's rate, another number of target rows) are named where they give another verdict.
+    all. Other rows of it (the paper's rate, another number of target rows) are named where they give another verdict,
+    and another folder of the same model and task where it alone has a claim's rows.
     """
     studies = {results: results.of(EXPERIMENT) for results in folders if results.preset != "demo"}
     real = sorted((results for results, study in studies.items() if study), key=lambda one: len(studies[one].rows))[-1:]
@@ -36,22 +38,31 @@ def verdicts(folders: Sequence[Results]) -> str:
     ]
     for claim, words in CLAIMS.items():
         cells = []
-        for _, own, others in said:
+        for results, own, others in said:
             [first] = [j for j in own if j.claim == claim]
             differing = [
                 f"{which}: **{j.verdict}**"
                 for which, j in others
                 if j.claim == claim and j.verdict not in ("not run", first.verdict)
             ]
-            cells.append("<br>".join([_told(first), *differing]))
+            told = _told(first) if first.verdict != "not run" else _told_elsewhere(claim, results, folders)
+            cells.append("<br>".join([told, *differing]))
         lines.append((f"{claim}. {words}", *cells, demo.get(claim, "not run")))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _told(judgement: Judgement) -> str:
-    if judgement.verdict == "not run":
-        return judgement.verdict
     return f"**{judgement.verdict}**: {judgement.deciding}"
+
+
+def _told_elsewhere(claim: str, results: Results, folders: Sequence[Results]) -> str:
+    """The verdict of a folder of the same model and task that has the claim's rows; `not run` where none has."""
+    for other in folders:
+        found = judge(other) if other is not results and akin(results, other) else []
+        for judgement in found:
+            if judgement.claim == claim and judgement.verdict != "not run":
+                return f"`{other.preset}`: {_told(judgement)}"
+    return "not run"
 
 
 MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.table}
