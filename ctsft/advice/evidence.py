@@ -76,7 +76,7 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
             ties=("ties", "first"),
         )
     )
-    return table.round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
+    return table.astype({"ties": "str"}).round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
 
 
 def _at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
