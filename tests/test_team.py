@@ -74,7 +74,7 @@ def test_two_processes_tune_to_the_weights_and_rows_of_one(tmp_path):
     done = launch(tmp_path / "two", "MemoryError", *TWO)
     # A process that runs out of memory fails the cell in both, and they go on with the next.
     assert done.returncode == 1, done.stderr
-    assert "process 1 of 2 failed: CellFailed: not enough memory to train on one row" in done.stderr
+    assert "process 1 of 2 failed: OutOfMemory: not enough memory to train on one row" in done.stderr
     failed = "d30-n20-norm_only"
     one = [row for row in read_rows(tmp_path / "one" / TABLE) if not row["cell"].startswith(failed)]
     two = read_rows(tmp_path / "two" / TABLE)
