@@ -196,9 +196,8 @@ def tune(
     refuse_other("kv_policy", kv_policy, KVPolicy)
     refuse_other("dtype", dtype, Asked)
     if chosen.needs_heads != bool(heads):
-        raise UserError(
-            f"the arm '{arm}' needs {'heads: see discover and choose' if chosen.needs_heads else 'no heads'}."
-        )
+        needed = "heads: see discover and choose" if chosen.needs_heads else "no heads"
+        raise UserError(f"the arm '{arm}' needs {needed}.")
     check_control(chosen, loaded.anatomy, kv_policy)
     model, device = loaded.model, next(loaded.model.parameters()).device
     drawn = drawn_rows(training_rows(task, language, role, rows or 0), rows, seed)

@@ -81,6 +81,13 @@ def test_variants_of_a_family_that_cannot_be_decomposed_are_refused():
         family_of(AutoConfig.for_model("gpt2", add_cross_attention=True))
 
 
+@pytest.mark.parametrize("both_ways", [{"use_bidirectional_attention": True}, {"is_causal": False}])
+def test_a_decoder_that_reads_in_both_directions_is_refused(both_ways):
+    """It would be decomposed as if no token saw a later one."""
+    with pytest.raises(UserError, match="with attention in both directions is not supported"):
+        family_of(AutoConfig.for_model("llama", **both_ways))
+
+
 def test_every_family_is_tested_and_on_its_page():
     tested = {model_type for model_type, _ in conftest.CONFIGS.values()}
     assert tested == {model_type for family in FAMILIES for model_type in family.model_types}
