@@ -46,6 +46,7 @@ from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.stats import (
     Difference,
+    combined,
     holm,
     macro_f1_difference,
     macro_f1_interval,
@@ -127,6 +128,13 @@ def test_seeds_that_disagree_widen_the_interval():
     assert same.mean() == apart.mean()
     narrow, wide = mean_interval(same), mean_interval(apart)
     assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize("noise", [-1e-17, 0.0, 1e-17])
+def test_the_last_bits_choose_neither_a_digit_nor_a_sign(noise):
+    """They differ by processor, and committed tables are compared with those that another machine draws."""
+    assert change(combined(lambda mean: noise * mean, np.ones((2, 5)))) == "+0.000 [+0.00, +0.00]"
+    assert change(combined(lambda mean: (0.125 + noise) * mean, np.ones((2, 5)))) == "+0.125 [+0.12, +0.12]"
 
 
 def test_macro_f1_of_two_arms_is_paired_and_averaged_over_settings():

@@ -33,7 +33,7 @@ from ctsft.report.forgetting import forgetting_tables
 from ctsft.report.kinds import apart_from
 from ctsft.report.measured import odyssey_results
 from ctsft.report.odyssey import odyssey_tables
-from ctsft.report.page import page
+from ctsft.report.page import page, picture
 from ctsft.report.pairs import pair_tables
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
@@ -139,8 +139,11 @@ def main() -> None:
     folders = [Results.read(folder) for folder in arguments.results]
     if arguments.page:
         tables = {results.preset: tables_of(results) for results in folders}
-        figures = {results.preset: figures_of(results) for results in folders}
-        write_atomic(arguments.page, page(folders, tables, figures, claims_page(folders)))
+        pictures = {
+            results.preset: [picture(figure, name) for name, figure in figures_of(results).items()]
+            for results in folders
+        }
+        write_atomic(arguments.page, page(folders, tables, pictures, claims_page(folders)))
         print(arguments.page)
     else:
         for path in redraw(folders, arguments.tables, arguments.figures):

@@ -46,10 +46,10 @@ def table_html(table: Table) -> str:
 def page(
     folders: Sequence[Results],
     tables: Mapping[str, Sequence[Table]],
-    figures: Mapping[str, Mapping[str, plt.Figure]],
+    pictures: Mapping[str, Sequence[str]],
     claims: str,
 ) -> str:
-    """The page as text."""
+    """The page as text: each preset's `picture`s and tables, after the claims."""
     names = [results.preset for results in folders]
     links = "".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in names)
     out = [
@@ -61,7 +61,7 @@ def page(
     ]
     for results in folders:
         out.append(f'<h1 id="{html.escape(results.preset)}">Preset {html.escape(results.preset)}</h1>')
-        out += [picture(figure, name) for name, figure in figures[results.preset].items()]
+        out += pictures[results.preset]
         out += [table_html(table) for table in tables[results.preset]]
     out.append("</body></html>\n")
     return "\n".join(out)

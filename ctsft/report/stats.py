@@ -51,8 +51,9 @@ def mean_draws(values: np.ndarray) -> np.ndarray:
 
 
 def _middle(value: float, draws: np.ndarray) -> Interval:
-    # Bounds often lie half-way between two printed digits: the last bits, which differ by processor, must not choose.
-    return Interval(*np.round([value, *np.percentile(draws, [2.5, 97.5])], DIGITS).tolist())
+    # Bounds often lie half-way between two printed digits, or at 0: the last bits, which differ by processor, must not
+    # choose the digit or the sign (adding 0 makes -0 to 0).
+    return Interval(*(np.round([value, *np.percentile(draws, [2.5, 97.5])], DIGITS) + 0.0).tolist())
 
 
 def mean_interval(values: np.ndarray) -> Interval:
