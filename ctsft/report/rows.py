@@ -16,7 +16,7 @@ from ctsft.report.kinds import is_of, kinds, other_kinds
 from ctsft.report.mixed import refuse_same_names
 from ctsft.report.related import related_lines
 from ctsft.report.stored import damage_told, stored
-from ctsft.study.beside import read_gold
+from ctsft.study.beside import GOLD, read_gold
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
 from ctsft.tuning.arms import ARMS
@@ -211,7 +211,7 @@ def _joined(
 
 def labels_by_test(folder: Path) -> dict[str, np.ndarray]:
     """The labels of the rows that were answered, by `task/language` (of another split, `task/language:valid`)."""
-    path = folder / "gold.json"
+    path = folder / GOLD
     if not path.is_file():
         raise UserError(f"no {path}, which holds the labels of the test rows. The experiment script writes it.")
     with damage_told():

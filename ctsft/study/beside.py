@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ctsft.errors import UserError
@@ -14,6 +14,7 @@ from ctsft.tasks.task import Rows, digits, from_digits
 
 # What rows were made from: sha256 by task, then by language/split.
 DATA = "data.json"
+GOLD = "gold.json"
 
 
 def read_gold(path: Path) -> dict[str, dict]:
@@ -39,14 +40,21 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
 
     With them every accuracy, interval and paired test follows from the committed files alone.
     """
-    path = folder / "gold.json"
-    with locked(path):
-        known = _known(path, read_gold)
-        labels = {name: digits([example.label for example in rows.examples]) for name, rows in tests.items()}
-        new = {
+    labels = {name: digits([example.label for example in rows.examples]) for name, rows in tests.items()}
+    add_gold(
+        folder,
+        {
             name: {"labels": labels[name], "sha256": rows.sha256, "labels_sha256": _checksum(name, labels[name])}
             for name, rows in tests.items()
-        }
+        },
+    )
+
+
+def add_gold(folder: Path, new: dict[str, dict]) -> None:
+    """Add these entries of `read_gold` to those in `folder`; UserError where labels of a test there are others."""
+    path = folder / GOLD
+    with locked(path):
+        known = _known(path, read_gold)
         for name in known.keys() & new.keys():
             if known[name]["labels"] != new[name]["labels"]:
                 raise UserError(
@@ -59,13 +67,18 @@ def keep_gold(folder: Path, tests: dict[str, Rows]) -> None:
 
 def refuse_other_model(folder: Path, model: str, weights: str) -> None:
     """Stop where `folder` has rows of other weights than these: a table would take them for one model's."""
-    sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
-    for row in (*read_cells(folder).values(), *sets):
-        if row["model_hash"] != weights:
+    for name, known in models_of(folder):
+        if known != weights:
             raise UserError(
-                f"the rows in {folder} are of {row['model']} (weights {row['model_hash']}), and this run's model is "
-                f"{model} (weights {weights}). Name that model with --model, or give another --output."
+                f"the rows in {folder} are of {name} (weights {known}), and this run's model is {model} (weights "
+                f"{weights}). Name that model with --model, or give another --output."
             )
+
+
+def models_of(folder: Path) -> list[tuple[str, str]]:
+    """Name and weights of every model that rows in `folder` are of: cells, and script 05's sets of heads."""
+    sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
+    return sorted({(row["model"], row["model_hash"]) for row in (*read_cells(folder).values(), *sets)})
 
 
 def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
@@ -73,9 +86,7 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
 
     `hashes` are those of `StudyData.data_sha256`.
     """
-    with locked(folder / DATA):
-        known = _known_hashes(folder)
-    for name, sha256 in known.get(task, {}).items():
+    for name, sha256 in known_hashes(folder).get(task, {}).items():
         if hashes.get(name, sha256) != sha256:
             raise UserError(
                 f"{task}/{name} has changed since the rows in {folder} were made, or task.json says to read it in "
@@ -94,11 +105,16 @@ def keep_hashes(folder: Path, task: str, hashes: dict[str, str]) -> None:
             write_sealed(path, new)
 
 
-def _known_hashes(folder: Path) -> dict[str, dict[str, str]]:
+def known_hashes(folder: Path) -> dict[str, dict[str, str]]:
     """By task, what rows in `folder` were made from; where its file says nothing of a task, by the settings of rows.
 
     So it is for rows from before there was such a file, and where a damaged one was set aside.
     """
+    with locked(folder / DATA):
+        return _known_hashes(folder)
+
+
+def _known_hashes(folder: Path) -> dict[str, dict[str, str]]:
     said: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob("*.config.json")):
         with locked(path):
@@ -126,11 +142,22 @@ def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[st
         known = _known(path, read_json)
         # What was asked for as "auto" or as a path stands there as what it came to, and is compared as that.
         settings = json.loads(json.dumps({name: about.get(name, value) for name, value in settings.items()}))
-        told: list[tuple[dict, dict]] = []
-        # What an earlier run says in another way than `known` is a whole run again, to be told against this one.
-        for run in [*(known | run for run in known.pop("earlier", [])), known] if known else []:
-            other = {name: run.get(name) for name, value in settings.items() if run.get(name, value) != value}
-            if other and other not in [asked for asked, _ in told]:
-                told.append((other, {name: run[name] for name in ("created", "git_commit") if name in run}))
-        earlier = {"earlier": [other | when for other, when in told]} if told else {}
-        write_json(path, {**settings, **about, "created": now(), **earlier})
+        last = {**settings, **about, "created": now()}
+        write_json(path, told_by_the_last([*runs_of(known), last], settings))
+
+
+def runs_of(known: Mapping[str, object]) -> list[dict]:
+    """Every run that a settings file tells of, whole, the last one last; none where `known` is empty."""
+    last = {name: value for name, value in known.items() if name != "earlier"}
+    return [*(last | run for run in known.get("earlier", [])), last] if known else []
+
+
+def told_by_the_last(runs: Sequence[dict], names: Collection[str]) -> dict:
+    """What a settings file of these runs holds; `names` are the settings that runs are told apart by."""
+    *others, last = runs
+    told: list[tuple[dict, dict]] = []
+    for run in others:
+        other = {name: run.get(name) for name in names if run.get(name, last.get(name)) != last.get(name)}
+        if other and other not in [asked for asked, _ in told]:
+            told.append((other, {name: run[name] for name in ("created", "git_commit") if name in run}))
+    return {**last, **({"earlier": [other | when for other, when in told]} if told else {})}

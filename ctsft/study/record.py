@@ -34,7 +34,7 @@ LATE = {"rows": "same"}
 TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOWN_COLUMNS}
 
 
-def _unit(row: Mapping[str, str], columns: Sequence[str]) -> str:
+def unit_of(row: Mapping[str, str], columns: Sequence[str]) -> str:
     """What is measured as one, and replaced as one: a cell, its answers to a test after an epoch, a set of heads, a
     known circuit with seed and scorer."""
     return "-".join(row[name] for name in (columns[:3] if columns in (KNOWN_COLUMNS, PROBE_COLUMNS) else columns[:1]))
@@ -76,12 +76,12 @@ def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]
     found: dict[str, set[str]] = {}
     for line, row in zip(lines, rows, strict=False):
         if isinstance(row, dict):
-            found.setdefault(_unit(row, columns), set()).add(digest(line.rstrip("\r")))
+            found.setdefault(unit_of(row, columns), set()).add(digest(line.rstrip("\r")))
     sums = _sums(path)
     other = {unit for unit in found if sums.get(unit, found[unit]) != found[unit]}
     checked = [
-        f"{_unit(row, columns)} does not have the checksum it was written with"
-        if isinstance(row, dict) and _unit(row, columns) in other
+        f"{unit_of(row, columns)} does not have the checksum it was written with"
+        if isinstance(row, dict) and unit_of(row, columns) in other
         else row
         for row in rows
     ]
@@ -128,8 +128,8 @@ def append_rows(
     """
     text = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in new]
     with locked(path):
-        measured = {_unit(row, columns) for row in text}
-        rows = [row for row in _whole(path, columns) if _unit(row, columns) not in measured]
+        measured = {unit_of(row, columns) for row in text}
+        rows = [row for row in _whole(path, columns) if unit_of(row, columns) not in measured]
         rank = {cell: number for number, cell in enumerate(order)}
         for row in text:
             own = rank.get(row[columns[0]], len(rank))
@@ -137,7 +137,7 @@ def append_rows(
             rows.insert(next(later, len(rows)), row)
         table = _table(rows, columns)
         lines = table.split("\n")[1:-1]
-        sums = sorted({f"{digest(line)}  {_unit(row, columns)}\n" for row, line in zip(rows, lines, strict=True)})
+        sums = sorted({f"{digest(line)}  {unit_of(row, columns)}\n" for row, line in zip(rows, lines, strict=True)})
         # Checksums first: killed between the two, they name what is not there yet, and that is measured again.
         write_atomic(_sums_path(path), "".join(sums))
         write_atomic(path, table)
