@@ -59,6 +59,7 @@ from ctsft.report.stats import (
 from ctsft.report.summary import HEADINGS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty, tradeoff_cells
 from ctsft.report.transfer import ENTAILMENT, about, pick, transfer_cells, transfer_table
+from ctsft.study.record import append_rows
 from ctsft.tasks.registry import get_task
 
 ROOT = Path(__file__).parents[1]
@@ -1039,6 +1040,19 @@ def test_rows_that_no_column_tells_apart_are_refused(folder):
     with pytest.raises(UserError, match=rf"made with other settings.*{first['cell'][:-6]}.*--output of its own"):
         Results.read(folder)
     assert len(Results.read(folder, "01_nusax_transfer").rows)  # a script picks its rows by their keys
+
+
+def test_arms_without_a_start_may_have_been_run_under_two_settings_of_the_source(folder):
+    """They are keyed by these too, and run again under each: the same answers, told once. Other answers are refused."""
+    path = folder / "01_nusax_transfer.csv"
+    before = Results.read(folder).rows
+    again = next(row for row in csv.DictReader(path.open()) if row["arm"] == "direct")
+    again |= {"cell": again["cell"][:-6] + "0a1b2c", "created": "2026-01-01", "train_seconds": "0.1"}
+    append_rows(path, [again])
+    assert Results.read(folder).rows["cell"].tolist() == before["cell"].tolist()
+    append_rows(path, [again | {"predictions": f"p{again['predictions'][:0:-1]}"}])
+    with pytest.raises(UserError, match="made with other settings"):
+        Results.read(folder)
 
 
 def test_two_folders_of_one_name_are_refused(tmp_path, monkeypatch, capsys):

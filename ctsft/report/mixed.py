@@ -30,6 +30,18 @@ def refuse_mixed(rows: pd.DataFrame, unit: Sequence[str]) -> None:
     )
 
 
+# What may differ in a row that was measured twice.
+ASIDE = ("cell experiment source_accuracy_before train_seconds eval_seconds peak_memory_mb git_commit created").split()
+
+
+def measured_once(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those that say again what another says: arms that start from no theta1 give the same under all
+    settings of the source, yet are run again under each.
+    """
+    again = rows["theta1"].isna() & rows.duplicated([name for name in rows if name not in ASIDE])
+    return rows[~again].reset_index(drop=True)
+
+
 def refuse_same_names(rows: pd.DataFrame, folder: Path) -> None:
     """UserError where two rows differ in settings that no column has, only the digits at the end of a key."""
     told = ["task", "source", "n_source", "share", "scorer", "ties", "kv_policy", "dtype"]

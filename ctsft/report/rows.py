@@ -13,7 +13,7 @@ from ctsft.errors import UserError
 from ctsft.report.asked import asked_for
 from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
 from ctsft.report.kinds import is_of, kinds, other_kinds
-from ctsft.report.mixed import refuse_same_names
+from ctsft.report.mixed import measured_once, refuse_same_names
 from ctsft.report.related import related_lines
 from ctsft.report.stored import damage_told, stored
 from ctsft.study.beside import GOLD, read_gold
@@ -60,7 +60,7 @@ class Results:
             )
         gold = labels_by_test(folder)
         # Rows that were moved to another folder still say the preset that they were run by.
-        rows = pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name)
+        rows = measured_once(pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name))
         if not experiment:
             refuse_same_names(rows, folder)
         rows["variant"] = [arm if ARMS[arm].variant_of else None for arm in rows["arm"]]
