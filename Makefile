@@ -17,8 +17,8 @@ demo: .venv/ready            ## the main job on the embedded default: CSV, table
 	$(PY) experiments/01_nusax_transfer.py --preset demo --output build
 	$(PY) -m ctsft.report build/demo --tables build --figures build
 
-test: .venv/ready
-	$(PY) -m pytest
+test: .venv/ready            ## in two processes; without the flags, in one
+	$(PY) -m pytest -n 2 --dist loadfile
 
 tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
 	$(PY) -m ctsft.report $(RESULTS)

@@ -14,7 +14,9 @@ from ctsft.models.families import family_of
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.tasks.prompts import Encoded, Layout
 
+# Here and in the processes that tests start: tests run beside each other.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 64}
 ROPE = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4, "tie_word_embeddings": False}

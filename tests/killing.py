@@ -28,7 +28,7 @@ from ctsft.study.record import PROBE_COLUMNS, PROBES, read_rows  # noqa: E402
 from ctsft.study.run import run_study  # noqa: E402
 
 TIMES = {"train_seconds", "eval_seconds", "seconds", "peak_memory_mb", "created", "git_commit", "sha256"}
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 PRESET = runpy.run_path(str(ROOT / "experiments" / "01_nusax_transfer.py"))["PRESETS"]["demo"]
 
 

@@ -396,7 +396,7 @@ def test_predict_stands_in_a_pipe(work):
         "--delta",
         str(work / "delta"),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     whole = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=True)
     assert len(whole.stdout.splitlines()) == 601
     assert whole.stderr == ""

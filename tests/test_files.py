@@ -440,7 +440,7 @@ def test_a_copied_script_with_the_readmes_diff_runs_a_data_set_of_ones_own(tmp_p
 def environment() -> dict[str, str]:
     import os
 
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def config_of(data: Path, output: Path, **changes) -> StudyConfig:

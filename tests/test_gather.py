@@ -6,26 +6,32 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.report.__main__ import tables_of
 from ctsft.report.rows import Results
 from ctsft.storage import Damaged, read_sealed, write_sealed
 from ctsft.study.beside import runs_of
 from ctsft.study.gather import gather
-from ctsft.study.record import COLUMNS, TABLES, append_rows, read_cells, read_rows, unit_of
+from ctsft.study.record import COLUMNS, PROBE_COLUMNS, SET_COLUMNS, TABLES, append_rows, read_cells, read_rows
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"
 SHARED = ("*.config.json", "gold.json")
 BESIDE = ("theta1", "circuits", "relevance", "measures")
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def _files(folder: Path) -> dict[str, object]:
+    """What lies beside the rows; JSON whatever the order of its fields."""
     paths = (path for name in BESIDE for path in (folder / name).iterdir() if not path.name.endswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {
+        str(path.relative_to(folder)): json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
+        for path in paths
+    }
 
 
 def _part(folder: Path, seed: int, further: bool = False) -> Path:
@@ -65,7 +71,7 @@ def half(halves, tmp_path) -> Path:
 def whole(halves, tmp_path_factory) -> Path:
     into = tmp_path_factory.mktemp("all") / "demo"
     told = [gather(into, half) for half in halves]
-    assert all("which had 0 already" in line for line in told)
+    assert all(" 0 stay " in line for line in told)
     return into
 
 
@@ -87,11 +93,69 @@ def test_tables_of_the_whole_are_the_same(whole):
         assert ours[name].caption == theirs[name].caption
 
 
+def _all_files(folder: Path) -> dict[Path, bytes]:
+    """But for locks, which stay where they were taken."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    }
+
+
 def test_what_is_there_already_stays(whole, halves):
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    line = gather(whole, halves[0])
-    assert ": 0 rows came into" in line
-    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+    before = _all_files(whole)
+    assert ": 0 rows came into" in gather(whole, halves[0])
+    assert _all_files(whole) == before
+
+
+def test_the_folder_that_rows_come_from_stays_as_it_is(half, tmp_path):
+    before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
+    gather(tmp_path / "into", half)
+    assert {path: path.read_bytes() for path in half.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_measured_later_comes_later(half, tmp_path):
+    """As script 06 leaves it on cells of script 01, which deepens maps and asks of more related tests too."""
+    early = Path(shutil.copytree(half, tmp_path / "early" / "demo", ignore=shutil.ignore_patterns("measures")))
+    [shallow, *_] = sorted((early / "relevance").glob("*.json"))
+    relevance = Relevance.load(shallow.with_suffix(""))
+    relevance.columns = dict(list(relevance.columns.items())[:1])
+    relevance.save(shallow.with_suffix(""))
+    into = tmp_path / "into"
+    gather(into, early)
+    assert not (into / "measures").exists()
+    gather(into, half)
+    assert _files(into) == _files(half)
+    [measure, *_] = sorted((into / "measures").iterdir())
+    write_sealed(measure, read_sealed(measure) | {"related": {}})
+    gather(into, half)
+    assert _files(into) == _files(half)
+    gather(into, early)
+    assert _files(into) == _files(half)
+
+
+def test_a_map_that_was_cut_short_is_made_good(half, tmp_path):
+    into = tmp_path / "into"
+    gather(into, half)
+    [columns, *_] = sorted((into / "relevance").glob("*.safetensors"))
+    columns.unlink()
+    gather(into, half)
+    assert _files(into) == _files(half)
+
+
+def test_what_was_measured_of_a_cell_that_differs_stays(halves, half, tmp_path):
+    """A cell that starts from no theta1 may be answered in another way on each machine; its probes are of its model."""
+    into, path = tmp_path / "into" / "demo", half / "01_nusax_transfer.csv"
+    row = next(row for row in read_rows(path) if row["arm"] == "direct")
+    into.mkdir(parents=True)
+    append_rows(into / path.name, [row | {"predictions": f"p{row['predictions'][:0:-1]}"}])
+    probe = read_rows(half / "04_forgetting.probes.csv", PROBE_COLUMNS)[0] | {"cell": row["cell"]}
+    append_rows(half / "04_forgetting.probes.csv", [probe], PROBE_COLUMNS)
+    gather(into, half)
+    cells = {line["cell"] for line in read_rows(into / "04_forgetting.probes.csv", PROBE_COLUMNS)}
+    assert row["cell"] not in cells
+    assert len(cells) > 10
+    assert read_cells(into)[row["cell"]]["predictions"] != row["predictions"]
 
 
 def test_rows_of_a_cell_that_another_script_ran_are_not_brought_twice(halves, tmp_path):
@@ -102,7 +166,7 @@ def test_rows_of_a_cell_that_another_script_ran_are_not_brought_twice(halves, tm
     rows = read_rows(halves[0] / "01_nusax_transfer.csv")
     append_rows(source / "03_editing_preserving_tradeoff.csv", rows)
     into = Path(shutil.copytree(halves[0], tmp_path / "into" / "demo"))
-    assert f"0 rows came into {into}, which had {len(rows)} already" in gather(into, source)
+    assert f"0 rows came into {into}, {len(rows)} stay" in gather(into, source)
 
 
 def test_runs_of_both_are_told_the_last_one_last(halves, tmp_path):
@@ -118,9 +182,27 @@ def test_runs_of_both_are_told_the_last_one_last(halves, tmp_path):
     assert runs[-1]["data_sha256"] == {"x/test": "1"} | first["data_sha256"]
 
 
-def _spoil_row(folder: Path, **other: str) -> None:
+def _spoil_rows(folder: Path, name: str, columns: Sequence[str], **other: str) -> None:
+    """Rows that were tuned from theta1 say something else."""
+    rows = [row | other for row in read_rows(folder / name, columns) if row["theta1"] and not row.get("circuit")]
+    (folder / name).unlink()
+    append_rows(folder / name, rows, columns)
+
+
+def _spoil_cells(folder: Path, **other: str) -> None:
+    _spoil_rows(folder, "01_nusax_transfer.csv", COLUMNS, **other)
+
+
+def _spoil_sets(folder: Path) -> None:
+    _spoil_rows(folder, "05_faithfulness.sets.csv", SET_COLUMNS, seed="31", theta1="0" * 16)
+
+
+def _spoil_digits(folder: Path) -> None:
+    """As a run with other epochs leaves them."""
     path = folder / "01_nusax_transfer.csv"
-    append_rows(path, [row | other for row in read_rows(path) if row["theta1"]][:1])
+    rows = [row | {"cell": f"{row['cell'][:-6]}0a1b2c"} for row in read_rows(path) if row["theta1"]]
+    path.unlink()
+    append_rows(path, rows)
 
 
 def _spoil_labels(folder: Path) -> None:
@@ -140,32 +222,44 @@ def _spoil_data(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: _spoil_row(folder, model_hash="0" * 16, model="other"), "are of several models: .*other"),
-        (lambda folder: _spoil_row(folder, seed="31", theta1="0" * 16), "seed 31.* has other weights in"),
+        (lambda folder: _spoil_cells(folder, model_hash="0" * 16, model="other"), "are of several models: .*other"),
+        (lambda folder: _spoil_cells(folder, seed="31", theta1="0" * 16), "cells, demo, .*31 has other weights in"),
+        (_spoil_sets, "sets of heads, demo, .*31 has other weights in"),
+        (_spoil_digits, "were made with other settings .*0a1b2c"),
         (_spoil_labels, "are others than those that rows in"),
         (_spoil_data, "has changed since the rows in"),
+        (lambda folder: (folder / "gold.json").unlink(), "not its labels"),
+        (lambda folder: [path.unlink() for path in folder.glob("*.config.json")], "not its labels .* and settings"),
     ],
 )
 def test_other_models_starts_labels_and_data_are_refused(spoil, told, halves, half, tmp_path):
     into = Path(shutil.copytree(halves[0], tmp_path / "into" / "demo"))
     spoil(half)
-    before = {path.name: path.read_bytes() for path in into.glob("*.csv")}
+    before = _all_files(into)
     with pytest.raises(UserError, match=told):
         gather(into, half)
-    assert {path.name: path.read_bytes() for path in into.glob("*.csv")} == before
+    assert _all_files(into) == before
 
 
-def test_damaged_files_are_named_and_nothing_is_brought(half, tmp_path):
-    [first, *_] = sorted((half / "circuits").iterdir())
-    first.write_text(first.read_text().replace('"heads"', '"head"'))
-    with pytest.raises(Damaged, match=first.name):
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("01_nusax_transfer.csv", ",0.", ",1."),
+        ("01_nusax_transfer.config.json", '"created"', '"made"'),
+        ("gold.json", '"labels"', '"label"'),
+        ("circuits", '"heads"', '"head"'),
+        ("theta1", '"seed"', '"seeds"'),
+        ("measures", '"related"', '"relates"'),
+        ("relevance", '"scorer"', '"scores"'),
+    ],
+)
+def test_damaged_files_are_named_and_nothing_is_brought(name, old, new, half, tmp_path):
+    path = half / name if (half / name).is_file() else next(path for path in sorted((half / name).glob("*.json")))
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(Damaged, match=path.stem):
         gather(tmp_path / "into", half)
-    write_sealed(first, read_sealed(DEMO / "circuits" / first.name))
-    table = half / "01_nusax_transfer.csv"
-    table.write_text(table.read_text().replace(",0.", ",1.", 1))
-    with pytest.raises(Damaged, match="does not have the checksum"):
-        gather(tmp_path / "into", half)
-    assert not (tmp_path / "into").exists() or not list((tmp_path / "into").glob("*.csv"))
+    assert not _all_files(tmp_path / "into")  # but for a lock
 
 
 def test_a_folder_without_rows_or_the_same_one_is_refused(halves, tmp_path):
@@ -184,9 +278,3 @@ def test_the_command_ends_in_a_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: no result rows in")
     assert done.stderr.count("\n") == 1
-
-
-def test_cells_are_units(halves):
-    """`gather` looks for cells by their key over all tables, and for other units within theirs."""
-    row = read_rows(halves[0] / "01_nusax_transfer.csv")[0]
-    assert unit_of(row, COLUMNS) == row["cell"]

@@ -147,7 +147,7 @@ def test_probes_take_time_too(tmp_path):
 
 def test_a_reader_that_goes_early_is_no_error(tmp_path):
     command = f"'{sys.executable}' '{ROOT}/experiments/01_nusax_transfer.py' --dry-run --output '{tmp_path}'"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     read = subprocess.run(["bash", "-c", f"{command} | head -1"], capture_output=True, text=True, env=environment)
     assert read.stdout.startswith("220 cells, 0 done")
     assert read.stderr == ""

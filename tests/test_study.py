@@ -348,9 +348,8 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
         "--arms",
         *config.arms,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     path = tmp_path / "demo" / "01_nusax_transfer.csv"
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *flags], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *flags], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while len(read_rows(path)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -358,7 +357,7 @@ def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tm
     process.wait()
     kept = read_rows(path)
     assert 2 <= len(kept) < len(rows)
-    assert subprocess.run([sys.executable, str(SCRIPT), *flags], env=environment, capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True).returncode == 0
     again = read_rows(path)
     assert again[: len(kept)] == kept
     assert without_times(again) == without_times(rows)
@@ -464,7 +463,7 @@ def test_a_hub_model_is_found_by_its_id_and_its_commit_is_recorded(tmp_path):
         "from ctsft.models.load import load_model; m = load_model('someone/micro', {!r}); print(m.commit, m.weights)\n"
         "try: load_model('someone/absent')\nexcept Exception as e: print(type(e).__name__, '--model' in str(e))"
     )
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     for revision in (None, commit):
         done = subprocess.run(
             [sys.executable, "-c", code.format(revision)], env=environment, capture_output=True, text=True, check=True

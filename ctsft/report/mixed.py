@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.errors import UserError
+from ctsft.study.record import TOLD
 
 # What a reader can set, and rows of one unit may differ in.
 SETTINGS = (
@@ -44,9 +45,8 @@ def measured_once(rows: pd.DataFrame) -> pd.DataFrame:
 
 def refuse_same_names(rows: pd.DataFrame, folder: Path) -> None:
     """UserError where two rows differ in settings that no column has, only the digits at the end of a key."""
-    told = ["task", "source", "n_source", "share", "scorer", "ties", "kv_policy", "dtype"]
     spelt = rows["cell"].str.rsplit("-", n=1).str[0].rename("spelt")
-    same = rows.groupby([*(rows[name] for name in told), spelt], dropna=False)["cell"]
+    same = rows.groupby([*(rows[name] for name in TOLD), spelt], dropna=False)["cell"]
     mixed = next((sorted(set(cells)) for _, cells in same if cells.nunique() > 1), None)
     if mixed:
         raise UserError(

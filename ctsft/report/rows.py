@@ -60,8 +60,9 @@ class Results:
             )
         gold = labels_by_test(folder)
         # Rows that were moved to another folder still say the preset that they were run by.
-        rows = measured_once(pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name))
+        rows = pd.DataFrame(cells).replace("", None).assign(preset=folder.resolve().name)
         if not experiment:
+            rows = measured_once(rows)
             refuse_same_names(rows, folder)
         rows["variant"] = [arm if ARMS[arm].variant_of else None for arm in rows["arm"]]
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]

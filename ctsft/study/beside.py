@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ctsft.errors import UserError
@@ -61,8 +61,9 @@ def add_gold(folder: Path, new: dict[str, dict]) -> None:
                     f"the labels of {name} are others than those that rows in {folder} were scored by, so the data are "
                     "not the same (XNLI from the hub is split by other ids than from files). Give another --output."
                 )
-        if known != known | new:
-            write_json(path, dict(sorted((known | new).items())))
+        both = known | {name: entry | known.get(name, {}) for name, entry in new.items()}
+        if known != both:
+            write_json(path, dict(sorted(both.items())))
 
 
 def refuse_other_model(folder: Path, model: str, weights: str) -> None:
@@ -86,7 +87,9 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
 
     `hashes` are those of `StudyData.data_sha256`.
     """
-    for name, sha256 in known_hashes(folder).get(task, {}).items():
+    with locked(folder / DATA):
+        known = _known_hashes(folder)
+    for name, sha256 in known.get(task, {}).items():
         if hashes.get(name, sha256) != sha256:
             raise UserError(
                 f"{task}/{name} has changed since the rows in {folder} were made, or task.json says to read it in "
@@ -105,23 +108,23 @@ def keep_hashes(folder: Path, task: str, hashes: dict[str, str]) -> None:
             write_sealed(path, new)
 
 
-def known_hashes(folder: Path) -> dict[str, dict[str, str]]:
-    """By task, what rows in `folder` were made from; where its file says nothing of a task, by the settings of rows.
+def hashes_by_task(settings: Iterable[dict], data: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """By task, what rows were made from: what DATA says; where it says nothing of a task, what `settings` of rows say.
 
     So it is for rows from before there was such a file, and where a damaged one was set aside.
     """
-    with locked(folder / DATA):
-        return _known_hashes(folder)
+    said: dict[str, dict[str, str]] = {}
+    for run in settings:
+        said.setdefault(run["task"], {}).update(run["data_sha256"])
+    return said | data
 
 
 def _known_hashes(folder: Path) -> dict[str, dict[str, str]]:
-    said: dict[str, dict[str, str]] = {}
+    settings = []
     for path in sorted(folder.glob("*.config.json")):
         with locked(path):
-            settings = _known(path, read_json)
-        if settings:
-            said.setdefault(settings["task"], {}).update(settings["data_sha256"])
-    return said | _known(folder / DATA, read_sealed)
+            settings.append(_known(path, read_json))
+    return hashes_by_task(filter(None, settings), _known(folder / DATA, read_sealed))
 
 
 def _known(path: Path, read: Callable[[Path], dict]) -> dict:

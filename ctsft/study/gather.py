@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ctsft.discovery.relevance import Relevance
+from ctsft.discovery.relevance import Relevance, files_of
 from ctsft.errors import UserError, ending_in_a_line
-from ctsft.storage import locked, read_json, read_sealed, write_atomic, write_json
+from ctsft.storage import Damaged, locked, read_json, read_sealed, write_atomic, write_json
 from ctsft.study.beside import (
+    DATA,
     GOLD,
     add_gold,
+    hashes_by_task,
     keep_hashes,
-    known_hashes,
     models_of,
     read_gold,
     refuse_other_data,
@@ -28,124 +29,209 @@ from ctsft.study.beside import (
 from ctsft.study.config import StudyConfig
 from ctsft.study.faithfulness import FaithfulnessConfig
 from ctsft.study.measure_files import path_of, read_measure
-from ctsft.study.record import COLUMNS, TABLES, append_rows, read_cells, read_rows, unit_of
+from ctsft.study.record import (
+    COLUMNS,
+    PROBE_COLUMNS,
+    SET_COLUMNS,
+    TABLES,
+    TOLD,
+    append_rows,
+    read_cells,
+    read_rows,
+    unit_of,
+)
 
 Row = dict[str, str]
 
-# What a start is the start of: all rows of one must have been tuned from the same weights.
-START = "task source n_source seed dtype".split()
-# Sub-folders whose files are the same wherever their name is, up to the time they took.
-SEALED = ("theta1", "circuits")
 SETTINGS = {field.name for kind in (StudyConfig, FaithfulnessConfig) for field in fields(kind)}
+# Sub-folders of files that are the same wherever their name is, up to the time they took.
+SEALED = ("theta1", "circuits")
+ANSWERS = ("theta1", "predictions", "source_predictions")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a results folder has for a gather, read and verified; nothing in it is renamed or written."""
+
+    path: Path
+    tables: dict[str, list[Row]]
+    settings: dict[str, dict]
+    gold: dict[str, dict]
+    cells: dict[str, Row]
+
+    @classmethod
+    def read(cls, path: Path) -> Folder:
+        tables = {file.name: read_rows(file, _columns(file.name)) for file in path.glob("*.csv") if _columns(file.name)}
+        settings = {file.name: _settings(file) for file in path.glob("*.config.json")}
+        gold = read_gold(path / GOLD) if (path / GOLD).is_file() else {}
+        return cls(path, dict(sorted(tables.items())), dict(sorted(settings.items())), gold, read_cells(path))
+
+    @property
+    def hashes(self) -> dict[str, dict[str, str]]:
+        """What the rows were made from, by task."""
+        said = read_sealed(self.path / DATA) if (self.path / DATA).is_file() else {}
+        return hashes_by_task(self.settings.values(), said)
+
+    @property
+    def starts(self) -> dict[tuple[str, ...], set[str]]:
+        """The weights of theta1 by what it is theta1 of; `direct` and `ngrams` have none.
+
+        Sets of heads that script 05 asked have a theta1 of their own where that script made it.
+        """
+        found: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for row in self.cells.values():
+            found["cells", row["task"], row["source"], row["n_source"], row["dtype"], row["seed"]].add(row["theta1"])
+        sets = (row for name, rows in self.tables.items() if _columns(name) is SET_COLUMNS for row in rows)
+        for row in sets:
+            if not row["circuit"]:
+                found["sets of heads", row["task"], row["source"], row["dtype"], row["seed"]].add(row["theta1"])
+        return {start: weights - {""} for start, weights in found.items() if weights != {""}}
+
+    @property
+    def digits(self) -> dict[tuple[str, ...], dict[str, str]]:
+        """The digits at the end of keys, each with such a key, by all else that tells rows apart but the seed."""
+        found: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+        for cell, row in self.cells.items():
+            spelt, digits = cell.rsplit("-", 1)
+            if row["theta1"]:
+                found[spelt.removesuffix(f"-s{row['seed']}"), *(row[name] for name in TOLD)][digits] = cell
+        return found
 
 
 def gather(into: Path, source: Path) -> str:
     """Add what `source` has and `into` lacks: rows, and what lies beside them; returns a line that says how much.
 
-    What both have stays as it is in `into`, so to gather again, or in another order, is safe. Rows come last: a gather
-    that was cut short is made good by another one. Nothing is written where anything is refused. Scripts 07 and 08
-    keep what they measure in sub-folders of their own, which are left where they are.
+    What both have stays as it is in `into`, so a gather may be repeated, also one that was cut short, and while
+    `source` is still being filled. Everything is read before anything is written. Rows are appended. Scripts 07 and 08
+    keep what they measure in sub-folders of their own, which are left where they are, as are the weights of theta1.
 
-    Raises UserError for a folder without rows, for rows of other weights, data, labels, or starts (theta1 of a seed
-    with other weights), and Damaged, which is one, for a file that is not what was written.
+    Raises UserError for a folder without rows, labels or settings, for rows of other weights, data, labels or settings
+    than those in `into`, or from another start (theta1 of a seed with other weights); Damaged, which is one, for a file
+    that is not what was written.
     """
-    tables = _tables(source)
     if into.resolve() == source.resolve():
         raise UserError(f"{source} cannot be brought into itself. Name the folder that is to have all rows first.")
-    if not any(tables.values()):
-        raise UserError(f"no result rows in {source}: name a results folder, such as results/small.")
-    gold = read_gold(source / GOLD) if (source / GOLD).is_file() else {}
-    _refuse_others(into, source)
-    beside = list(_beside(source))
-    there = read_cells(into)
-    add_gold(into, gold)
-    for task, hashes in known_hashes(source).items():
+    ours, theirs = Folder.read(into), Folder.read(source)
+    _refuse_parts(theirs)
+    _refuse_others(ours, theirs)
+    sealed = [path for folder in SEALED for path in sorted((source / folder).glob("*.json")) if read_sealed(path)]
+    maps = {path: Relevance.load(path.with_suffix("")) for path in sorted((source / "relevance").glob("*.json"))}
+    # Cells that `into` answered in another way: what was measured of their model is not of its row.
+    other = {cell for cell, row in theirs.cells.items() if not _same(row, ours.cells.get(cell, row))}
+    measures = {cell: read_measure(path_of(source, cell)) for cell in theirs.cells if path_of(source, cell).is_file()}
+
+    add_gold(into, theirs.gold)
+    for task, hashes in theirs.hashes.items():
         keep_hashes(into, task, hashes)
-    for path in beside:
-        _copy(path, into / path.relative_to(source))
-    for path in sorted(source.glob("*.config.json")):
-        _add_runs(path, into / path.name)
-    added = known = 0
-    for path, rows in tables.items():
-        columns = _columns(path)
-        old = {unit_of(row, columns) for row in read_rows(into / path.name, columns)}
-        new = [row for row in rows if unit_of(row, columns) not in old]
-        if columns is COLUMNS:
-            new = [row for row in new if row["cell"] not in there]
-            for row in new:
-                if path_of(source, row["cell"]).is_file():
-                    _copy(path_of(source, row["cell"]), path_of(into, row["cell"]))
-        if new:
-            append_rows(into / path.name, new, columns)
-        added, known = added + len(new), known + len(rows) - len(new)
-    return f"{source}: {added} rows came into {into}, which had {known} already"
+    for path in sealed:
+        if not (target := into / path.relative_to(source)).exists():
+            write_atomic(target, path.read_bytes())
+    for path, relevance in maps.items():
+        _bring_map(relevance, (into / path.relative_to(source)).with_suffix(""))
+    for cell in measures.keys() - other:
+        _bring_measure(source, into, cell, measures[cell])
+    for name in theirs.settings:
+        _add_runs(into / name, theirs.settings[name])
+    added = sum(_bring_rows(ours, name, rows, other) for name, rows in theirs.tables.items())
+    count = sum(map(len, theirs.tables.values()))
+    return f"{source}: {added} rows came into {into}, {count - added} stay (known there, or of a cell that differs)"
 
 
-def _columns(path: Path) -> list[str] | None:
-    return TABLES.get("".join(path.suffixes))
+def _columns(name: str) -> list[str] | None:
+    """Of a table by its file's name; None for a file that is no table (NAME.earlier.csv)."""
+    return TABLES.get("".join(Path(name).suffixes))
 
 
-def _tables(folder: Path) -> dict[Path, list[Row]]:
-    """The rows of every table in `folder`; files of other kinds (NAME.earlier.csv) are no tables."""
-    found = sorted(path for path in folder.glob("*.csv") if _columns(path))
-    return {path: read_rows(path, _columns(path)) for path in found}
-
-
-def _refuse_others(into: Path, source: Path) -> None:
-    """UserError where rows of both in one folder would be of two models, data, or starts."""
-    models = {
-        weights: f"{name} (weights {weights})" for folder in (into, source) for name, weights in models_of(folder)
-    }
-    if len(models) > 1:
-        raise UserError(f"the rows in {into} and {source} are of several models: {', '.join(models.values())}.")
-    for task, hashes in known_hashes(source).items():
-        refuse_other_data(into, task, hashes)
-    ours = _starts(read_cells(into).values())
-    for start, weights in _starts(read_cells(source).values()).items():
-        if start in ours and not weights <= ours[start]:
-            told = ", ".join(f"{name} {value}" for name, value in zip(START, start, strict=True))
-            raise UserError(
-                f"theta1 of {told} has other weights in {source} ({', '.join(sorted(weights))}) than in {into} "
-                f"({', '.join(sorted(ours[start]))}): another machine or library rounds in another way. Differences "
-                "between arms would then be between starts as well; keep these folders apart."
-            )
-
-
-def _starts(rows: Iterable[Row]) -> dict[tuple[str, ...], set[str]]:
-    """The weights of theta1 that rows were tuned from, by start; `direct` and `ngrams` have none."""
-    found: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for row in rows:
-        if row["theta1"]:
-            found[tuple(row[name] for name in START)].add(row["theta1"])
+def _settings(path: Path) -> dict:
+    found = read_json(path)
+    if not found.keys() >= {"task", "data_sha256", "created"}:
+        raise Damaged(f"{path} does not hold the settings of a run.")
     return found
 
 
-def _beside(source: Path) -> Iterator[Path]:
-    """What circuits and starts of the rows are, read once, so that nothing damaged is brought along."""
-    for folder in SEALED:
-        for path in sorted((source / folder).glob("*.json")):
-            read_sealed(path)
-            yield path
-    for path in sorted((source / "relevance").glob("*.json")):
-        Relevance.load(path.with_suffix(""))
-        yield from (path.with_suffix(".safetensors"), path)
-    for path in sorted((source / "measures").glob("*.json")):
-        read_measure(path)  # goes with its row
+def _same(row: Row, other: Row) -> bool:
+    return all(row[name] == other[name] for name in ANSWERS)
 
 
-def _copy(path: Path, target: Path) -> None:
-    if not target.exists():
-        write_atomic(target, path.read_bytes())
+def _refuse_parts(theirs: Folder) -> None:
+    """UserError for tables that were copied without what lies beside them."""
+    if not any(theirs.tables.values()):
+        raise UserError(f"no result rows in {theirs.path}: name a results folder, such as results/small.")
+    tests = {f"{row['task']}/{row[of]}" for row in theirs.cells.values() for of in ("source", "target")}
+    for test in sorted(tests):
+        if test not in theirs.gold or test.split("/")[0] not in theirs.hashes:
+            raise UserError(
+                f"{theirs.path} has rows of {test}, but not its labels ({GOLD}) and settings (*.config.json), so it "
+                "cannot be told whether the data are the same. Copy the results folder whole."
+            )
 
 
-def _add_runs(path: Path, target: Path) -> None:
+def _refuse_others(ours: Folder, theirs: Folder) -> None:
+    """UserError where rows of both in one folder would be of two models, data, settings, or starts."""
+    models = {weights: name for folder in (ours, theirs) for name, weights in models_of(folder.path)}
+    if len(models) > 1:
+        told = ", ".join(f"{name} (weights {weights})" for weights, name in models.items())
+        raise UserError(f"the rows in {ours.path} and {theirs.path} are of several models: {told}. Keep them apart.")
+    for task, hashes in theirs.hashes.items():
+        refuse_other_data(ours.path, task, hashes)
+    known = ours.digits
+    for spelt, found in theirs.digits.items():
+        if spelt in known and not found.keys() <= known[spelt].keys():
+            cells = f"{next(iter(known[spelt].values()))} and {next(iter(found.values()))}"
+            raise UserError(
+                f"rows in {theirs.path} were made with other settings (epochs, batch size, prompt, label words, rows "
+                f"to score on, ...) than those in {ours.path}: {cells}. A table would mix them: keep them apart."
+            )
+    for start, weights in theirs.starts.items():
+        if start in ours.starts and not weights <= ours.starts[start]:
+            raise UserError(
+                f"theta1 of {', '.join(start)} has other weights in {theirs.path} ({', '.join(sorted(weights))}) than "
+                f"in {ours.path} ({', '.join(sorted(ours.starts[start]))}): another machine or library rounds in "
+                "another way, or it was tuned with other settings. Differences between arms would then be between "
+                "starts as well; keep these folders apart."
+            )
+
+
+def _bring_map(relevance: Relevance, target: Path) -> None:
+    """Scores with more columns, for deeper circuits, take the place of those with fewer."""
+    with locked(target):
+        try:
+            known = Relevance.load(target) if all(file.is_file() for file in files_of(target)) else None
+        except Damaged:  # cut short between its two files
+            known = None
+        if known is None or len(known.columns) < len(relevance.columns):
+            relevance.save(target)
+
+
+def _bring_measure(source: Path, into: Path, cell: str, content: dict) -> None:
+    """What was asked of more related tests takes the place of what was asked of fewer."""
+    target = path_of(into, cell)
+    if not target.is_file() or read_measure(target)["related"].keys() < content["related"].keys():
+        write_atomic(target, path_of(source, cell).read_bytes())
+
+
+def _add_runs(target: Path, settings: dict) -> None:
     """The runs that both settings files tell of, by their time; the data are those of all of them."""
     with locked(target):
-        known = read_json(target) if target.is_file() else {}
-        runs = sorted(runs_of(known) + runs_of(read_json(path)), key=lambda run: run["created"])
-        data = {name: sha256 for run in runs for name, sha256 in run["data_sha256"].items()}
-        last = runs[-1] | {"data_sha256": dict(sorted(data.items()))}
-        write_json(target, told_by_the_last([*runs[:-1], last], [name for name in last if name in SETTINGS]))
+        known = _settings(target) if target.is_file() else {}
+        *others, last = sorted(runs_of(known) + runs_of(settings), key=lambda run: run["created"])
+        alike = [run["data_sha256"] for run in (*others, last) if run["task"] == last["task"]]
+        last["data_sha256"] = {name: sha256 for one in alike for name, sha256 in sorted(one.items())}
+        write_json(target, told_by_the_last([*others, last], [name for name in last if name in SETTINGS]))
+
+
+def _bring_rows(ours: Folder, name: str, rows: Iterable[Row], other: set[str]) -> int:
+    """Append those that no table in `ours` has as a cell, nor this one as another unit; returns how many."""
+    columns = _columns(name)
+    known = {unit_of(row, columns) for row in ours.tables.get(name, [])}
+    new = [row for row in rows if unit_of(row, columns) not in known]
+    if columns is COLUMNS:
+        new = [row for row in new if row["cell"] not in ours.cells]
+    if columns is PROBE_COLUMNS:
+        new = [row for row in new if row["cell"] not in other]
+    if new:
+        append_rows(ours.path / name, new, columns)
+    return len(new)
 
 
 @ending_in_a_line()

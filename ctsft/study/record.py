@@ -16,6 +16,8 @@ COLUMNS = (
     "source_accuracy_before heads trainable trainable_share predictions source_predictions dtype device train_seconds "
     "eval_seconds peak_memory_mb git_commit created"
 ).split()
+# What tells rows apart besides what their key spells out; the digits at its end stand for all other settings.
+TOLD = "task source n_source share scorer ties kv_policy dtype".split()
 PROBE_COLUMNS = (
     "cell epoch test role accuracy_before accuracy predictions_before predictions distance relative_distance same_row "
     "git_commit created"
