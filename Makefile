@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test tables figures report lint model
+.PHONY: demo test tables figures notebooks report lint model
 RESULTS := results/demo results/small results/cpu results/languages
 
 
@@ -25,7 +25,9 @@ tables: .venv/ready          ## paper_tables/ and figures/ again from the commit
 	$(PY) -m ctsft.report.documents $(RESULTS)
 	$(PY) -m ctsft.advice.evidence results/demo results/small
 
-figures: tables              ## and the notebooks, executed on the same rows
+figures: tables notebooks    ## and the notebooks
+
+notebooks: .venv/ready       ## executed on the committed rows
 	mkdir -p build
 	$(PY) -m jupyter nbconvert --to html --execute --output-dir build notebooks/*.ipynb
 
