@@ -1012,6 +1012,18 @@ def test_the_figure_by_target_rows_tells_its_seeds_and_rates(sentiment):
     plt.close(figure)
 
 
+def test_arms_with_one_number_of_rows_are_not_in_the_figure_by_target_rows(sentiment):
+    rows = sentiment.rows
+    alone = rows["arm"].eq("norm_only") & rows["n_target"].eq(25)
+    here = rows["target"].eq("d30") & rows["arm"].isin(["norm_only", "full"]) & ~alone
+    figure = by_rows_figure(sentiment.only(here))
+    drawn = {label for axis in figure.axes for label in axis.get_legend_handles_labels()[1]}
+    assert arm_label("full", None) in drawn
+    assert arm_label("norm_only", None) not in drawn
+    plt.close(figure)
+    assert by_rows_figure(sentiment.only(here & rows["arm"].eq("norm_only"))) is None
+
+
 def test_a_study_that_has_only_begun_is_drawn_and_judged(tmp_path):
     """Nothing but zero-shot cells is done, and no circuit was asked whether it is faithful."""
     folder = shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("cache", "0[346]*", "*.sha256"))

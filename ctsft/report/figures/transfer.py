@@ -101,9 +101,9 @@ def _common_told(common: pd.DataFrame) -> str:
 def by_rows_figure(results: Results) -> plt.Figure | None:
     """Accuracy on the target by number of target rows, one line an arm; None where there is only one number.
 
-    On the seeds and at the rates that a target has with every number of rows, without arms that lack one of these, and
-    without heads that ties by index chose where the arm has others: what more rows give must not be what other seeds,
-    more rates, or other heads give.
+    On the seeds and at the rates that a target has with every number of rows, without arms that lack one of these or
+    have one number of rows alone, and without heads that ties by index chose where the arm has others: what more rows
+    give must not be what other seeds, more rates, or other heads give.
     """
     rows = at_papers_share(results.rows)
     common = _in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)])
@@ -111,11 +111,12 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
     ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
     rows = rows[(ways <= 1) | ~chosen_by_index(rows)]
     tuned = rows[rows["arm"] != "zero_shot"]
-    several = tuned.groupby("target")["n_target"].nunique()
-    targets = [target for target in dict.fromkeys(tuned["target"]) if several[target] > 1]
+    unit = [tuned[name] for name in ("target", "arm", "depth")]
+    tuned = tuned[tuned["n_target"].groupby(unit, dropna=False).transform("nunique") > 1]
+    targets = list(dict.fromkeys(tuned["target"]))
     if not targets:
         return None
-    arms = arms_in_order(tuned[tuned["target"].isin(targets)])
+    arms = arms_in_order(tuned)
     with style():
         figure, axes = plt.subplots(
             1, len(targets), figsize=(WIDTH, 3.2), sharey=True, sharex=True, squeeze=False, layout="constrained"
