@@ -40,6 +40,7 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
             sharex="col",
             squeeze=False,
             height_ratios=[len(arms) for arms in run.values()],
+            layout="constrained",
         )
         for (left, right), (target, arms) in zip(axes, run.items(), strict=True):
             here = tuned[tuned["target"] == target]
@@ -57,7 +58,6 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
         axes[-1][0].set_xlabel("accuracy on the target\n(dashed: no target rows)")
         axes[-1][1].set_xlabel(f"accuracy on {rows['source'].iloc[0]} afterwards\n(dashed: before)")
         figure.suptitle(f"{results.model}, {n_target} target rows", fontsize=10)
-        figure.tight_layout()
     return figure
 
 
