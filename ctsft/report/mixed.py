@@ -15,6 +15,8 @@ SETTINGS = (
     "model task source n_source target n_target arm depth share scorer score_rows ties kv_policy lr rates dtype device "
     "theta1"
 ).split()
+# What may differ in a row that was measured twice.
+ASIDE = "cell experiment source_accuracy_before train_seconds eval_seconds peak_memory_mb git_commit created".split()
 
 
 def refuse_mixed(rows: pd.DataFrame, unit: Sequence[str]) -> None:
@@ -29,10 +31,6 @@ def refuse_mixed(rows: pd.DataFrame, unit: Sequence[str]) -> None:
         f"rows of the same {', '.join(unit)} differ in {told or 'settings that no column has'}, and a table would mix "
         "them. Give each kind an --output of its own, or move one to another folder."
     )
-
-
-# What may differ in a row that was measured twice.
-ASIDE = ("cell experiment source_accuracy_before train_seconds eval_seconds peak_memory_mb git_commit created").split()
 
 
 def measured_once(rows: pd.DataFrame) -> pd.DataFrame:

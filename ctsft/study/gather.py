@@ -102,8 +102,9 @@ def gather(into: Path, source: Path) -> str:
     """Add what `source` has and `into` lacks: rows, and what lies beside them; returns a line that says how much.
 
     What both have stays as it is in `into`, so a gather may be repeated, also one that was cut short, and while
-    `source` is still being filled. Everything is read before anything is written. Rows are appended. Scripts 07 and 08
-    keep what they measure in sub-folders of their own, which are left where they are, as are the weights of theta1.
+    `source` is still being filled. All that comes, and the rows of `into`, are read before anything is written. Rows
+    are appended. Scripts 07 and 08 keep what they measure in sub-folders of their own, which are left where they are,
+    as are the weights of theta1.
 
     Raises UserError for a folder without rows, labels or settings, for rows of other weights, data, labels or settings
     than those in `into`, or from another start (theta1 of a seed with other weights); Damaged, which is one, for a file
@@ -158,8 +159,9 @@ def _refuse_parts(theirs: Folder) -> None:
     if not any(theirs.tables.values()):
         raise UserError(f"no result rows in {theirs.path}: name a results folder, such as results/small.")
     tests = {f"{row['task']}/{row[of]}" for row in theirs.cells.values() for of in ("source", "target")}
+    hashes = theirs.hashes
     for test in sorted(tests):
-        if test not in theirs.gold or test.split("/")[0] not in theirs.hashes:
+        if test not in theirs.gold or test.split("/")[0] not in hashes:
             raise UserError(
                 f"{theirs.path} has rows of {test}, but not its labels ({GOLD}) and settings (*.config.json), so it "
                 "cannot be told whether the data are the same. Copy the results folder whole."
@@ -174,7 +176,7 @@ def _refuse_others(ours: Folder, theirs: Folder) -> None:
         raise UserError(f"the rows in {ours.path} and {theirs.path} are of several models: {told}. Keep them apart.")
     for task, hashes in theirs.hashes.items():
         refuse_other_data(ours.path, task, hashes)
-    known = ours.digits
+    known, starts = ours.digits, ours.starts
     for spelt, found in theirs.digits.items():
         if spelt in known and not found.keys() <= known[spelt].keys():
             cells = f"{next(iter(known[spelt].values()))} and {next(iter(found.values()))}"
@@ -183,10 +185,10 @@ def _refuse_others(ours: Folder, theirs: Folder) -> None:
                 f"to score on, ...) than those in {ours.path}: {cells}. A table would mix them: keep them apart."
             )
     for start, weights in theirs.starts.items():
-        if start in ours.starts and not weights <= ours.starts[start]:
+        if start in starts and not weights <= starts[start]:
             raise UserError(
                 f"theta1 of {', '.join(start)} has other weights in {theirs.path} ({', '.join(sorted(weights))}) than "
-                f"in {ours.path} ({', '.join(sorted(ours.starts[start]))}): another machine or library rounds in "
+                f"in {ours.path} ({', '.join(sorted(starts[start]))}): another machine or library rounds in "
                 "another way, or it was tuned with other settings. Differences between arms would then be between "
                 "starts as well; keep these folders apart."
             )
