@@ -14,7 +14,7 @@ from torch import nn
 
 from ctsft.errors import CellFailed
 from ctsft.memory import with_less
-from ctsft.models.precision import products
+from ctsft.models.precision import products, unrounded_logits
 from ctsft.tasks.prompts import Encoded, Layout, by_length, pad_left
 from ctsft.tasks.task import digits
 
@@ -55,7 +55,7 @@ def _predict(model, rows: Encoded, label_tokens, layout, batch_size, autocast) -
     vocabulary = np.empty(len(rows), dtype=np.int64)
     for group in by_length(rows.prompts, batch_size):
         batch = pad_left([rows.prompts[i] for i in group], layout, device)
-        with products(autocast), autocast:
+        with products(autocast), unrounded_logits(model, autocast), autocast:
             out = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         logits[group] = out[:, list(label_tokens)].cpu().numpy()
         vocabulary[group] = out.argmax(-1).cpu().numpy()

@@ -16,6 +16,7 @@ from ctsft.errors import UserError
 from ctsft.report.__main__ import tables_of
 from ctsft.report.rows import Results
 from ctsft.storage import Damaged, read_sealed, write_sealed
+from ctsft.study import gather as gathering
 from ctsft.study.beside import runs_of
 from ctsft.study.gather import gather
 from ctsft.study.record import COLUMNS, PROBE_COLUMNS, SET_COLUMNS, TABLES, append_rows, read_cells, read_rows
@@ -260,6 +261,33 @@ def test_damaged_files_are_named_and_nothing_is_brought(name, old, new, half, tm
     with pytest.raises(Damaged, match=path.stem):
         gather(tmp_path / "into", half)
     assert not _all_files(tmp_path / "into")  # but for a lock
+
+
+def test_a_damaged_measure_stops_it_before_anything_is_written(halves, half, tmp_path):
+    into = tmp_path / "into" / "demo"
+    gather(into, half)
+    [measure, *_] = sorted((into / "measures").iterdir())
+    measure.write_text(measure.read_text().replace('"related"', '"relates"', 1))
+    append_rows(half / "01_nusax_transfer.csv", [read_rows(halves[0] / "01_nusax_transfer.csv")[0]])
+    before = _all_files(into)
+    with pytest.raises(Damaged, match=measure.stem):
+        gather(into, half)
+    assert _all_files(into) == before
+
+
+def test_a_row_that_a_run_writes_during_a_gather_stays(half, tmp_path, monkeypatch):
+    into, name = tmp_path / "into" / "demo", "01_nusax_transfer.csv"
+    row = read_rows(half / name)[0] | {"created": "by the run"}
+    bring = gathering.add_gold
+
+    def while_a_run_goes_on(*arguments):
+        append_rows(into / name, [row])
+        bring(*arguments)
+
+    monkeypatch.setattr(gathering, "add_gold", while_a_run_goes_on)
+    gather(into, half)
+    assert read_cells(into)[row["cell"]] == row
+    assert len(read_rows(into / name)) == len(read_rows(half / name))
 
 
 def test_a_folder_without_rows_or_the_same_one_is_refused(halves, tmp_path):

@@ -19,6 +19,7 @@ from ctsft.study.grid import Cell
 from ctsft.study.measures import bits_per_byte
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
+from ctsft.tasks.prompts import by_length
 from ctsft.tasks.registry import get_task
 from ctsft.tuning.loop import Recipe
 
@@ -134,6 +135,28 @@ def tune(bench, cell):
 
 def read(bench, cell):
     bits_per_byte(bench, bench.split("d30", "test").examples[:8])
+
+
+def test_label_words_that_bfloat16_makes_equal_are_told_apart(short):
+    """The answer is that of the unrounded logits, not the first label's, and the vocabulary's best agrees with it."""
+    bench = Workbench(short)
+    unembedding, words = bench.model.get_output_embeddings(), list(bench.label_tokens)
+    with torch.no_grad():
+        common = unembedding.weight[words].mean(0)
+        unembedding.weight[words] = 0.999 * common + 0.001 * unembedding.weight[words]
+    rows, states = bench.prompts("d30", "valid"), []
+    hook = unembedding.register_forward_pre_hook(lambda module, args: states.append(args[0].reshape(-1, len(common))))
+    found = bench.predict(rows)
+    hook.remove()
+    order = np.concatenate(by_length(rows.prompts, bench.config.eval_batch))
+    exact = (torch.cat(states).double() @ unembedding.weight[words].double().T).numpy()[np.argsort(order)]
+    rounded = torch.from_numpy(exact).bfloat16().float().numpy()
+    assert (rounded.argmax(-1) != exact.argmax(-1)).mean() > 0.2
+    np.testing.assert_array_equal(found.labels, exact.argmax(-1))
+    np.testing.assert_allclose(found.logits, exact, rtol=1e-4)
+    of_words = np.isin(found.vocabulary, words)
+    np.testing.assert_array_equal(np.array(words)[found.labels][of_words], found.vocabulary[of_words])
+    assert "forward" not in unembedding.__dict__
 
 
 @pytest.mark.parametrize(("run", "arm"), [(answer, "full"), (tune, "full"), (tune, "ewc"), (read, "full")])

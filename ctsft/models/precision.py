@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -53,6 +54,33 @@ class RoundedProducts(TorchDispatchMode):
 def products(autocast: torch.autocast) -> AbstractContextManager[object]:
     """The context of what computes under `autocast`: on a CPU without instructions for bfloat16, `RoundedProducts`."""
     return RoundedProducts() if _is_low_on_cpu(autocast) and lacks_bfloat16() else nullcontext()
+
+
+@contextmanager
+def unrounded_logits(model: nn.Module, autocast: torch.autocast) -> Iterator[None]:
+    """Within it the product with the unembedding is taken in float32, also under `autocast`.
+
+    bfloat16 keeps 8 binary digits of a logit: near 20, label words that are less than 0.125 apart become equal, and
+    their order would decide the answer. The states before it are float32 (each layer adds to the stream in float32).
+    """
+    unembedding = model.get_output_embeddings()
+    before = unembedding.__dict__.get("forward")  # of this one module: accelerate puts one there
+    product = unembedding.forward
+
+    def exact(states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return product(states.float())
+
+    with autocast:
+        low = torch.is_autocast_enabled(unembedding.weight.device.type)
+    if low:
+        unembedding.forward = exact
+    try:
+        yield
+    finally:
+        unembedding.__dict__.pop("forward", None)
+        if before is not None:
+            unembedding.forward = before
 
 
 @contextmanager

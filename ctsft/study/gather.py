@@ -38,7 +38,6 @@ from ctsft.study.record import (
     append_rows,
     read_cells,
     read_rows,
-    unit_of,
 )
 
 Row = dict[str, str]
@@ -119,7 +118,8 @@ def gather(into: Path, source: Path) -> str:
     maps = {path: Relevance.load(path.with_suffix("")) for path in sorted((source / "relevance").glob("*.json"))}
     # Cells that `into` answered in another way: what was measured of their model is not of its row.
     other = {cell for cell, row in theirs.cells.items() if not _same(row, ours.cells.get(cell, row))}
-    measures = {cell: read_measure(path_of(source, cell)) for cell in theirs.cells if path_of(source, cell).is_file()}
+    measures = _measures(source, theirs.cells)
+    known_measures = _measures(into, measures)
 
     add_gold(into, theirs.gold)
     for task, hashes in theirs.hashes.items():
@@ -130,7 +130,9 @@ def gather(into: Path, source: Path) -> str:
     for path, relevance in maps.items():
         _bring_map(relevance, (into / path.relative_to(source)).with_suffix(""))
     for cell in measures.keys() - other:
-        _bring_measure(source, into, cell, measures[cell])
+        # What was asked of more related tests takes the place of what was asked of fewer.
+        if cell not in known_measures or known_measures[cell]["related"].keys() < measures[cell]["related"].keys():
+            write_atomic(path_of(into, cell), path_of(source, cell).read_bytes())
     for name in theirs.settings:
         _add_runs(into / name, theirs.settings[name])
     added = sum(_bring_rows(ours, name, rows, other) for name, rows in theirs.tables.items())
@@ -194,6 +196,11 @@ def _refuse_others(ours: Folder, theirs: Folder) -> None:
             )
 
 
+def _measures(folder: Path, cells: Iterable[str]) -> dict[str, dict]:
+    """What was measured of the models of these cells, verified; Damaged for a file that is not what was written."""
+    return {cell: read_measure(path_of(folder, cell)) for cell in cells if path_of(folder, cell).is_file()}
+
+
 def _bring_map(relevance: Relevance, target: Path) -> None:
     """Scores with more columns, for deeper circuits, take the place of those with fewer."""
     with locked(target):
@@ -203,13 +210,6 @@ def _bring_map(relevance: Relevance, target: Path) -> None:
             known = None
         if known is None or len(known.columns) < len(relevance.columns):
             relevance.save(target)
-
-
-def _bring_measure(source: Path, into: Path, cell: str, content: dict) -> None:
-    """What was asked of more related tests takes the place of what was asked of fewer."""
-    target = path_of(into, cell)
-    if not target.is_file() or read_measure(target)["related"].keys() < content["related"].keys():
-        write_atomic(target, path_of(source, cell).read_bytes())
 
 
 def _add_runs(target: Path, settings: dict) -> None:
@@ -222,18 +222,17 @@ def _add_runs(target: Path, settings: dict) -> None:
         write_json(target, told_by_the_last([*others, last], [name for name in last if name in SETTINGS]))
 
 
-def _bring_rows(ours: Folder, name: str, rows: Iterable[Row], other: set[str]) -> int:
-    """Append those that no table in `ours` has as a cell, nor this one as another unit; returns how many."""
+def _bring_rows(ours: Folder, name: str, rows: list[Row], other: set[str]) -> int:
+    """Append those that no table in `ours` has as a cell, nor this one as another unit; returns how many.
+
+    This table is read once more under its lock: a run may be filling it.
+    """
     columns = _columns(name)
-    known = {unit_of(row, columns) for row in ours.tables.get(name, [])}
-    new = [row for row in rows if unit_of(row, columns) not in known]
     if columns is COLUMNS:
-        new = [row for row in new if row["cell"] not in ours.cells]
+        rows = [row for row in rows if row["cell"] not in ours.cells]
     if columns is PROBE_COLUMNS:
-        new = [row for row in new if row["cell"] not in other]
-    if new:
-        append_rows(ours.path / name, new, columns)
-    return len(new)
+        rows = [row for row in rows if row["cell"] not in other]
+    return append_rows(ours.path / name, rows, columns, keep=True) if rows else 0
 
 
 @ending_in_a_line()

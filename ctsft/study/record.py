@@ -121,17 +121,28 @@ def _sums(path: Path) -> dict[str, set[str]]:
 
 
 def append_rows(
-    path: Path, new: Sequence[dict[str, object]], columns: Sequence[str] = COLUMNS, order: Sequence[str] = ()
-) -> None:
-    """Add rows, all or none; a reader, a crash or another process never sees a part of them.
+    path: Path,
+    new: Sequence[dict[str, object]],
+    columns: Sequence[str] = COLUMNS,
+    order: Sequence[str] = (),
+    keep: bool = False,
+) -> int:
+    """Add rows, all or none; a reader, a crash or another process never sees a part of them. Returns how many.
 
     A row goes before the first one whose cell comes later in `order`, so that a table does not depend on which process
-    was faster; rows that stand there already keep their places. What was measured before is replaced: nothing is twice.
+    was faster; rows that stand there already keep their places. What was measured before is replaced (with `keep`, it
+    stays as it is): nothing is twice.
     """
     text = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in new]
     with locked(path):
+        rows = _whole(path, columns)
+        if keep:
+            known = {unit_of(row, columns) for row in rows}
+            text = [row for row in text if unit_of(row, columns) not in known]
+            if not text:
+                return 0
         measured = {unit_of(row, columns) for row in text}
-        rows = [row for row in _whole(path, columns) if unit_of(row, columns) not in measured]
+        rows = [row for row in rows if unit_of(row, columns) not in measured]
         rank = {cell: number for number, cell in enumerate(order)}
         for row in text:
             own = rank.get(row[columns[0]], len(rank))
@@ -143,6 +154,7 @@ def append_rows(
         # Checksums first: killed between the two, they name what is not there yet, and that is measured again.
         write_atomic(_sums_path(path), "".join(sums))
         write_atomic(path, table)
+    return len(text)
 
 
 def _table(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> str:
