@@ -4,7 +4,7 @@
     python experiments/07_cost_and_energy.py --preset small --output build     # SmolLM2-135M on real NusaX
     python experiments/07_cost_and_energy.py --preset paper --output build     # Qwen2.5-0.5B, one GPU
 
-Energy is read by codecarbon where it is installed (pip install "ctsft[energy]"); else it is seconds times --watts, and
+Energy is read by codecarbon where it is installed (pip install -e ".[energy]"); else it is seconds times --watts, and
 every row says so. The second part answers test rows with L-Mul (products by adding mantissas) and with float8.
 
 For your own model, copy this file and change model, task, source, targets and data_dir below.

@@ -125,7 +125,7 @@ def node_settings() -> dict[str, int]:
 
 
 def test_a_ray_cluster_that_loses_a_node_gives_the_rows_of_one_process(serial, tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'ctsft[ray]'")
+    pytest.importorskip("ray", reason="Ray is an optional extra: pip install -e '.[ray]'")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
@@ -160,6 +160,6 @@ def test_a_ray_cluster_that_loses_a_node_gives_the_rows_of_one_process(serial, t
 
 
 def test_a_ray_cluster_that_is_not_there_is_named(tmp_path):
-    pytest.importorskip("ray", reason="Ray is an optional extra: pip install 'ctsft[ray]'")
+    pytest.importorskip("ray", reason="Ray is an optional extra: pip install -e '.[ray]'")
     with pytest.raises(UserError, match=r"no Ray cluster answers at auto.*ray start --head"):
         run_study(replace(small_study(tmp_path), executor="ray", ray_address="auto"))

@@ -77,6 +77,7 @@ def weakest(results: Results) -> Iterator[str]:
         + "".join(f"; {count} rows {what} are left out" for what, count in main.set_aside)
         + "."
     )
+    yield from _rounded(rows)
     yield from _starts(rows)
     yield from _at_the_edge(main)
     yield from _rates(results)
@@ -104,6 +105,21 @@ def _starts(rows: pd.DataFrame) -> Iterator[str]:
     same = rows[rows["theta1"].notna()].groupby(["task", "source", "n_source", "dtype", "seed"])
     if same["theta1"].nunique().max() > 1:
         yield "Rows of the same seed come from more than one machine, so their theta1 differ by rounding."
+
+
+def _rounded(rows: pd.DataFrame) -> Iterator[str]:
+    """How many rows show that rounded logits made label words equal, of which the first was then the answer.
+
+    A right answer over the whole vocabulary is right among the label words too, unless two of these are equal.
+    """
+    asked = rows[rows["full_vocab_accuracy"].notna()]
+    lost = (asked["full_vocab_accuracy"] - asked["accuracy"])[lambda share: share > 1e-6]
+    if len(lost):
+        yield (
+            "Label words with equal logits in bfloat16 (mended since): the first one was taken as the answer. "
+            f"{len(lost)} of {len(asked)} rows of script 01 show it, in {lost.mean():.2%} of their answers on average "
+            f"and {lost.max():.2%} at most; where the first one was right, nothing shows it."
+        )
 
 
 def by_index(main: Results) -> Iterator[str]:

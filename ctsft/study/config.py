@@ -107,7 +107,7 @@ class StudyConfig:
     by_epoch: bool = False
     """With --probes: answer the target's and the source's test rows after every epoch too."""
     executor: Literal["local", "ray"] = "local"
-    """Where cells run: in this process, or as tasks of a Ray cluster (pip install ctsft[ray])."""
+    """Where cells run: in this process, or as tasks of a Ray cluster (pip install -e '.[ray]')."""
     ray_address: str | None = None
     """Address of a running Ray cluster, or auto; without one, Ray starts on this machine."""
     cell_cpus: float = 1

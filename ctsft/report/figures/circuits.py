@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, stored_circuit
@@ -50,11 +51,10 @@ def relevance_figure(results: Results, share: float = PAPERS_SHARE, depth: int =
             sns.heatmap(relevance.logits, ax=axis, **look)
             for frontier, colour in zip(stored_circuit(relevance, depth, share), outlines, strict=False):
                 for head in frontier:
-                    axis.add_patch(
-                        Rectangle(
-                            (head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6, clip_on=False
-                        )
-                    )
+                    box = Rectangle((head.index, head.layer), 1, 1, fill=False, edgecolor=colour, linewidth=1.6)
+                    # The highest scores are the darkest squares: a white edge sets the outline off.
+                    box.set(clip_on=False, path_effects=[withStroke(linewidth=3.2, foreground="white")])
+                    axis.add_patch(box)
             axis.invert_yaxis()
             step = 1 if layers <= 12 else 5
             axis.set_yticks(np.arange(0, layers, step) + 0.5, range(0, layers, step), rotation=0)
