@@ -962,17 +962,19 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
     monkeypatch.setattr(documents, "judge_otherwise", lambda _: [(which, judged(*rest)) for which, *rest in others])
     real = replace(demo, rows=demo.rows.assign(preset="own"))
     smaller = replace(real, rows=real.rows[real.rows["target"] == "d30"].assign(model="smaller"))
+    first = "**undecided**: +0.1 [+0.0, +0.2]<br>here: **supported**"
     assert "smaller" not in documents.verdicts([demo, real, smaller])
     assert documents.verdicts([demo, smaller, real]).splitlines()[2:] == [
-        "| C1. One. | **undecided**: +0.1 [+0.0, +0.2]<br>here: **supported** | undecided |",
+        f"| C1. One. | {first}<br>`own`, here: **supported** | undecided |",
         "| C2. Two. | not run | not run |",
     ]
     more = {"smaller": [judged("C1", "supported"), judged("C2", "contradicted")]}
     own = [judged("C1", "undecided"), judged("C2", "not run")]
     monkeypatch.setattr(documents, "judge", lambda results: more.get(results.model, own))
-    assert documents.verdicts([demo, real, smaller]).splitlines()[-1] == (
-        "| C2. Two. | `own`: **contradicted**: +0.1 [+0.0, +0.2] | not run |"
-    )
+    assert documents.verdicts([demo, real, smaller]).splitlines()[2:] == [
+        f"| C1. One. | {first}<br>`own`, also here: **supported** | undecided |",
+        "| C2. Two. | `own`: **contradicted**: +0.1 [+0.0, +0.2] | not run |",
+    ]
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def verdicts(folders: Sequence[Results]) -> str:
 
     Real text is that of the folder with the most rows of script 01, which most of the claims rest on; claims.md has
     all. Other rows of it (the paper's rate, another number of target rows) are named where they give another verdict,
-    and another folder of the same model and task where it alone has a claim's rows.
+    and so are other folders of the same model and task; where one of these alone has a claim's rows, it tells it.
     """
     studies = {results: results.of(EXPERIMENT) for results in folders if results.preset != "demo"}
     real = sorted((results for results, study in studies.items() if study), key=lambda one: len(studies[one].rows))[-1:]
@@ -45,8 +45,8 @@ def verdicts(folders: Sequence[Results]) -> str:
                 for which, j in others
                 if j.claim == claim and j.verdict not in ("not run", first.verdict)
             ]
-            told = _told(first) if first.verdict != "not run" else _told_elsewhere(claim, results, folders)
-            cells.append("<br>".join([told, *differing]))
+            told, first = _first_told(first, results, folders)
+            cells.append("<br>".join([told, *differing, *_differing_elsewhere(first, results, folders)]))
         lines.append((f"{claim}. {words}", *cells, demo.get(claim, "not run")))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -55,14 +55,36 @@ def _told(judgement: Judgement) -> str:
     return f"**{judgement.verdict}**: {judgement.deciding}"
 
 
-def _told_elsewhere(claim: str, results: Results, folders: Sequence[Results]) -> str:
-    """The verdict of a folder of the same model and task that has the claim's rows; `not run` where none has."""
-    for other in folders:
-        found = judge(other) if other is not results and akin(results, other) else []
-        for judgement in found:
-            if judgement.claim == claim and judgement.verdict != "not run":
-                return f"`{other.preset}`: {_told(judgement)}"
-    return "not run"
+def _first_told(own: Judgement, results: Results, folders: Sequence[Results]) -> tuple[str, Judgement]:
+    """The folder's own verdict in words; where it has not run the claim, that of another one of its model and task."""
+    if own.verdict != "not run":
+        return _told(own), own
+    for other in _akin(results, folders):
+        for judgement in judge(other):
+            if judgement.claim == own.claim and judgement.verdict != "not run":
+                return f"`{other.preset}`: {_told(judgement)}", judgement
+    return "not run", own
+
+
+def _differing_elsewhere(first: Judgement, results: Results, folders: Sequence[Results]) -> list[str]:
+    """What other folders of the model and task judge in another way, and on which of their rows."""
+    told = []
+    for other in _akin(results, folders):
+        which: dict[str, list[str]] = {}
+        for rows, judgement in [("", j) for j in judge(other)] + judge_otherwise(other):
+            if judgement.claim == first.claim and judgement.verdict not in ("not run", first.verdict):
+                which.setdefault(judgement.verdict, []).append(rows)
+        for verdict, all_rows in which.items():
+            rows = f", {', '.join(named)}" if (named := [one for one in all_rows if one]) else ""
+            told.append(
+                f"`{other.preset}`{rows if '' not in all_rows else rows.replace(', ', ', also ', 1)}: **{verdict}**"
+            )
+    return told
+
+
+def _akin(results: Results, folders: Sequence[Results]) -> list[Results]:
+    others = [other for other in folders if other is not results and other.preset != "demo"]
+    return [other for other in others if akin(results, other)]
 
 
 MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.table}

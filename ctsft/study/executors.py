@@ -166,7 +166,7 @@ def run_on_ray(job: Job, left: Sequence[Cell]) -> dict[str, str]:
     try:
         import ray
     except ImportError as error:
-        raise UserError("--executor ray needs Ray. Install it in ctsft's folder with: pip install -e '.[ray]'") from error
+        raise UserError("--executor ray needs Ray. In ctsft's folder: pip install -e '.[ray]'") from error
     config = _for_other_machines(job.bench.config)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
