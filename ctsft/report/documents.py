@@ -87,7 +87,7 @@ def _akin(results: Results, folders: Sequence[Results]) -> list[Results]:
     return [other for other in others if akin(results, other)]
 
 
-MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.table}
+MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.tables}
 
 
 def filled(name: str, page: str, folders: Sequence[Results]) -> str:

@@ -1,4 +1,4 @@
-"""REPRODUCING.md's table: each table and figure with its script, rows, notebook, measured cost, numbers, verdict."""
+"""REPRODUCING.md's tables: where each table and figure comes from, its numbers and verdicts, what its rows cost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ctsft.report.rows import Results
 from ctsft.report.stored import stored
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
 
-OURS = "paper / ours, at 5e-5"
-HEADER = ("the paper's", "question", "script", "CSV", "drawn by", "notebook", "cost", OURS, "verdict")
+SOURCES = ("the paper's", "question", "script", "CSV", "tables", "drawn by", "notebook")
+NUMBERS = ("question", "paper / ours, at 5e-5", "verdict")
+COSTS = ("script", "folder: rows, time")
 TARGET = ("answers", "gold")
 ARMS = {BEST: "CT-SFT", "circuit": "CT-SFT", "full": "all weights"}
 
@@ -132,30 +133,44 @@ ENTRIES = (
 )
 
 
-def table(folders: Sequence[Results]) -> str:
-    """The lines of ENTRIES as Markdown."""
+def tables(folders: Sequence[Results]) -> str:
+    """The lines of ENTRIES as Markdown, in three tables: SOURCES, NUMBERS, COSTS."""
+    sources = [
+        (
+            entry.paper,
+            entry.question,
+            _code(f"experiments/{entry.script}.py"),
+            ", ".join(map(_code, entry.csv)),
+            "<br>".join(_code(f"paper_tables/{name}.md") for name in entry.tables),
+            "<br>".join(_code(f"ctsft/report/{name}.py") for name in entry.drawn_by),
+            _code(f"notebooks/{entry.notebook}.ipynb") if entry.notebook else GAP,
+        )
+        for entry in ENTRIES
+    ]
+    costs = {
+        entry.script: "<br>".join(filter(None, (cost(results, entry) for results in folders))) or "not run"
+        for entry in ENTRIES
+    }
+    parts = ((SOURCES, sources), (NUMBERS, _numbers(folders)), (COSTS, list(costs.items())))
+    return "\n".join(_markdown(header, lines) for header, lines in parts)
+
+
+def _numbers(folders: Sequence[Results]) -> list[tuple[str, ...]]:
+    """Entries with numbers beside the paper's, or with claims."""
     verdicts = {results.preset: {j.claim: j.verdict for j in judged} for results, judged in judged_together(folders)}
-    lines = [HEADER, ("---",) * len(HEADER)]
+    lines = []
     for entry in ENTRIES:
         told = [
             f"{c}: {', '.join(f'{v[c]} ({preset})' for preset, v in verdicts.items() if c in v)}" for c in entry.claims
         ]
         numbers = [line for name, column in entry.numbers for line in compared(name, column, folders)]
-        numbers += [_code(f"paper_tables/{name}.md") for name in entry.tables]
-        lines.append(
-            (
-                entry.paper,
-                entry.question,
-                _code(f"experiments/{entry.script}.py"),
-                ", ".join(map(_code, entry.csv)),
-                ", ".join(_code(f"ctsft/report/{name}.py") for name in entry.drawn_by),
-                _code(f"notebooks/{entry.notebook}.ipynb") if entry.notebook else GAP,
-                "<br>".join(filter(None, (cost(results, entry) for results in folders))) or "not run",
-                "<br>".join(numbers),
-                "<br>".join(told) or GAP,
-            )
-        )
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        if told or numbers:
+            lines.append((entry.question, "<br>".join(numbers) or GAP, "<br>".join(told) or GAP))
+    return lines
+
+
+def _markdown(header: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, ("---",) * len(header), *lines))
 
 
 def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
