@@ -13,9 +13,11 @@ import pytest
 from ctsft.report import baseline_claims as module
 from ctsft.report.baseline_claims import ASKED, Arithmetics, Arms, judge_baselines
 from ctsft.report.choosing import ODYSSEY, at_one_rate, at_validated_rate
+from ctsft.report.claims import judge
 from ctsft.report.claims_page import claims_page
 from ctsft.report.fair import at_common_rates, rates_by_seed
 from ctsft.report.measured import odyssey_results
+from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
 from ctsft.report.situations import odyssey_page
@@ -41,6 +43,20 @@ def test_what_was_not_run_is_said_to_be_not_run(without):
     assert {judgement.verdict for judgement in judged} == {"not run"}
     assert claims_page([without]).count("**not run**") == len(ASKED)
     assert odyssey_page([without]).endswith("Not run (scripts 06 and 08).\n")
+
+
+def test_the_claims_page_begins_with_all_verdicts(without):
+    glance = claims_page([without]).split("## At a glance")[1].split("## C1.")[0]
+    judged = {j.claim: j.verdict for j in [*judge(without), *judge_baselines(without)]}
+    lines = [line.split("|") for line in glance.splitlines() if line.startswith(("| C", "| B"))]
+    assert {line[1].split(".")[0].strip(): line[2].split(";")[0].strip() for line in lines} == judged
+    others = {
+        f"{which}: {j.verdict}"
+        for which, j in judge_otherwise(without)
+        if j.verdict not in ("not run", judged[j.claim])
+    }
+    assert others
+    assert {told.strip() for line in lines for told in line[2].split(";")[1:]} == others
 
 
 def test_what_another_folder_of_the_model_has_run_is_not_told_as_missing(without, tmp_path):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pandas as pd
+
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.claims import CLAIMS, judge
 from ctsft.report.judging import MARGIN, Judgement
 from ctsft.report.otherwise import judge_otherwise
+from ctsft.report.render import GAP, markdown
 from ctsft.report.rows import Results
 
 BASELINES_FOLLOW = (
@@ -51,6 +54,25 @@ def akin(one: Results, other: Results) -> bool:
     return bool(set.intersection(*scopes))
 
 
+def at_a_glance(
+    folders: list[Results], judged: dict[str, dict[str, Judgement]], others: dict[str, list[tuple[str, Judgement]]]
+) -> str:
+    """A line per claim, a column per folder: the verdict, and on which other rows of the folder it is another one."""
+    table = []
+    for claim, words in (CLAIMS | BASELINE_CLAIMS).items():
+        line = {"claim": f"{claim}. {words}"}
+        for preset in (results.preset for results in folders):
+            first = judged[preset].get(claim)
+            differing = [
+                f"{which}: {j.verdict}"
+                for which, j in others[preset]
+                if first is not None and j.claim == claim and j.verdict not in ("not run", first.verdict)
+            ]
+            line[preset] = GAP if first is None else "; ".join([first.verdict, *differing])
+        table.append(line)
+    return f"## At a glance\n\n{markdown(pd.DataFrame(table))}\n"
+
+
 def claims_page(folders: Iterable[Results]) -> str:
     """The page, from the rows of these folders."""
     folders = list(folders)
@@ -75,8 +97,8 @@ def claims_page(folders: Iterable[Results]) -> str:
         "If two arms were run at different learning rates, only the rates that both had on a target and seed count "
         "(decided when a GPU's time had ended before the last cells).\n",
         *map(about_folder, folders),
-        "\nWhere several folders are of one model and task, a claim lists those that have its rows.",
-        "",
+        "\nWhere several folders are of one model and task, a claim lists those that have its rows.\n",
+        at_a_glance(folders, judged, others),
     ]
     for claim, words in (CLAIMS | BASELINE_CLAIMS).items():
         if claim == next(iter(BASELINE_CLAIMS)):

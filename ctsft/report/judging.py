@@ -81,14 +81,21 @@ def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) 
 
 def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
     """The rates that were chosen from, and on which seeds of which targets there were fewer."""
-    found = {
-        (f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}", seed): own
-        for first, second in pairs
-        for rows in (first, second)
-        for seed, own in rates_by_seed(rows, tried).items()
-    }
-    rates = set().union(*found.values())
-    fewer = [f"{setting}, seed {seed}" for (setting, seed), own in found.items() if own != rates]
+    found: dict[int, dict[str, dict[int, set[float]]]] = {}
+    for first, second in pairs:
+        target = found.setdefault(int(first["n_target"].iloc[0]), {}).setdefault(first["target"].iloc[0], {})
+        for rows in (first, second):
+            target.update(rates_by_seed(rows, tried))
+    rates = set().union(*(own for of in found.values() for seeds in of.values() for own in seeds.values()))
+    fewer: list[str] = []
+    for n, targets in found.items():
+        short = {target: [s for s, own in seeds.items() if own != rates] for target, seeds in targets.items()}
+        if all(len(short[target]) == len(seeds) for target, seeds in targets.items()):
+            fewer.append(f"n = {n}")
+            continue
+        for target, seeds in short.items():
+            which = "" if len(seeds) == len(targets[target]) else f", seed {listed(seeds)}"
+            fewer += [f"{target} n = {n}{which}"] if seeds else []
     told = f"{'learning rate' if len(rates) == 1 else 'learning rate chosen from'} {rates_text(rates)}"
     return f"{told} (fewer on {'; '.join(fewer)})" if fewer else told
 

@@ -112,12 +112,12 @@ def _rounded(rows: pd.DataFrame) -> Iterator[str]:
 
     A right answer over the whole vocabulary is right among the label words too, unless two of these are equal.
     """
-    asked = rows[rows["full_vocab_accuracy"].notna()]
-    lost = (asked["full_vocab_accuracy"] - asked["accuracy"])[lambda share: share > 1e-6]
+    over = (pd.to_numeric(rows["full_vocab_accuracy"]) - rows["accuracy"]).dropna()
+    lost = over[over > 1e-6]
     if len(lost):
         yield (
             "Label words with equal logits in bfloat16 (mended since): the first one was taken as the answer. "
-            f"{len(lost)} of {len(asked)} rows of script 01 show it, in {lost.mean():.2%} of their answers on average "
+            f"{len(lost)} of {len(over)} rows show it, in {lost.mean():.2%} of their answers on average "
             f"and {lost.max():.2%} at most; where the first one was right, nothing shows it."
         )
 
