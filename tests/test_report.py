@@ -844,10 +844,8 @@ def test_rows_whose_rounded_logits_made_label_words_equal_are_counted(demo):
     first = rows.index[rows["experiment"] == "01_nusax_transfer"][:3]
     rows.loc[first, "full_vocab_accuracy"] = (rows.loc[first, "accuracy"] + [0.01, 0.02, 0.0]).astype(str)
     told = " ".join(summary.weakest(replace(demo, rows=rows)))
-    assert (
-        f"2 of {len(demo.of(claims.EXPERIMENT).rows)} rows show it, in 1.50% of their answers on average and 2.00% at most"
-        in told
-    )
+    every = len(demo.of(claims.EXPERIMENT).rows)
+    assert f"2 of {every} rows show it, in 1.50% of their answers on average and 2.00% at most" in told
 
 
 def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo):
