@@ -51,7 +51,7 @@ TO_A_USER = {
     "of what to tune.",
     ("C6", "supported"): "The circuit may be read as (part of) the mechanism.",
     ("B15", "supported"): "If you have source rows, tune all weights with one source row for every four target rows: "
-    "this learns more than the circuit. See B1 for what it keeps.",
+    "this learns more than the circuit, as tuning all weights without them may do too. See B1 for what it keeps.",
     ("B1", "supported"): "If you have source rows, replay them: this keeps the source better than the circuit does.",
     (
         "B3",
