@@ -14,6 +14,7 @@ from ctsft.tasks.task import MAX_TOKENS, Example, Task
 from ctsft.tuning.delta import HeadDelta, Switch
 
 CHUNK = 256  # rows in memory at a time
+NAMED = 10  # rows without a text whose lines are kept; the others are counted
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,18 @@ class Voice:
 
 @dataclass
 class Labeller:
-    """Puts a label and a confidence beside every row; `skipped` are the lines of rows without a text so far."""
+    """Puts a label and a confidence beside every row; `skipped` counts the rows without a text so far.
+
+    `first_skipped` are the lines of the first of them.
+    """
 
     loaded: Loaded
     task: Task
     voices: Sequence[Voice]
 
     def __post_init__(self) -> None:
-        self.skipped: list[int] = []
+        self.skipped = 0
+        self.first_skipped: list[int] = []
         deltas = {voice.prefix: voice.delta for voice in self.voices if voice.delta is not None}
         self._switch = Switch(self.loaded.model, deltas)
 
@@ -63,7 +68,9 @@ class Labeller:
     ) -> Iterator[dict[str, object]]:
         examples = [Example(str(line), _field(row, text, line), 0, _field(row, pair, line)) for line, row in part]
         asked = [number for number, e in enumerate(examples) if e.text and (e.pair or pair is None)]
-        self.skipped += [part[number][0] for number in sorted(set(range(len(part))) - set(asked))]
+        skipped = [part[number][0] for number in sorted(set(range(len(part))) - set(asked))]
+        self.skipped += len(skipped)
+        self.first_skipped += skipped[: NAMED - len(self.first_skipped)]
         new: list[dict[str, object]] = [dict.fromkeys(self.columns, "") for _ in part]
         for voice in self.voices if asked else ():
             labels, sure = self._ask([examples[number] for number in asked], voice)

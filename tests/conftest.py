@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ctsft.models.anatomy import anatomy
 from ctsft.models.families import family_of
-from ctsft.models.load import Loaded, weight_hash
+from ctsft.models.load import Loaded, load_model, weight_hash
 from ctsft.tasks.prompts import Encoded, Layout
 
 # Here and in the processes that tests start: tests run beside each other.
@@ -60,6 +61,7 @@ CONFIGS = {
 }
 ENCODERS = ("bert", "roberta", "xlm-roberta")
 LABEL_TOKENS = [5, 6, 7]
+STORIES = "stories260k-llama"  # a trained model so small that it is as quick as a random one
 
 
 def tiny(name: str, seed: int = 0, **changes) -> Loaded:
@@ -92,6 +94,23 @@ def random_rows(n: int = 12, seed: int = 0, longest: int = 14) -> Encoded:
 @pytest.fixture(params=list(CONFIGS))
 def loaded(request) -> Loaded:
     return tiny(request.param)
+
+
+@pytest.fixture
+def fresh(request) -> Callable[[str], Loaded]:
+    """Makes a model by its name: a random one, or STORIES, where it is there."""
+
+    def make(name: str) -> Loaded:
+        if name != STORIES:
+            return tiny(name)
+        return load_model(str(there(request.getfixturevalue("model_dir"), STORIES) / STORIES))
+
+    return make
+
+
+@pytest.fixture(params=[*CONFIGS, STORIES])
+def random_or_trained(request, fresh) -> Loaded:
+    return fresh(request.param)
 
 
 @pytest.fixture(scope="session")

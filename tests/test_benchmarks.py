@@ -1,7 +1,8 @@
-"""Benchmarks are measured by hand; here that each one starts and explains its flags, and how two folders are paired."""
+"""Benchmarks are measured by hand; here that each starts and explains its flags, and what no machine changes."""
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import subprocess
 import sys
@@ -28,6 +29,19 @@ def test_agreement_pairs_cells_by_their_keys(tmp_path, monkeypatch):
     assert line["target"] == pytest.approx(0.25)
     assert line["source"] == 0
     assert set(pairs(one, one)["theta1"]) == {"one", "none"}
+
+
+def test_the_published_plan_follows_from_the_committed_rows(tmp_path, monkeypatch):
+    """No time of this machine is in it. Else: python benchmarks/planning.py"""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    plan = runpy.run_path(str(FOLDER / "planning.py"))["main"]
+    monkeypatch.setitem(plan.__globals__, "RESULTS", tmp_path)
+    monkeypatch.setattr(importlib.import_module("common"), "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["planning.py"])
+    plan()
+    published = FOLDER / "results" / "planning-100x10.csv"
+    assert (tmp_path / published.name).read_text() == published.read_text()
+    assert (tmp_path / published.with_suffix(".png").name).is_file()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py"))

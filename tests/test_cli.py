@@ -526,7 +526,7 @@ def test_a_task_with_two_texts_wants_both_columns(work):
     rows = [(2, {"a": "x", "b": "y"}), (3, {"a": "x", "b": ""})]
     first, second = labeller.run(rows, "a", "b")
     assert first["label"]
-    assert (second["label"], labeller.skipped) == ("", [3])
+    assert (second["label"], labeller.skipped, labeller.first_skipped) == ("", 1, [3])
     with pytest.raises(UserError, match="line 2: no column 'c'"):
         list(labeller.run(rows, "a", "c"))
 

@@ -107,8 +107,8 @@ def test_scores_equal_the_reference(loaded, rules):
     close(actual, inner, 3e-4)
 
 
-def test_chunks_and_batches_do_not_change_a_score(loaded):
-    problem = problem_for(loaded)
+def test_chunks_and_batches_do_not_change_a_score(random_or_trained):
+    problem = problem_for(random_or_trained)
     whole = cdt(replace(problem, sources_per_pass=64, rows_per_pass=64), None, [])
     single = cdt(replace(problem, sources_per_pass=1, rows_per_pass=1), None, [])
     close(single.logits, whole.logits, 3e-5)

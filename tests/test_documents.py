@@ -8,20 +8,19 @@ import importlib
 import io
 import json
 import re
-import runpy
 import shlex
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import COMMAND, is_taken
 
 from ctsft import cli
 from ctsft.discovery import scorers
 from ctsft.report.documents import MADE, filled
 from ctsft.report.render import duration
 from ctsft.report.rows import Results
-from ctsft.study.run import parse
 from ctsft.tasks import registry
 
 ROOT = Path(__file__).parents[1]
@@ -69,12 +68,10 @@ def run_line(line: str) -> None:
     elif words[0] == "make":
         targets = set(re.findall(r"^(\w+):", Path("Makefile").read_text(), re.MULTILINE))
         assert set(words[1:]) <= targets, line
-    elif words[0].endswith("python") and words[1].startswith("experiments/"):
-        parse(runpy.run_path(words[1])["PRESETS"], "", [word for word in words[2:] if word != "..."])
-    elif words[0].endswith("python") and words[1].startswith("benchmarks/"):
-        assert Path(words[1]).is_file(), line
-    elif words[0].endswith("python") and words[1:3] == ["-m", "ctsft.report"]:
-        assert all(Path(word).name in (*FOLDERS, "build") for word in words[3:] if not word.startswith("-")), line
+    elif command := COMMAND.search(line):
+        assert is_taken(line), line
+        if command["program"] == "-m ctsft.report":
+            assert all(Path(word).name in (*FOLDERS, "build") for word in words[3:] if not word.startswith("-")), line
     elif words[0] == "printf":
         subprocess.run(line, shell=True, check=True)
     else:
@@ -122,22 +119,41 @@ def test_the_readmes_commands_leave_what_they_promise(folder):
     assert round(Path("build/d50/delta.safetensors").stat().st_size, -3) == 24_000
 
 
-def test_the_scripts_that_text_blocks_start_know_their_flags(folder):
-    """What needs a cluster, or files of one's own, is not run; its commands are read as the scripts read them."""
-    variables = {"$SLURM_ARRAY_TASK_ID": "1", "$i": "1", "$SHARED": "build", "DATA": "build", "MODEL.gguf": "demo"}
-    seen = 0
-    for page in PAGES:
-        for code in [code for kind, code in blocks(page) if kind == "text"]:
-            for line in code.replace("\\\n", " ").splitlines():
-                command = re.search(r"(experiments/\d\d_\w+\.py)(.*)", line)
-                if command is None:
-                    continue
-                words = [word for word in shlex.split(command[2], comments=True) if word != "&"]
-                for name, value in variables.items():
-                    words = [word.replace(name, value) for word in words]
-                parse(runpy.run_path(command[1])["PRESETS"], "", words)
-                seen += 1
-    assert seen >= 5
+def named(page: Path) -> list[str]:
+    """The commands in a page's own lines and in its text blocks; those of bash blocks are checked where these run."""
+    lines = [line for kind, code in blocks(page) if kind == "text" for line in code.replace("\\\n", " ").splitlines()]
+    spans = re.findall(r"`(python [^`]+)`", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return [line for line in lines if COMMAND.search(line)] + [" ".join(span.split()) for span in spans]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_that_a_page_names_know_their_flags(page):
+    assert [line for line in named(page) if not is_taken(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        ("python experiments/my_pair.py --preset small --n-source 300", True),
+        ("python experiments/my_pair.py --preset small --n-sauce 300", False),
+        ("python experiments/01_nusax_transfer.py --preset tiny", False),
+        ("python -m ctsft.study.gather build other", True),
+        ("python -m ctsft.study.gather build", False),
+        ("python -m ctsft.study.gather build other --fast", False),
+        ("python benchmarks/agreement.py results/small FOLDER", True),
+        ("python benchmarks/agreement.py", False),
+        ("python benchmarks/growth.py --shape smollm2-135m &", True),
+        ("python benchmarks/growth.py --shapes smollm2-135m", False),
+    ],
+)
+def test_a_command_with_other_flags_or_without_an_argument_is_found(line, taken):
+    assert is_taken(line) is taken
+
+
+def test_pages_name_commands_of_every_kind():
+    """Else the tests above could pass because they find none."""
+    programs = {COMMAND.search(line)["program"] for page in PAGES for line in named(page)}
+    assert {"experiments/my_pair.py", "-m ctsft.study.gather", "-m ctsft.report", "benchmarks/agreement.py"} <= programs
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -41,7 +41,6 @@ from ctsft.study.run import parse, run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known import ioi as ioi_module
-from ctsft.tasks.known.induction import induction
 from ctsft.tasks.known.induction import rows as induction_rows
 from ctsft.tasks.known.ioi import NAMES, sentences
 from ctsft.tasks.known.planted import AGAINST, LOUD, planted
@@ -159,10 +158,6 @@ def test_what_works_against_the_names_in_ioi_is_published(monkeypatch):
     loaded = SimpleNamespace(tokenizer=lambda text: {"input_ids": [names[text]]})
     monkeypatch.setattr(ioi_module, "load_model", lambda *_: loaded)
     assert ioi_module.ioi(0).against == (Head(10, 7), Head(11, 10))
-
-
-def test_an_untrained_model_has_no_induction_heads():
-    assert not induction(0, steps=1).heads
 
 
 def test_the_sentences_of_ioi_are_balanced():

@@ -1,78 +1,114 @@
-"""Real trained weights, where they are at hand: loading, the sum check, and the smallest cell to the end."""
+"""Real trained weights, where they are at hand: loading, the decomposition, and the smallest cell to the end."""
 
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import oracle
 import pytest
 import torch
-from conftest import there
+from conftest import LABEL_TOKENS, STORIES, there
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from ctsft.discovery.decompose import LINEAR, Rules
-from ctsft.discovery.totals import record
-from ctsft.models.load import load_model
+from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.problem import Batch, Problem
+from ctsft.heads import Head
+from ctsft.models.load import Loaded, load_model
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.tasks.nusax import NUSAX
-from ctsft.tasks.prompts import encode, label_tokens, pad_left
+from ctsft.tasks.prompts import Encoded, encode, label_tokens
 from ctsft.tasks.task import draw_balanced
 
 ROOT = Path(__file__).parents[1]
 SMOLLM2 = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def close_to_logits(loaded, batch, rules, layers):
-    totals = record(loaded, batch)
-    for number in layers:
-        kept = totals.layers[number]
-        source = torch.zeros_like(kept.z)
-        source[..., : loaded.anatomy.head_dim] = kept.z[..., : loaded.anatomy.head_dim]
-        source = source * batch["attention_mask"][..., None]
-        rel, irrel, _ = oracle.two_streams(
-            loaded, batch, totals.layers[0].x, number, source, rules, oracle.turns(totals)
+@pytest.fixture
+def in_double(monkeypatch) -> Callable[[str], Loaded]:
+    """Loads a Llama in double precision throughout; its norms would round to single by themselves."""
+
+    def normed(self, x):
+        return x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt() * self.weight
+
+    def load(name: str) -> Loaded:
+        monkeypatch.setattr(LlamaRMSNorm, "forward", normed)
+        loaded = load_model(name)
+        loaded.model.double()
+        return loaded
+
+    return load
+
+
+def same(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Up to the rounding of double precision; never where nothing, or what is not finite, is expected."""
+    scale = float(expected.abs().max())
+    return 0 < scale < float("inf") and float((actual - expected).abs().max()) < 1e-9 * scale
+
+
+def adds_up_and_agrees(loaded, rows, tokens, rules, heads):
+    """The reference's two streams are the model's own logits, and its rel in every layer is that of the propagation."""
+    mean = label_balanced_mean(loaded, rows, len(tokens), len(rows))
+    batch = Batch(Problem(loaded, rows, tokens, mean, rules), range(len(rows)))
+    d, totals = loaded.anatomy.head_dim, batch.totals
+    for head in heads:
+        source = torch.zeros_like(batch.beta[head.layer])
+        own = slice(head.index * d, (head.index + 1) * d)
+        source[..., own] = batch.beta[head.layer][..., own]
+        rel, irrel, rel_z = oracle.two_streams(
+            loaded, batch.tokens, totals.layers[0].x, head.layer, source, rules, oracle.turns(totals)
         )
-        error = (rel + irrel - totals.logits).abs().max() / totals.logits.abs().max()
-        assert torch.isfinite(rel).all()
-        assert rel.abs().max() > 0
-        assert error < 1e-4, (number, float(error))
+        assert same(rel + irrel, totals.logits), head
+        passed = list(batch.propagation.run(head.layer, source[None]))
+        assert [number for number, _, _ in passed] == list(rel_z)
+        assert all(same(z[0, :, -1], rel_z[number][:, -1]) for number, z, _ in passed), head
+        assert same(batch.to_label_words(passed[-1][2])[0], rel[:, tokens]), head
 
 
-def test_stories260k_speaks_and_adds_up(model_dir):
-    there(model_dir, "stories260k-llama")
-    loaded = load_model(str(model_dir / "stories260k-llama"))
+def test_stories260k_speaks(model_dir):
+    there(model_dir, STORIES)
+    loaded = load_model(str(model_dir / STORIES))
     ids = loaded.tokenizer("Zoo", return_tensors="pt")
     out = loaded.model.generate(**ids, max_new_tokens=12, do_sample=False)
     assert loaded.tokenizer.decode(out[0], skip_special_tokens=True).startswith("Zoo was a little girl named Lily")
-    rows = [loaded.tokenizer(text)["input_ids"] for text in ("Once upon a time", "Lily saw a big red ball.")]
-    batch = pad_left(rows, loaded.layout, "cpu")
-    for rules in (Rules(), LINEAR):
-        close_to_logits(loaded, batch, rules, range(5))
 
 
-def test_smollm2_adds_up_on_real_rows(model_dir, real_data):
+@pytest.mark.parametrize("rules", [Rules(), LINEAR], ids=["paper", "linear"])
+def test_stories260k_is_decomposed_as_the_reference_says(model_dir, in_double, rules):
+    there(model_dir, STORIES)
+    loaded = in_double(str(model_dir / STORIES))
+    texts = ("Once upon a time", "Lily saw a big red ball.", "Tom was sad.")
+    prompts = tuple(tuple(loaded.tokenizer(text)["input_ids"]) for text in texts)
+    rows = Encoded(prompts, (0, 1, 2), ("a", "b", "c"))
+    heads = [Head(layer, index) for layer in range(5) for index in (0, 5)]
+    adds_up_and_agrees(loaded, rows, LABEL_TOKENS, rules, heads)
+
+
+def test_smollm2_is_decomposed_as_the_reference_says_on_real_rows(model_dir, real_data, in_double):
     there(model_dir, SMOLLM2)
-    loaded = load_model(str(model_dir / SMOLLM2))
+    loaded = in_double(str(model_dir / SMOLLM2))
     assert sum(p.numel() for p in loaded.model.parameters()) == 134_515_008
-    assert label_tokens(loaded.tokenizer, NUSAX, loaded.layout) == [3524, 9174, 2731]
+    tokens = label_tokens(loaded.tokenizer, NUSAX, loaded.layout)
+    assert tokens == [3524, 9174, 2731]
     rows = draw_balanced(NUSAX.load("indonesian", "valid", real_data).examples, 1, 3, 0)
     encoded = encode(loaded.tokenizer, NUSAX, rows, 24, loaded.layout)
     assert all(len(prompt) <= 24 for prompt in encoded.prompts)
-    batch = pad_left(encoded.prompts, loaded.layout, "cpu")
-    close_to_logits(loaded, batch, Rules(), (0, 15, 29))
-    close_to_logits(loaded, batch, LINEAR, (0, 29))
+    adds_up_and_agrees(loaded, encoded, tokens, Rules(), [Head(0, 0), Head(15, 4), Head(29, 8)])
+    adds_up_and_agrees(loaded, encoded, tokens, LINEAR, [Head(0, 0), Head(29, 8)])
 
 
 @pytest.mark.parametrize("scorer", ["cdt", "cdt_linear"])
 def test_the_smallest_cell_runs_on_real_weights_and_real_rows(model_dir, real_data, tmp_path, scorer):
     """Chance is what a 260-thousand-weight model of English children's stories gives here; it must say so, and end."""
-    there(model_dir, "stories260k-llama")
+    there(model_dir, STORIES)
     small = runpy.run_path(str(ROOT / "experiments" / "01_nusax_transfer.py"))["PRESETS"]["small"]
     config = replace(
         small,
-        model=str(model_dir / "stories260k-llama"),
+        model=str(model_dir / STORIES),
         label_words=("e", "a", "o"),
         targets=("javanese",),
         n_targets=(25,),

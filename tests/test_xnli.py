@@ -147,6 +147,19 @@ def test_files_that_are_no_json_lines_are_named(folder):
         XNLI.load("english", "train", folder)
 
 
+def test_a_whole_file_whose_labels_are_not_balanced_is_refused(folder):
+    """As long as the published one, and its labels are valid: eight premises have one of them three times."""
+    path = folder / "xnli" / "en.dev.jsonl.gz"
+    chosen = {e.group for e in XNLI.load("english", "train", folder).examples}
+    rows = made_up(830)
+    for premise in sorted(chosen)[:8]:
+        for row in (row for row in rows if row["prompt_id"] == premise):
+            row["label"] = "neutral"
+    write(path, rows)
+    with pytest.raises(UserError, match=r"en\.dev\.jsonl\.gz: 500 rows with \{.*1: 18\d.*\} of each label"):
+        XNLI.load("english", "train", folder)
+
+
 def test_fields_are_found_where_they_stand():
     prompt, spans = fill("Premise: {text} Hypothesis: {pair} Label:", {"text": "ab", "pair": "cde"})
     assert prompt == "Premise: ab Hypothesis: cde Label:"

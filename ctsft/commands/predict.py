@@ -76,8 +76,9 @@ class Predict:
         if writer is None:
             print("note: the input has no rows", file=sys.stderr)
         if labeller.skipped:
-            lines = ", ".join(map(str, labeller.skipped[:10])) + (", ..." if len(labeller.skipped) > 10 else "")
-            print(f"note: {len(labeller.skipped)} rows have no text and got no label (lines {lines})", file=sys.stderr)
+            more = ", ..." if labeller.skipped > len(labeller.first_skipped) else ""
+            lines = ", ".join(map(str, labeller.first_skipped)) + more
+            print(f"note: {labeller.skipped} rows have no text and got no label (lines {lines})", file=sys.stderr)
 
     def _check_pair(self, task: Task) -> None:
         if ("{pair}" in task.template) != (self.pair is not None):

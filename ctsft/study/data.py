@@ -68,6 +68,22 @@ class StudyData:
             hashes if self.task.published else hashes | {"task.json (parallel, target_pool)": digest(json.dumps(whose))}
         )
 
+    def label_counts(self) -> list[str]:
+        """How many rows of each label every split has, in a line; languages with other numbers have one of their own.
+
+        The rows of a parallel task have the same labels in all languages.
+        """
+        alike: dict[str, list[str]] = {}
+        for language in dict.fromkeys((self.config.source, *self.config.targets)):
+            counts = {name: Counter(e.label for e in self.split(language, name).examples) for name in SPLITS}
+            every = range(len(self.task.labels))
+            told = ", ".join(f"{name} {'/'.join(str(counts[name][n]) for n in every)}" for name in SPLITS)
+            alike.setdefault(told, []).append(language)
+        what = f"rows of {'/'.join(self.task.labels)}"
+        if len(alike) == 1:
+            return [f"{what}: {told}" for told in alike]
+        return [f"{what} in {', '.join(languages)}: {told}" for told, languages in alike.items()]
+
     def _source_rows(self, train: Rows) -> Rows:
         """Where the rows of the competence stage come from: pool A, or the task's further rows when it is too small."""
         n_source, language = self.config.n_source, self.config.source

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from ctsft.errors import UserError
@@ -33,6 +35,8 @@ KNOWN_COLUMNS = "circuit seed scorer roc_auc heads ranks of seconds git_commit c
 KNOWN = ".known.csv"
 # Columns that came later, and what the rows of older files, which lack them, have in their place.
 LATE = {"rows": "same"}
+# So many characters of a header may differ before it is taken for that of another table.
+FEW = 3
 TABLES = {".csv": COLUMNS, PROBES: PROBE_COLUMNS, SETS: SET_COLUMNS, KNOWN: KNOWN_COLUMNS}
 
 
@@ -53,50 +57,66 @@ def read_rows(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, st
 
 def _whole(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     rows = []
-    for line, row in _lines(path, columns):
+    for line, row in _lines(path, columns)[1]:
         if isinstance(row, str):
             raise Damaged(f"{path}, line {line}: {row}. Run the script again: it sets the file aside and mends it.")
-        rows.append(row)
+        rows.append({name: row.get(name, LATE.get(name, "")) for name in columns})
     return rows
 
 
-def _lines(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str] | str]]:
-    """Every line after the header with its number: a row, or what is wrong with it."""
+def _lines(path: Path, columns: Sequence[str]) -> tuple[Sequence[str], list[tuple[int, dict[str, str] | str]]]:
+    """The columns that a file has, which in one from before the late ones are fewer; and all lines with their numbers:
+    a row, or what is wrong with it. A whole header is left out."""
     if not path.is_file():
-        return []
+        return columns, []
     header, *lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-    wanted, columns = columns, _columns_of(header, columns)
-    expected = ",".join(columns)
-    if header.rstrip("\r") != expected:
-        if lines or not expected.startswith(header):
-            raise UserError(
-                f"{path} has other columns than this version writes. Move it away, or use another --output."
-            )
-        return [(1, "the file ends within its first line")]
-    torn = lines.pop()
-    rows = [_row(line.rstrip("\r"), columns) for line in lines] + (["the row is not whole"] if torn else [])
+    if not lines and ",".join(columns).startswith(header):
+        return columns, [(1, "the file ends within its first line")]
+    header, sums = header.rstrip("\r"), _sums(path)
+    versions = (columns, [name for name in columns if name not in LATE])
+    whole = [own for own in versions if header == ",".join(own)]
+    found = whole or [own for own in versions if _was_header_of(header, lines, own, sums or {})]
+    if not found:
+        raise UserError(f"{path} has other columns than this version writes. Move it away, or use another --output.")
+    faults = [] if whole else [(1, "the names of the columns are not as they were written")]
+    return found[0], faults + list(enumerate(_checked(lines or [""], found[0], sums), start=2))
+
+
+def _was_header_of(header: str, lines: Sequence[str], columns: Sequence[str], sums: Mapping[str, set[str]]) -> bool:
+    """Whether a first line is that of these columns, damaged, and not that of a table with others."""
+    names = ",".join(columns)
+    as_many = header.count(",") == names.count(",")
+    if as_many and abs(len(header) - len(names)) <= FEW:
+        same = SequenceMatcher(None, header, names, autojunk=False).get_matching_blocks()
+        if max(len(header), len(names)) - sum(block.size for block in same) <= FEW:
+            return True
+    # A table of as many columns with names of their own is another one, though its rows have checksums too.
+    if as_many and re.fullmatch(r"\w+(,\w+)*", header, re.ASCII):
+        return False
+    rows = ((line.rstrip("\r"), _row(line.rstrip("\r"), columns)) for line in lines)
+    return any(isinstance(row, dict) and digest(line) in sums.get(unit_of(row, columns), ()) for line, row in rows)
+
+
+def _checked(
+    lines: Sequence[str], columns: Sequence[str], sums: Mapping[str, set[str]] | None
+) -> Iterator[dict[str, str] | str]:
+    """The rows of the lines behind the header, or what is wrong with them; `sums` is None where there are none."""
+    *lines, torn = (line.rstrip("\r") for line in lines)
+    rows = [_row(line, columns) for line in lines]
     found: dict[str, set[str]] = {}
-    for line, row in zip(lines, rows, strict=False):
+    for line, row in zip(lines, rows, strict=True):
         if isinstance(row, dict):
-            found.setdefault(unit_of(row, columns), set()).add(digest(line.rstrip("\r")))
-    sums = _sums(path)
-    other = {unit for unit in found if sums.get(unit, found[unit]) != found[unit]}
-    checked = [
-        f"{unit_of(row, columns)} does not have the checksum it was written with"
-        if isinstance(row, dict) and unit_of(row, columns) in other
-        else row
-        for row in rows
-    ]
-    whole = [
-        row if isinstance(row, str) else {name: row.get(name, LATE.get(name, "")) for name in wanted} for row in checked
-    ]
-    return list(enumerate(whole, start=2))
-
-
-def _columns_of(header: str, columns: Sequence[str]) -> Sequence[str]:
-    """The columns that a file with this header has: `columns`, or in a file from before the late ones, the others."""
-    older = [name for name in columns if name not in LATE]
-    return older if header.rstrip("\r") == ",".join(older) else columns
+            found.setdefault(unit_of(row, columns), set()).add(digest(line))
+    for row in rows:
+        unit = unit_of(row, columns) if isinstance(row, dict) else None
+        if unit is None or sums is None or sums.get(unit) == found[unit]:
+            yield row
+        elif unit in sums:
+            yield f"{unit} does not have the checksum it was written with"
+        else:  # every write names all rows: this one was renamed, or the checksums are not whole
+            yield f"{unit} has no checksum in the .sha256 file beside it"
+    if torn:
+        yield "the row is not whole"
 
 
 def _row(line: str, columns: Sequence[str]) -> dict[str, str] | str:
@@ -111,10 +131,12 @@ def _sums_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _sums(path: Path) -> dict[str, set[str]]:
-    """The checksums of the lines of each unit; rows from before there were checksums have none."""
+def _sums(path: Path) -> dict[str, set[str]] | None:
+    """The checksums of the lines of each unit; None where all rows are from before there were checksums."""
+    if not _sums_path(path).is_file():
+        return None
     sums: dict[str, set[str]] = {}
-    for line in _sums_path(path).read_text(errors="replace").splitlines() if _sums_path(path).is_file() else []:
+    for line in _sums_path(path).read_text(errors="replace").splitlines():
         checksum, _, unit = line.partition("  ")
         sums.setdefault(unit, set()).add(checksum)
     return sums
@@ -176,15 +198,12 @@ def mend(folder: Path) -> None:
 def mend_table(path: Path, columns: Sequence[str]) -> None:
     """The same for one file of these columns."""
     with locked(path):
-        lines = _lines(path, columns)
+        own, lines = _lines(path, columns)
         faults = [f"{path}, line {line}: {row}." for line, row in lines if isinstance(row, str)]
         if faults:
             set_aside(path, faults[0], copy=True)
-            own = _columns_of(
-                path.read_text(errors="replace").partition("\n")[0], columns
-            )  # as its checksums have them
-            kept = [{name: row[name] for name in own} for _, row in lines if isinstance(row, dict)]
-            write_atomic(path, _table(kept, own))
+            # With the columns that its checksums were made of.
+            write_atomic(path, _table([row for _, row in lines if isinstance(row, dict)], own))
 
 
 def read_cells(folder: Path, first: str = "") -> dict[str, dict[str, str]]:

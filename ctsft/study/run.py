@@ -103,6 +103,8 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     shard = f" in shard {config.shard}" if config.shard else ""
     done = len(mine) - len(left)
     print(f"{len(mine)} cells{shard}, {done} done, {len(left)} to run on {bench.device} in {config.dtype}")
+    for line in bench.label_counts():
+        print(line)
     if not left:
         print(f"nothing is left to run in {config.folder}; give another --output to run it afresh")
     if config.dry_run:

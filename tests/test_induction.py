@@ -1,0 +1,23 @@
+"""The induction model: trained here, it has induction heads, and the default score ranks them before all others."""
+
+from __future__ import annotations
+
+from ctsft.study.known import score_known
+from ctsft.tasks.known.induction import induction
+
+ROLES = {0: "looks at the previous token", 1: "looks at what followed before"}
+
+
+def test_an_untrained_model_has_no_induction_heads():
+    assert not induction(0, steps=1).heads
+
+
+def test_a_trained_model_has_induction_heads_and_the_default_score_ranks_them_first():
+    """Half of script 05's steps; the price on heads sets in after the first half."""
+    known = induction(31, steps=1000)
+    assert {head.layer for head in known.heads} == set(ROLES)
+    assert all(role == ROLES[head.layer] for head, role in known.heads.items())
+    assert len(known.heads) < 6  # of 8: ranked before the others, it matters which they are
+    row = score_known(known, "cdt", 31)
+    assert sorted(map(int, row["ranks"].split())) == list(range(1, len(known.heads) + 1))
+    assert (row["roc_auc"], row["of"]) == (1.0, 8)
