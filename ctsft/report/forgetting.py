@@ -60,9 +60,12 @@ def _own(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tuned_with_probes(results: Results) -> pd.DataFrame:
-    """The rows that have probes, at their validated learning rates, but for zero-shot's, which change nothing."""
+    """The rows that have probes, at their validated learning rates and the paper's share of heads.
+
+    Without zero-shot's, which change nothing.
+    """
     probed = results.rows["cell"].isin(results.probes["cell"]) & (results.rows["arm"] != "zero_shot")
-    return at_validated_rate(results.rows[probed])
+    return at_papers_share(at_validated_rate(results.rows[probed]))
 
 
 def last_lines(results: Results) -> pd.DataFrame:
@@ -71,7 +74,7 @@ def last_lines(results: Results) -> pd.DataFrame:
     Where script 04 has not run, what script 06 measured of related tests.
     """
     results = with_related(results) or results
-    rows = at_papers_share(_tuned_with_probes(results))
+    rows = _tuned_with_probes(results)
     lines = results.probes[results.probes["cell"].isin(rows["cell"])]
     return lines[lines["epoch"] == lines.groupby("cell")["epoch"].transform("max")]
 
