@@ -389,7 +389,7 @@ def test_one_rate_must_have_been_tried_everywhere(demo):
 
 
 def test_claims_of_unequal_rates_are_not_run(demo):
-    """Of C1 to C3b too: an arm that was given one rate less than what it is compared with, or a higher one, waits."""
+    """An arm that was given one rate less than what it is compared with, or a higher one, waits; in C2 it does not."""
     main = demo.of("01_nusax_transfer")
     rate = main.rows.loc[main.rows["arm"] == "full", "lr"].max()
     less = main.only(~((main.rows["arm"] == "full") & (main.rows["lr"] == rate) & (main.rows["seed"] == 31)))
@@ -398,7 +398,9 @@ def test_claims_of_unequal_rates_are_not_run(demo):
         assert rule(less).verdict == "not run"
     assert claims.source_kept(less).number == claims.source_kept(main).number  # zero_shot uses none
     lower = main.only(~((main.rows["arm"] == "near_zero") & (main.rows["lr"] == rate)))
-    assert claims.hard_transfers(lower).verdict == "not run"
+    two = [claims.hard_transfers(one) for one in (lower, without(lower, arm="circuit", lr=rate))]
+    told, both = ((j.deciding, j.number.split("; circuit − near_zero")[1], j.data) for j in two)
+    assert told == both
     assert claims.source_kept(lower).verdict == "not run"  # the rates would choose between the two arms as well
     assert claims.hard_transfers(main).verdict != "not run"
 
@@ -651,12 +653,19 @@ def test_circuit_and_near_zero_stand_beside_each_other_on_common_seeds_only(sent
     assert short["circuit"] == line["circuit"]
 
 
-def test_nothing_chooses_between_arms_of_unequal_rates(sentiment):
-    fewer = without(one_setting(sentiment), arm="circuit", depth=2, share=0.02, seed=31, lr=1e-2)
-    [line] = pick(tradeoff_cells(fewer), depth=2).to_dict("records")
+def test_who_chooses_between_two_arms_has_them_at_the_rates_of_both(sentiment):
+    which = dict(depth=2, share=0.02, seed=31, lr=1e-2)
+    one = without(one_setting(sentiment), arm="circuit", **which)
+    [line] = pick(tradeoff_cells(one), depth=2).to_dict("records")
+    [both] = pick(tradeoff_cells(without(one, arm="near_zero", **which)), depth=2).to_dict("records")
+    assert line == both
     for name in ("circuit − near_zero", "paper's rule", "ct_sft", "oracle"):
-        assert line[name] == "–", name
-    assert line["near_zero"] != "–"
+        assert line[name] != "–", name
+    apart = without(without(one, arm="circuit", depth=2, lr=1e-3), arm="near_zero", depth=2, lr=1e-2)
+    apart = without(apart, arm="near_zero", depth=2, lr=3e-3)  # 3e-3 and 1e-2 against 1e-3
+    [never] = pick(tradeoff_cells(apart), depth=2).to_dict("records")
+    assert never["seeds"] == "0/2"
+    assert {never[name] for name in ("circuit", "near_zero", "circuit − near_zero", "ct_sft", "oracle")} == {"–"}
 
 
 def test_a_related_test_without_rows_is_a_gap(sentiment):

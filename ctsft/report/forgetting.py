@@ -7,7 +7,7 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, accuracy, mean_difference, on_common_seeds, paired, right, stack
-from ctsft.report.fair import equal_rates
+from ctsft.report.fair import fair_pair
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
@@ -19,20 +19,20 @@ BEFORE = ("answers_before", "gold")
 
 def forgetting_cells(results: Results) -> pd.DataFrame:
     """One line per target, n, arm and depth: gain on the target, loss on the source, retention; against `full`."""
-    rows = at_papers_share(at_validated_rate(results.rows))
+    tried = at_papers_share(results.rows)
+    rows = at_validated_rate(tried)
     seeds = rows["seed"].nunique()
     probes = results.probes[results.probes["role"] == "source"]
     table, p_values = [], []
-    for line in lines_of(by_a_model(_own(results, rows))):
+    for line in lines_of(by_a_model(_own(results, tried))):
         if line["arm"] == "zero_shot":
             continue
         here = pick(rows, **line)
         start = line["n_source"] or rows["n_source"].max()
         zero = pick(rows, arm="zero_shot", target=line["target"], n_source=start)
-        full = pick(rows, **(line | {"arm": "full", "depth": None, "n_source": start}))
+        full = pick(tried, **(line | {"arm": "full", "depth": None, "n_source": start}))
         sides = on_common_seeds(here, zero, SOURCE)
-        fair = line["arm"] != "full" and equal_rates(here, full, results.rows)
-        against = paired(here, full, SOURCE) if fair else None
+        against = None if line["arm"] == "full" else paired(*fair_pair(pick(tried, **line), full), SOURCE)
         moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
         p_values.append(against and against.p)
         table.append(
@@ -177,9 +177,10 @@ def forgetting_tables(results: Results) -> list[Table]:
                 f"What is kept of the source, preset {results.preset}",
                 f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
                 "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this "
-                "arm minus after tuning all weights, where both had the same learning rates to choose from. p is from "
-                "a paired permutation test over rows, Holm-corrected over the table. It concerns these checkpoints "
-                "only, so it may be small although the interval, which also covers other seeds, includes 0. `distance "
+                "arm minus after tuning all weights, both from the learning rates that both had on a seed (maybe other "
+                "ones than in the columns before). p is from a paired permutation test over rows, Holm-corrected over "
+                "the table. It concerns these checkpoints only, so it may be small although the interval, which also "
+                "covers other seeds, includes 0. `distance "
                 f"moved` is that of all weights, relative to their norm.{_strayed_told(results)}",
                 forgetting_cells(results),
             )
