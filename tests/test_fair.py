@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from ctsft.report import claims
+from ctsft.report.fair import short_of_rates
+from ctsft.report.figures.forgetting import FEWER, plane_figure
 from ctsft.report.figures.tradeoff import difficulty_figure
-from ctsft.report.forgetting import forgetting_cells, forgetting_tables
+from ctsft.report.forgetting import forgetting_cells, forgetting_tables, plane
 from ctsft.report.render import GAP, change
 from ctsft.report.rows import Results
 from ctsft.report.tradeoff import correlation_text, difficulty_predicts, tradeoff_cells, tradeoff_tables
@@ -85,3 +87,31 @@ def test_table_and_claim_answer_alike_whether_difficulty_predicts(study, arm):
 def test_captions_say_which_rates_are_compared(one_target):
     assert "same learning rates to choose from on each seed" in tradeoff_tables(one_target)[0].caption
     assert "from the learning rates that both had on a seed" in forgetting_tables(one_target)[0].caption
+
+
+def test_arms_are_short_of_rates_where_another_had_more_on_their_seed():
+    three, four = (1e-4, 1e-3, 1e-2), (1e-4, 1e-3, 1e-2, 1e-1)
+    assert short_of_rates([{31: three, 777: four}, {31: four, 777: four}, {31: ()}]) == [True, False, False]
+    assert short_of_rates([{31: three, 777: four}, {31: three}, {777: four}]) == [False, False, False]
+    assert short_of_rates([]) == []
+
+
+def test_arms_with_fewer_rates_are_ringed_and_left_out_of_the_front(one_target):
+    """Norms alone that are right about everything would be the front; with a rate less they are none of it."""
+    rows = one_target.rows
+    for answers, gold in (("answers", "gold"), ("source_answers", "source_gold")):
+        best = [g if arm == "norm_only" else a for arm, a, g in rows[["arm", answers, gold]].itertuples(index=False)]
+        rows = rows.assign(**{answers: best})
+    best = replace(one_target, rows=rows)
+    gone = (rows["arm"] == "norm_only") & (rows["seed"] == 31) & (rows["lr"] == rows["lr"].max())
+    others = plane(one_target.only(one_target.rows["arm"] != "norm_only"))
+    for study, front, fewer in (
+        (best, {"norm_only"}, set()),
+        (best.only(~gone), set(others.loc[others["front"], "arm"]), {"norm_only"}),
+    ):
+        points = plane(study)
+        assert set(points.loc[points["front"], "arm"]) == front
+        assert set(points.loc[points["fewer"], "arm"]) == fewer
+        figure = plane_figure(study)
+        assert (FEWER in figure.axes[0].get_legend_handles_labels()[1]) is bool(fewer)
+        plt.close(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -29,6 +29,15 @@ def equal_rates(first: pd.DataFrame, second: pd.DataFrame, tried: pd.DataFrame) 
     """
     one, other = rates_by_seed(first, tried), rates_by_seed(second, tried)
     return all(one[seed] == other[seed] for seed in one.keys() & other.keys())
+
+
+def short_of_rates(arms: Sequence[Mapping[int, Collection[float]]]) -> list[bool]:
+    """Of arms' rates by seed, whether each had fewer than another arm on some seed; an arm without a rate had not."""
+    most: dict[int, int] = {}
+    for rates in arms:
+        for seed, own in rates.items():
+            most[seed] = max(most.get(seed, 0), len(own))
+    return [any(0 < len(own) < most[seed] for seed, own in rates.items()) for rates in arms]
 
 
 def at_common_rates(rows: pd.DataFrame, arms: Sequence[str], within: Sequence[str] = ()) -> pd.DataFrame:

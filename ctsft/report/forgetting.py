@@ -7,7 +7,7 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, accuracy, mean_difference, on_common_seeds, paired, right, stack
-from ctsft.report.fair import fair_pair
+from ctsft.report.fair import fair_pair, rates_by_seed, short_of_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
@@ -134,18 +134,22 @@ def by_epoch(results: Results) -> pd.DataFrame:
 def plane(results: Results) -> pd.DataFrame:
     """Target gain and source change of every arm, as intervals (on seeds that both have), and whether it is in front.
 
-    In front: no arm of its panel is as good in both and better in one.
+    In front: no arm of its panel is as good in both and better in one. Arms with `fewer` learning rates than another of
+    their panel on some seed neither are in front nor keep one from it: with the others' rates they might lie elsewhere.
     """
-    rows = by_a_model(at_papers_share(at_validated_rate(results.from_most_source_rows().rows)))
+    tried = by_a_model(at_papers_share(results.from_most_source_rows().rows))
+    rows = at_validated_rate(tried)
     zero = rows[rows["arm"] == "zero_shot"]
     points = []
     for setting in rows.loc[rows["arm"] != "zero_shot", KEYS].drop_duplicates().to_dict("records"):
         here, before = pick(rows, **setting), pick(zero, target=setting["target"])
         gain, kept = paired(here, before), paired(here, before, SOURCE)
         if gain is not None:
-            points.append({**setting, "gain": gain, "kept": kept})
-    table = pd.DataFrame(points, columns=[*KEYS, "gain", "kept"]).assign(front=False)
+            points.append({**setting, "gain": gain, "kept": kept, "rates": rates_by_seed(here, tried)})
+    table = pd.DataFrame(points, columns=[*KEYS, "gain", "kept", "rates"]).assign(fewer=False, front=False)
     for _, group in table.groupby(["target", "n_target"]):
+        table.loc[group.index, "fewer"] = short_of_rates(list(group["rates"]))
+        group = group[~table.loc[group.index, "fewer"]]
         gain, kept = (np.array([value.value for value in group[name]]) for name in ("gain", "kept"))
         for number, index in enumerate(group.index):
             better = (gain >= gain[number]) & (kept >= kept[number])
