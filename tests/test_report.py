@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,18 +26,19 @@ from ctsft.heads import Head
 from ctsft.report import claims, documents, summary
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.__main__ import main as report_main
-from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.baseline_claims import ASKED, BASELINE_CLAIMS, by_arms, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
 from ctsft.report.claims_page import about_folder
 from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
+from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.figures.forgetting import bottom_is_near_zero, plane_figure
 from ctsft.report.figures.style import arm_label
 from ctsft.report.figures.transfer import by_rows_figure
 from ctsft.report.forgetting import forgetting_tables, related_cells
-from ctsft.report.judging import MARGIN, Judgement, by_interval
+from ctsft.report.judging import BY_INDEX, MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_cells
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published, said_once
@@ -308,6 +310,33 @@ def test_circuits_filled_by_index_are_never_shown_beside_others(demo):
     older = replace(demo, rows=rows).of("01_nusax_transfer")
     assert claims.target_accuracy(older).data.endswith("heads by cdt (ties by index)")
     assert "heads by cdt (ties by index)" in transfer_table(older).caption
+
+
+def test_circuits_filled_by_index_decide_no_claim(demo):
+    """C4 has no other rows in any folder of real text: its number stays, with what it rests on beside it."""
+    by_index = demo.rows["ties"].mask(demo.rows["ties"].notna(), "index")
+    older = replace(demo, rows=demo.rows.assign(ties=by_index))
+    first = [claims.compared(results.of("01_nusax_transfer")) for results in (demo, older)]
+    second = [results.of(ENTAILMENT) for results in (demo, older)]
+    travelled = [results.of("06_adaptation_odyssey").rows for results in (demo, older)]
+    found = Faithfulness.read(demo.folder)
+    rules = [
+        (claims.hard_transfers, *first),
+        (claims.source_kept, *first),
+        (claims.competent_start, *second),
+        (claims.second_task, *second),
+        (claims.faithful, found, replace(found, maps=[replace(m, ties="index") for m in found.maps])),
+        (partial(by_arms, "B11", ASKED["B11"]), *travelled),
+    ]
+    for rule, sound, filled in rules:
+        known, told = rule(sound), rule(filled)
+        assert BY_INDEX not in known.number
+        assert told.verdict == "undecided"
+        assert told.deciding == known.deciding + BY_INDEX
+        assert told.number.replace(BY_INDEX, "") == known.number
+    assert claims.competent_start(second[0]).verdict == "contradicted"  # so the rule has changed something
+    dapt = [by_arms("B2", ASKED["B2"], rows) for rows in travelled]  # no heads
+    assert dapt[0] == dapt[1]
 
 
 def test_circuits_that_are_the_models_first_heads_are_counted_and_told(demo):

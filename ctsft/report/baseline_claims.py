@@ -7,7 +7,7 @@ else undecided; *not run* where its rows are missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
 from ctsft.report.fair import at_common_rates
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, in_macro_f1, judged, not_run, pairs_of
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import GAP, change, listed, rate_text
 from ctsft.report.rows import Results
@@ -113,8 +113,8 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     told += [", ".join(f"{target} {alone}" for target, alone in each.items())] if len(each) > 1 else []
     told += [in_macro_f1(pairs)] if asked.of == TARGET else []
     number = "; ".join([*told, *_at_each_rate(asked, tried, keys)])
-    data = f"{ground(pairs, tried)}{strengths}"
-    return Judgement(claim, _verdict(value, asked.threshold), number, data)
+    found = judged(claim, _verdict(value, asked.threshold), number, pairs, tried)
+    return replace(found, data=f"{found.data}{strengths}")
 
 
 def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:

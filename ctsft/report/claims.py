@@ -14,13 +14,24 @@ from functools import lru_cache
 import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
-from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, circuits_told
+from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, chosen_by_index, circuits_told
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.fair import at_common_rates, equal_rates
 from ctsft.report.faithful_claims import directional, faithful
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
+from ctsft.report.judging import (
+    BY_INDEX,
+    MARGIN,
+    SAME,
+    Judgement,
+    by_interval,
+    in_macro_f1,
+    judged,
+    not_run,
+    pairs_of,
+    unless_by_index,
+)
 from ctsft.report.measured import with_related
 from ctsft.report.render import change, listed
 from ctsft.report.rows import Results
@@ -73,7 +84,7 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
         f"ct_sft − full: {change(value)}; {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
         f"{share:.2%} of the weights"
     )
-    return Judgement("C1", verdict, number, ground(pairs, results.rows))
+    return judged("C1", verdict, number, pairs, results.rows)
 
 
 def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -95,7 +106,7 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
             targets = len({first["target"].iloc[0] for first, _ in pairs})
             number += f"; circuit − {other} over {targets} targets: {change(pooled(pairs))}, on the source afterwards "
             number += change(pooled(pairs, SOURCE))
-    return Judgement("C2", by_interval(value, 0, 0), number, ground(pairs, tried))
+    return judged("C2", by_interval(value, 0, 0), number, pairs, tried)
 
 
 def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -106,7 +117,7 @@ def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgeme
     if kept is None:
         return not_run("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
     number = f"source, after − before: {change(kept)}"
-    return Judgement("C3a", by_interval(kept, -MARGIN, -MARGIN), number, ground(pairs, results.rows))
+    return judged("C3a", by_interval(kept, -MARGIN, -MARGIN), number, pairs, results.rows)
 
 
 def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -117,7 +128,7 @@ def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> 
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}"
-    return Judgement("C3b", by_interval(gap, 0, 0), number, ground(pairs, results.rows))
+    return judged("C3b", by_interval(gap, 0, 0), number, pairs, results.rows)
 
 
 def related_kept(results: Results) -> Judgement:
@@ -142,9 +153,10 @@ def related_kept(results: Results) -> Judgement:
     for target in targets if len(targets) > 1 and gap is not None else []:
         number += f", {target} {change(related_change(*(pick(side, target=target) for side in (circuit, full))))}"
     sizes, seeds = listed(circuit["n_target"]), listed(circuit["seed"])
-    heads = circuits_told(rows[rows["cell"].isin(circuit["cell"])])
-    data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{heads}"
-    return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
+    heads = rows[rows["cell"].isin(circuit["cell"])]
+    data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{circuits_told(heads)}"
+    told = Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
+    return unless_by_index(told, chosen_by_index(heads).any())
 
 
 def competent_start(results: Results | None) -> Judgement:
@@ -159,7 +171,7 @@ def competent_start(results: Results | None) -> Judgement:
         return not_run("C4", "a weak and a competent start on a common target and seed")
     verdict = by_interval(Interval(-value.value, -value.high, -value.low), 0, MARGIN)  # what is lost
     number = f"ct_sft from {few} source rows − from {many}: {change(value)}"
-    return Judgement("C4", verdict, number, ground(pairs, results.rows))
+    return judged("C4", verdict, number, pairs, results.rows)
 
 
 def second_task(results: Results | None) -> Judgement:
@@ -173,7 +185,8 @@ def second_task(results: Results | None) -> Judgement:
     verdicts = {part.verdict for part in parts}
     verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
     beside = parts[0].number.removeprefix(parts[0].deciding)
-    return Judgement("C5", verdict, f"{', '.join(part.deciding for part in parts)}{beside}", parts[0].data)
+    both = f"{parts[0].deciding.removesuffix(BY_INDEX)}, {parts[1].deciding}"  # which have the same heads
+    return Judgement("C5", verdict, f"{both}{beside}", parts[0].data)
 
 
 def compared(study: Results) -> Results:

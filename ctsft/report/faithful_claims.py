@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
-from ctsft.report.judging import Judgement, by_interval, not_run
+from ctsft.report.judging import Judgement, by_interval, not_run, unless_by_index
 from ctsft.report.render import change, interval, listed
 from ctsft.report.transfer import pick
 
 
 def faithful(found: Faithfulness | None) -> Judgement:
-    """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less.
-
-    Undecided where ties by index filled the circuit: what the method means by one was not asked.
-    """
+    """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less."""
     if found is None:
         return not_run("C6", "script 05")
     sets = pick(found.sets, language=found.source, scorer=found.main)
@@ -32,9 +29,7 @@ def faithful(found: Faithfulness | None) -> Judgement:
         f"faithfulness of {share}: {interval(kept)}, above {wins} of {draws} random sets from the same layers; random "
         f"sets: {interval(by_chance)}; all heads but these: {interval(faithfulness_of(found, out))}"
     )
-    if found.by_index:
-        verdict, number = "undecided", f"{number}; these circuits do not follow the scores (ties by index)"
-    return Judgement("C6", verdict, number, _asked(found, found.circuits))
+    return unless_by_index(Judgement("C6", verdict, number, _asked(found, found.circuits)), found.by_index)
 
 
 def directional(found: Faithfulness | None) -> Judgement:
