@@ -171,6 +171,32 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
     assert module.by_generations("B6", ASKED["B6"], begun).verdict == "not run"
 
 
+@pytest.mark.parametrize("fresh_first", [True, False])
+def test_generations_are_judged_on_fresh_rows_in_whatever_order_they_stand(fresh_first):
+    def chains(rows: str, circuit: float) -> pd.DataFrame:
+        """Of the circuit, whose last generation is right on this share, and of full, which has decayed."""
+        lines = [
+            dict(arm=arm, depth=depth, generation=number, right=share(of).astype(bool))
+            | dict.fromkeys(("predictions", "source_predictions"), f"p{number}")
+            for arm, depth, last in (("circuit", 2, circuit), ("full", None, 0.5))
+            for number, of in enumerate((0.7, last))
+        ]
+        about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
+        return pd.DataFrame(lines).assign(
+            **about, rows=rows, gold_entropy=1.5, label_entropy=1.5, seed=31, gold=[np.ones(400, int)] * 4
+        )
+
+    same, fresh = chains("same", 0.3), chains("fresh", 0.7)
+    judged = module.by_generations("B6", ASKED["B6"], pd.concat([fresh, same] if fresh_first else [same, fresh]))
+    assert judged.verdict == "supported"
+    assert "then 50 fresh rows" in judged.data
+    # Fresh chains of one arm alone compare nothing; those on the same rows do.
+    alone = [fresh[fresh["arm"] == "circuit"], same]
+    judged = module.by_generations("B6", ASKED["B6"], pd.concat(alone if fresh_first else alone[::-1]))
+    assert judged.verdict == "contradicted"
+    assert "then 50 rows" in judged.data
+
+
 def test_decay_of_chains_that_repeat_generation_1_is_told_as_one_step():
     def judged(answers: str) -> str:
         """Of chains whose generations give these answers; the last two are right less often than the first."""
