@@ -142,6 +142,19 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
     assert (unknown.verdict, "5.0% against –" in unknown.number) == (verdict, True)
 
 
+def chains(circuit: float, full: float, answers: str = "01", rows: str = "same") -> pd.DataFrame:
+    """Two arms' chains that give these answers; behind generation 0 they are right on these shares of 400 rows."""
+    lines = [
+        dict(arm=arm, depth=depth, generation=number, right=share(later if number else 0.7).astype(bool))
+        | dict.fromkeys(("predictions", "source_predictions"), f"p{answer}")
+        for arm, depth, later in (("circuit", 2, circuit), ("full", None, full))
+        for number, answer in enumerate(answers)
+    ]
+    about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rows=rows, rates="0.001", lr=1e-3)
+    about |= dict(human=False, seed=31, label_entropy=1.5, gold_entropy=1.5)
+    return pd.DataFrame(lines).assign(**about, gold=[np.ones(400, int)] * len(lines))
+
+
 @pytest.mark.parametrize(
     ("circuit", "full", "verdict"),
     [
@@ -153,16 +166,7 @@ def test_arithmetics_are_judged_by_paired_answers(first, second, threshold, verd
     ],
 )
 def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict):
-    chains = [
-        dict(arm=arm, depth=depth, generation=generation, right=share(right).astype(bool), label_entropy=1.5)
-        | dict.fromkeys(("predictions", "source_predictions"), f"p{generation}")
-        for arm, depth, last in (("circuit", 2, circuit), ("full", None, full))
-        for generation, right in enumerate((0.7, last))
-    ]
-    about = dict(
-        dtype="float32", target="d70", n_target=25, unlabelled=50, rows="same", rates="0.001", lr=1e-3, human=False
-    )
-    rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, gold=[np.ones(400, int)] * 4)
+    rows = chains(circuit, full)
     judged = module.by_generations("B6", ASKED["B6"], rows)
     assert judged.verdict == verdict
     # A seed that one of the two arms has not finished waits.
@@ -171,20 +175,23 @@ def test_generations_are_judged_by_what_the_last_one_lost(circuit, full, verdict
     assert module.by_generations("B6", ASKED["B6"], begun).verdict == "not run"
 
 
+@pytest.mark.parametrize("fresh_first", [True, False])
+def test_generations_are_judged_on_fresh_rows_in_whatever_order_they_stand(fresh_first):
+    same, fresh = chains(0.3, 0.5), chains(0.7, 0.5, rows="fresh")
+    judged = module.by_generations("B6", ASKED["B6"], pd.concat([fresh, same] if fresh_first else [same, fresh]))
+    assert judged.verdict == "supported"
+    assert "then 50 fresh rows" in judged.data
+    # Fresh chains of one arm alone compare nothing; those on the same rows do.
+    alone = [fresh[fresh["arm"] == "circuit"], same]
+    judged = module.by_generations("B6", ASKED["B6"], pd.concat(alone if fresh_first else alone[::-1]))
+    assert judged.verdict == "contradicted"
+    assert "then 50 rows" in judged.data
+
+
 def test_decay_of_chains_that_repeat_generation_1_is_told_as_one_step():
     def judged(answers: str) -> str:
-        """Of chains whose generations give these answers; the last two are right less often than the first."""
-        chains = [
-            dict(arm=arm, depth=depth, generation=number, right=share(0.5 if number else 0.7).astype(bool))
-            | dict.fromkeys(("predictions", "source_predictions"), f"p{answer}")
-            for arm, depth in (("circuit", 2), ("full", None))
-            for number, answer in enumerate(answers)
-        ]
-        about = dict(dtype="float32", target="d70", n_target=25, unlabelled=50, rates="0.001", lr=1e-3, human=False)
-        about["rows"] = "same"
-        rows = pd.DataFrame(chains).assign(**about, gold_entropy=1.5, seed=31, label_entropy=1.5)
-        rows["gold"] = [np.ones(400, int)] * len(rows)
-        return module.by_generations("B6", ASKED["B6"], rows).number
+        """Of chains whose generations give these answers; all but the first are right less often."""
+        return module.by_generations("B6", ASKED["B6"], chains(0.5, 0.5, answers)).number
 
     once = judged("0111")
     assert "in 2 of 2 chains all later generations equal an earlier one in every answer (generation 1 in 2)" in once

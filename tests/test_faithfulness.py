@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from ctsft.discovery.circuits import circuit
 from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
 from ctsft.discovery.mean import label_balanced_mean
+from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import predict
 from ctsft.heads import Head
@@ -26,10 +28,11 @@ from ctsft.models.load import weight_hash
 from ctsft.report import stability
 from ctsft.report.faithful_tables import chance_cells, faithfulness, faithfulness_tables, known_cells
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
+from ctsft.report.figures.faithfulness import stability_figure
 from ctsft.report.paying import paying, paying_text
 from ctsft.report.render import interval
 from ctsft.report.rows import Results
-from ctsft.report.stability import Overlap, settled_text, stability_cells
+from ctsft.report.stability import ByRows, Overlap, by_rows, settled_text, stability_cells
 from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
@@ -314,15 +317,43 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
 def test_circuits_that_ties_by_index_filled_are_no_proof_of_stability(monkeypatch):
     """Their heads are the model's first, whatever the scores say: the top tenth decides, which scores alone choose."""
     found = Faithfulness.read(DEMO)
-    alike = {6: ([Overlap(1.0, 0.5, 0.5)], []), 48: ([Overlap(1.0, 0.9, 0.9)], [])}
+    alike = [ByRows(8, 6, [Overlap(1.0, 0.5, 0.5)], []), ByRows(48, 48, [Overlap(1.0, 0.9, 0.9)], [])]
     monkeypatch.setattr(stability, "by_rows", lambda _: alike)
     assert settled_text(found).startswith("From 6 rows on, circuits share")
     by_index = replace(found, maps=[replace(m, ties="index") for m in found.maps])
     told = settled_text(by_index)
     assert told.startswith("Ties by index filled")
     assert "From 48 rows on, the top tenths by score share" in told
-    monkeypatch.setattr(stability, "by_rows", lambda _: {6: alike[6]})
+    monkeypatch.setattr(stability, "by_rows", lambda _: alike[:1])
     assert "There is no number of rows" in settled_text(by_index)
+
+
+def test_numbers_of_rows_that_a_weak_start_cuts_to_one_stand_apart():
+    """Two numbers that were asked for, and as many rows in both; what is scored on the very same rows counts once."""
+    found = Faithfulness.read(DEMO)
+    first = next(iter(found.maps_of(found.main).values()))
+    scores = np.arange(first.logits.size, dtype=float).reshape(first.logits.shape)
+
+    def scored(asked: int, ids: str, seed: int, logits: np.ndarray) -> Relevance:
+        return replace(
+            first, logits=logits, about=first.about | {"score_rows": asked, "score_row_ids": [*ids], "seed": seed}
+        )
+
+    maps = [scored(8, "abc", 31, scores), scored(16, "abd", 31, -scores), scored(48, "abcdef", 31, scores)]
+    maps += [scored(8, "abc", 777, scores), scored(16, "abc", 777, scores), scored(48, "abc", 777, scores)]
+    weak = replace(found, maps=maps)
+    assert [(one.asked, one.scored, len(one.to_most), len(one.between)) for one in by_rows(weak)] == [
+        (8, 3, 1, 1),
+        (16, 3, 1, 0),
+        (48, 6, 0, 0),
+    ]
+    cells = stability_cells(weak).set_index("scores")["rank correlation"]
+    assert cells["3 rows (8 asked), against the most"] == "1.000"
+    assert cells["3 rows (16 asked), against the most"] == "-1.000"
+    figure = stability_figure(weak)
+    drawn = figure.axes[2].collections[0].get_offsets().tolist()
+    assert drawn == [[3, 1], [3, -1]]
+    plt.close(figure)
 
 
 def test_a_start_of_other_settings_is_no_other_machine(config, found):

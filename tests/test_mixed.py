@@ -6,21 +6,24 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from ctsft.discovery.circuits import PAPERS_SHARE
 from ctsft.errors import UserError
-from ctsft.report.__main__ import tables_of
+from ctsft.report.__main__ import FIGURES, tables_of
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import right
 from ctsft.report.costs import cost_cells, read_arithmetic, read_costs
 from ctsft.report.faithfulness import Faithfulness
+from ctsft.report.figures.transfer import transfer_figure
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.render import GAP
 from ctsft.report.rows import Results
 from ctsft.report.self_training import read_self_training
-from ctsft.report.transfer import EXPERIMENT, pick, transfer_cells, transfer_table
+from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick, transfer_cells, transfer_table
 from ctsft.study.record import SET_COLUMNS, append_rows, read_rows
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"
@@ -75,6 +78,34 @@ def test_a_table_has_one_share_of_the_heads(demo):
     assert transfer_cells(both).equals(transfer_cells(study))
     others = study.rows.assign(share=study.rows["share"].where(study.rows["share"].isna(), 0.1))
     assert at_papers_share(others).equals(others)  # where none has the paper's, the commonest
+
+
+def drawn(figure: plt.Figure) -> list:
+    """Every point of a figure's lines."""
+    plt.close(figure)
+    return [line.get_xydata().tolist() for axis in figure.axes for line in axis.lines]
+
+
+@pytest.mark.parametrize("name", sorted({*FIGURES} - {"03_surface"}))  # which shows the shares beside each other
+def test_a_figure_has_one_share_of_the_heads(demo, name):
+    """Two values of --shares, the other of which validation would prefer, and by which nothing is kept."""
+    study = demo.of(EXPERIMENT)
+    study = study.only((study.rows["target"] == "d30") & study.rows["n_target"].isin([0, 25, 100]))
+    circuits = study.rows["share"] == PAPERS_SHARE
+    wrong = [labels * 0 - 1 for labels in study.rows.loc[circuits, "gold"]]
+    both = doubled(study, circuits, share=0.3, valid_accuracy=1.0, answers=wrong, source_answers=wrong)
+    probes = study.probes[study.probes["cell"].isin(study.rows.loc[circuits, "cell"])]
+    probes = probes.assign(cell=probes["cell"] + "-again", share=0.3, valid_accuracy=1.0, accuracy=0.0)
+    both = replace(both, probes=pd.concat([study.probes, probes], ignore_index=True))
+    alone, beside = FIGURES[name](study), FIGURES[name](both)
+    assert (alone is None) is (beside is None)
+    assert alone is None or drawn(alone) == drawn(beside)
+
+
+def test_the_figure_of_entailment_has_one_share_too(demo):
+    study = demo.of(ENTAILMENT)
+    both = doubled(study, study.rows["share"].notna(), share=0.3, valid_accuracy=1.0)
+    assert drawn(transfer_figure(both, ENTAILMENT)) == drawn(transfer_figure(study, ENTAILMENT))
 
 
 def test_rows_of_two_tasks_are_chosen_apart(demo):

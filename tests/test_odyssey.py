@@ -6,6 +6,7 @@ import json
 import math
 import re
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.least import CALIBRATION, FLIPS, fluent, least
 from ctsft.report.measured import _asked, odyssey_results
-from ctsft.report.odyssey import odyssey_cells
+from ctsft.report.odyssey import odyssey_cells, odyssey_tables
 from ctsft.report.outcomes import Outcome, chances_on_target, outcomes
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page, settings_of
@@ -41,6 +42,7 @@ from ctsft.study.workbench import Workbench
 from ctsft.tasks.registry import TASKS
 from ctsft.tasks.task import Example, from_digits
 
+DEMO = Path(__file__).parents[1] / "results" / "demo"
 PRESETS = runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "06_adaptation_odyssey.py"))["PRESETS"]
 ARMS_OF_A_MODEL = ("zero_shot", "full", "direct", "circuit", "lora", "dapt")
 ARMS = (*ARMS_OF_A_MODEL, "ngrams")
@@ -163,7 +165,7 @@ def test_only_what_validation_prefers_is_measured(config, monkeypatch, tmp_path)
     assert rows.loc[3e-3, "valid_accuracy"] > rows.loc[1e-9, "valid_accuracy"]
     assert read_measures(two.folder).keys() == {rows.loc[3e-3, "cell"], rows.loc[np.nan, "cell"]}
     full = next(one for one in outcomes(odyssey_results(two.folder)) if one.arm == "full")
-    assert (full.tries, full.rates, full.chosen) == (2, (1e-9, 3e-3), (3e-3,))
+    assert (full.tries, full.rates, full.chosen) == (2, [1e-9, 3e-3], (3e-3,))
     assert set(rate_cells(odyssey_results(two.folder))["learning rate"]) == {"1e-9", "3e-3"}
     monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(two) == 0
@@ -285,8 +287,8 @@ def outcome(**changes) -> Outcome:
     values = dict(
         target="d30", n_target=100, arm="full", depth=None, accuracy=0.6, valid_accuracy=0.6, target_change=kept,
         source_change=kept, related_change=None, bits={}, ece=0.1, brier=0.5, brier_floor=0.6, train_accuracy=0.7,
-        flips=None, trainable_share=1.0, tries=1, rates=(1e-3,), fewest=1, chosen=(1e-3, 1e-3),
-        seeds=2,
+        flips=None, trainable_share=1.0, tries=1, chosen=(1e-3, 1e-3), seeds=2,
+        rates_by_seed={31: (1e-3,), 777: (1e-3,)},
     )  # fmt: skip
     return Outcome(**values | changes)
 
@@ -349,6 +351,56 @@ def test_every_rate_that_was_tried_has_its_line():
         assert sorted(map(float, lines["learning rate"])) == sorted(own["lr"].unique())
         means = own.groupby("lr")["valid_accuracy"].mean()
         assert list(map(float, lines["validation"])) == pytest.approx(list(means), abs=6e-4)
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Results:
+    """The demo's rows of script 06 without one rate of LoRA on one seed, which validation has not chosen there."""
+    found = odyssey_results(DEMO)
+    [kept] = [one for one in outcomes(found) if one.arm == "lora"]
+    assert (kept.tries, kept.uneven, kept.short_of_rates) == (3, False, False)
+    rows = found.rows
+    gone = (rows["arm"] == "lora") & (rows["seed"] == 31) & ~rows["cell"].isin(at_validated_rate(rows)["cell"])
+    return found.only(rows["cell"] != rows.loc[gone, "cell"].iloc[0])
+
+
+def test_the_fewest_tries_of_a_seed_are_told_with_a_mark(uneven):
+    """Four rates on one seed and three on the other are no four tries."""
+    known = dict(zip(odyssey_cells(uneven)["arm"], odyssey_cells(uneven)[["tries", "rates"]].to_numpy(), strict=True))
+    tries, rates = known.pop("lora")
+    assert tries == "2*"
+    assert rates.partition(" → ")[0].count("*") == 1
+    assert "*" not in rates.partition(" → ")[2]
+    assert not any("*" in cell for cells in known.values() for cell in cells)
+    assert "*: not all seeds had this rate" in odyssey_tables(uneven)[0].caption
+    assert "not all seeds had" not in odyssey_tables(odyssey_results(DEMO))[0].caption
+
+
+def test_arms_with_fewer_rates_are_marked_where_they_are_picked(uneven):
+    assert {one.arm for one in outcomes(uneven) if one.short_of_rates} == {"lora"}
+    [setting] = settings_of(uneven, pd.DataFrame())
+    assert [one.arm for one in setting.short] == ["lora"]
+    told = "".join(answer.told + answer.taken for answer in setting.answers)
+    assert "`lora`†" in told
+    assert "`lora`" not in told.replace("`lora`†", "")
+    assert told.count("†") == told.count("`lora`†")
+    [whole] = settings_of(odyssey_results(DEMO), pd.DataFrame())
+    assert whole.short == []
+    assert "†" not in "".join(answer.told + answer.taken for answer in whole.answers)
+
+
+def test_the_page_says_which_arms_had_fewer_rates(uneven, tmp_path):
+    folder = shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("cache"))
+    gone = set(odyssey_results(DEMO).rows["cell"]) - set(uneven.rows["cell"])
+    told = "so worse chances to be picked"
+    assert told not in odyssey_page([Results.read(folder)])
+    for path in folder.glob("0*.csv"):
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if "cell" in rows and rows["cell"].isin(gone).any():
+            path.with_name(f"{path.name}.sha256").unlink()
+            rows[~rows["cell"].isin(gone)].to_csv(path, index=False)
+    page = odyssey_page([Results.read(folder)])
+    assert f"{told}: `lora`†." in page
 
 
 def test_the_page_names_an_arm_for_every_situation(results):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,18 +26,19 @@ from ctsft.heads import Head
 from ctsft.report import claims, documents, summary
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.__main__ import main as report_main
-from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.baseline_claims import ASKED, BASELINE_CLAIMS, by_arms, judge_baselines
 from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
 from ctsft.report.claims_page import about_folder
 from ctsft.report.compare import SOURCE, paired, pooled
 from ctsft.report.fair import at_common_rates
+from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.figures.forgetting import bottom_is_near_zero, plane_figure
 from ctsft.report.figures.style import arm_label
 from ctsft.report.figures.transfer import by_rows_figure
 from ctsft.report.forgetting import forgetting_tables, related_cells
-from ctsft.report.judging import MARGIN, Judgement, by_interval
+from ctsft.report.judging import BY_INDEX, MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_cells
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published, said_once
@@ -310,6 +312,33 @@ def test_circuits_filled_by_index_are_never_shown_beside_others(demo):
     assert "heads by cdt (ties by index)" in transfer_table(older).caption
 
 
+def test_circuits_filled_by_index_decide_no_claim(demo):
+    """C4 has no other rows in any folder of real text: its number stays, with what it rests on beside it."""
+    by_index = demo.rows["ties"].mask(demo.rows["ties"].notna(), "index")
+    older = replace(demo, rows=demo.rows.assign(ties=by_index))
+    first = [claims.compared(results.of("01_nusax_transfer")) for results in (demo, older)]
+    second = [results.of(ENTAILMENT) for results in (demo, older)]
+    travelled = [results.of("06_adaptation_odyssey").rows for results in (demo, older)]
+    found = Faithfulness.read(demo.folder)
+    rules = [
+        (claims.hard_transfers, *first),
+        (claims.source_kept, *first),
+        (claims.competent_start, *second),
+        (claims.second_task, *second),
+        (claims.faithful, found, replace(found, maps=[replace(m, ties="index") for m in found.maps])),
+        (partial(by_arms, "B11", ASKED["B11"]), *travelled),
+    ]
+    for rule, sound, filled in rules:
+        known, told = rule(sound), rule(filled)
+        assert BY_INDEX not in known.number
+        assert told.verdict == "undecided"
+        assert told.deciding == known.deciding + BY_INDEX
+        assert told.number.replace(BY_INDEX, "") == known.number
+    assert claims.competent_start(second[0]).verdict == "contradicted"  # so the rule has changed something
+    dapt = [by_arms("B2", ASKED["B2"], rows) for rows in travelled]  # no heads
+    assert dapt[0] == dapt[1]
+
+
 def test_circuits_that_are_the_models_first_heads_are_counted_and_told(demo):
     main = demo.of("01_nusax_transfer")
     columns = {Head(0, i): np.zeros((4, 8)) for i in range(8)}
@@ -389,7 +418,7 @@ def test_one_rate_must_have_been_tried_everywhere(demo):
 
 
 def test_claims_of_unequal_rates_are_not_run(demo):
-    """Of C1 to C3b too: an arm that was given one rate less than what it is compared with, or a higher one, waits."""
+    """An arm that was given one rate less than what it is compared with, or a higher one, waits; in C2 it does not."""
     main = demo.of("01_nusax_transfer")
     rate = main.rows.loc[main.rows["arm"] == "full", "lr"].max()
     less = main.only(~((main.rows["arm"] == "full") & (main.rows["lr"] == rate) & (main.rows["seed"] == 31)))
@@ -398,7 +427,9 @@ def test_claims_of_unequal_rates_are_not_run(demo):
         assert rule(less).verdict == "not run"
     assert claims.source_kept(less).number == claims.source_kept(main).number  # zero_shot uses none
     lower = main.only(~((main.rows["arm"] == "near_zero") & (main.rows["lr"] == rate)))
-    assert claims.hard_transfers(lower).verdict == "not run"
+    two = [claims.hard_transfers(one) for one in (lower, without(lower, arm="circuit", lr=rate))]
+    told, both = ((j.deciding, j.number.split("; circuit − near_zero")[1], j.data) for j in two)
+    assert told == both
     assert claims.source_kept(lower).verdict == "not run"  # the rates would choose between the two arms as well
     assert claims.hard_transfers(main).verdict != "not run"
 
@@ -651,12 +682,19 @@ def test_circuit_and_near_zero_stand_beside_each_other_on_common_seeds_only(sent
     assert short["circuit"] == line["circuit"]
 
 
-def test_nothing_chooses_between_arms_of_unequal_rates(sentiment):
-    fewer = without(one_setting(sentiment), arm="circuit", depth=2, share=0.02, seed=31, lr=1e-2)
-    [line] = pick(tradeoff_cells(fewer), depth=2).to_dict("records")
+def test_who_chooses_between_two_arms_has_them_at_the_rates_of_both(sentiment):
+    which = dict(depth=2, share=0.02, seed=31, lr=1e-2)
+    one = without(one_setting(sentiment), arm="circuit", **which)
+    [line] = pick(tradeoff_cells(one), depth=2).to_dict("records")
+    [both] = pick(tradeoff_cells(without(one, arm="near_zero", **which)), depth=2).to_dict("records")
+    assert line == both
     for name in ("circuit − near_zero", "paper's rule", "ct_sft", "oracle"):
-        assert line[name] == "–", name
-    assert line["near_zero"] != "–"
+        assert line[name] != "–", name
+    apart = without(without(one, arm="circuit", depth=2, lr=1e-3), arm="near_zero", depth=2, lr=1e-2)
+    apart = without(apart, arm="near_zero", depth=2, lr=3e-3)  # 3e-3 and 1e-2 against 1e-3
+    [never] = pick(tradeoff_cells(apart), depth=2).to_dict("records")
+    assert never["seeds"] == "0/2"
+    assert {never[name] for name in ("circuit", "near_zero", "circuit − near_zero", "ct_sft", "oracle")} == {"–"}
 
 
 def test_a_related_test_without_rows_is_a_gap(sentiment):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.answer import ON_TEST, Answer, listed, lowest, named
+from ctsft.report.answer import ON_TEST, Answer, listed, lowest, tag, told_by_name
 from ctsft.report.compare import paired
 from ctsft.report.fair import equal_rates
 from ctsft.report.judging import MARGIN, by_interval
@@ -45,7 +45,7 @@ class Teller:
     def told(self, one: Outcome) -> str:
         source = GAP if one.source_change is None else change(one.source_change)
         changes = f"target {change(one.target_change)}, source {source}"
-        return f"{named(one.arm, one.depth)}: {changes}{self.against_full(one)}."
+        return f"{told_by_name(one)}: {changes}{self.against_full(one)}."
 
     def answer(
         self,
@@ -95,7 +95,7 @@ def answers(here: Sequence[Outcome], zero: Outcome, teller: Teller, costs: pd.Da
         *(
             Answer(
                 "No language model",
-                f"{named(one.arm, one.depth)}: accuracy {fraction(one.accuracy)}, target {change(one.target_change)}"
+                f"{told_by_name(one)}: accuracy {fraction(one.accuracy)}, target {change(one.target_change)}"
                 f"{teller.against_full(one)}.",
             )
             for one in here
@@ -114,7 +114,7 @@ def _in_short(tied: Sequence[Outcome]) -> str:
         changes = (one.target_change, one.source_change)
         return " / ".join(GAP if each is None else change(each).partition(" ")[0] for each in changes)
 
-    return " = ".join(f"`{one.arm}` {numbers(one)}" for one in tied)
+    return " = ".join(f"{tag(one)} {numbers(one)}" for one in tied)
 
 
 def _level(tied: Sequence[Outcome], of: Sequence[Outcome]) -> list[Outcome]:

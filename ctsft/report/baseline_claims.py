@@ -7,7 +7,7 @@ else undecided; *not run* where its rows are missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -18,14 +18,15 @@ from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
 from ctsft.report.fair import at_common_rates
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
+from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, in_macro_f1, judged, not_run, pairs_of
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import GAP, change, listed, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.self_training import (
     ONE_STEP,
+    by_ground,
     fate,
-    on_the_first_ground,
+    labelled_text,
     one_step,
     read_self_training,
     resting_told,
@@ -61,7 +62,8 @@ class Arithmetics:
 class Generations:
     """What the last generation has lost since generation 0 without human rows, `first` minus `second`, script 08.
 
-    Undecided where `second` has not decayed: that rule was added when no chain of the demo's had.
+    Judged on fresh rows where there are such chains, which were added after chains on the same rows had been seen to
+    repeat themselves. Undecided where `second` has not decayed: that rule was added when no chain of the demo's had.
     """
 
     words: str
@@ -113,8 +115,8 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     told += [", ".join(f"{target} {alone}" for target, alone in each.items())] if len(each) > 1 else []
     told += [in_macro_f1(pairs)] if asked.of == TARGET else []
     number = "; ".join([*told, *_at_each_rate(asked, tried, keys)])
-    data = f"{ground(pairs, tried)}{strengths}"
-    return Judgement(claim, _verdict(value, asked.threshold), number, data)
+    found = judged(claim, _verdict(value, asked.threshold), number, pairs, tried)
+    return replace(found, data=f"{found.data}{strengths}")
 
 
 def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
@@ -141,17 +143,12 @@ def _strengths_told(arms: Sequence[str], rows: pd.DataFrame) -> str:
 
 
 def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgement:
-    """`rows`: those of `read_self_training`."""
-    missing = f"{asked.first} and {asked.second} of script 08, to the same generation"
-    if rows.empty:
-        return not_run(claim, missing)
-    alone = pick(on_the_first_ground(rows), human=False)
-    sides = [_of_arm(alone, arm) for arm in (asked.first, asked.second)]
-    last = pd.concat(sides)["generation"].max()
-    common = set.intersection(*(set(side.loc[side["generation"] == last, "seed"]) for side in sides))
-    if not common:
-        return not_run(claim, missing)
-    sides = [side[side["seed"].isin(common)] for side in sides]
+    """`rows`: those of `read_self_training`; of several grounds the first of `by_ground` that both arms have."""
+    grounds = by_ground(pick(rows, human=False)) if len(rows) else []
+    known = (_ended([_of_arm(alone, arm) for arm in (asked.first, asked.second)]) for alone in grounds)
+    sides = next((sides for sides in known if len(sides[0])), None)
+    if sides is None:
+        return not_run(claim, f"{asked.first} and {asked.second} of script 08, to the same generation")
     value = paired_difference(*(_lost(side) for side in sides))
     both = pd.concat(sides)
     told = "; ".join([*(f"{side['arm'].iloc[0]} {fate(side)}" for side in sides), resting_told(both)])
@@ -159,12 +156,19 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
     number = f"last generation − generation 0, {asked.first} − {asked.second}: {change(value)}; {told}"
     one = sides[0].iloc[0]
     data = (
-        f"{one['target']}, {one['n_target']} human rows in generation 0, then {one['unlabelled']} rows with the "
+        f"{one['target']}, {one['n_target']} human rows in generation 0, then {labelled_text(one)} rows with the "
         f"model's own labels; seeds {listed(sides[0]['seed'])}; {len(one['gold'])} rows; in {one['dtype']}"
     )
     verdict = _verdict(value, asked.threshold)
     # Where the other arm does not decay there is no decay to slow down, whatever else the generations gain.
     return Judgement(claim, "undecided" if fate(sides[1]) == "held" else verdict, number, data)
+
+
+def _ended(sides: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Of two arms' chains those of the seeds on which both have come to the last generation; empty without one."""
+    last = pd.concat(sides)["generation"].max()
+    common = set.intersection(*(set(side.loc[side["generation"] == last, "seed"]) for side in sides))
+    return [side[side["seed"].isin(common)] for side in sides]
 
 
 def by_arithmetics(claim: str, asked: Arithmetics, rows: pd.DataFrame) -> Judgement:

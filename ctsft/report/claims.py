@@ -14,14 +14,26 @@ from functools import lru_cache
 import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
-from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, circuits_told
+from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, chosen_by_index, circuits_told
 from ctsft.report.compare import SOURCE, pooled
 from ctsft.report.fair import at_common_rates, equal_rates
-from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
+from ctsft.report.faithful_claims import directional, faithful
+from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.forgetting import last_lines, related_change
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, ground, in_macro_f1, not_run, pairs_of
+from ctsft.report.judging import (
+    BY_INDEX,
+    MARGIN,
+    SAME,
+    Judgement,
+    by_interval,
+    in_macro_f1,
+    judged,
+    not_run,
+    pairs_of,
+    unless_by_index,
+)
 from ctsft.report.measured import with_related
-from ctsft.report.render import change, interval, listed
+from ctsft.report.render import change, listed
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
 from ctsft.report.tradeoff import comparable, difficulty_predicts
@@ -72,24 +84,29 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
         f"ct_sft − full: {change(value)}; {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
         f"{share:.2%} of the weights"
     )
-    return Judgement("C1", verdict, number, ground(pairs, results.rows))
+    return judged("C1", verdict, number, pairs, results.rows)
 
 
 def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judgement:
-    """C2: difficulty correlates with the circuit's advantage over near-zero heads."""
+    """C2: difficulty correlates with the circuit's advantage over near-zero heads.
+
+    Every two arms are compared at the rates that both had, as in the table of script 03.
+    """
     value = difficulty_predicts(results, choose=choose)
     if value is None:
         return not_run("C2", "circuit and near_zero at depth 2 on at least three targets, with all seeds")
-    rows = pick(choose(results.rows), share=PAPERS_SHARE, depth=PAPERS_DEPTH)
+    rows = pick(results.rows, share=PAPERS_SHARE, depth=PAPERS_DEPTH)
     rows = rows[rows["n_target"].isin(comparable(results, choose)["n_target"])]
     number = f"Spearman {change(value)}"
     for other in ("random", "near_zero"):  # the rates that are told last are those of the claim's two arms
-        pairs = pairs_of(pick(rows, arm="circuit"), pick(rows, arm=other), SAME, results.rows)
+        tried = at_common_rates(rows, ("circuit", other))
+        chosen = choose(tried)
+        pairs = pairs_of(pick(chosen, arm="circuit"), pick(chosen, arm=other), SAME, tried)
         if pairs:
             targets = len({first["target"].iloc[0] for first, _ in pairs})
             number += f"; circuit − {other} over {targets} targets: {change(pooled(pairs))}, on the source afterwards "
             number += change(pooled(pairs, SOURCE))
-    return Judgement("C2", by_interval(value, 0, 0), number, ground(pairs, results.rows))
+    return judged("C2", by_interval(value, 0, 0), number, pairs, tried)
 
 
 def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -100,7 +117,7 @@ def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgeme
     if kept is None:
         return not_run("C3a", "circuit and near_zero at depth 2, and zero_shot, on a common seed")
     number = f"source, after − before: {change(kept)}"
-    return Judgement("C3a", by_interval(kept, -MARGIN, -MARGIN), number, ground(pairs, results.rows))
+    return judged("C3a", by_interval(kept, -MARGIN, -MARGIN), number, pairs, results.rows)
 
 
 def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> Judgement:
@@ -111,7 +128,7 @@ def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> 
     if gap is None:
         return not_run("C3b", "circuit and near_zero at depth 2, and full, on a common seed")
     number = f"source afterwards, ct_sft − full: {change(gap)}"
-    return Judgement("C3b", by_interval(gap, 0, 0), number, ground(pairs, results.rows))
+    return judged("C3b", by_interval(gap, 0, 0), number, pairs, results.rows)
 
 
 def related_kept(results: Results) -> Judgement:
@@ -136,9 +153,10 @@ def related_kept(results: Results) -> Judgement:
     for target in targets if len(targets) > 1 and gap is not None else []:
         number += f", {target} {change(related_change(*(pick(side, target=target) for side in (circuit, full))))}"
     sizes, seeds = listed(circuit["n_target"]), listed(circuit["seed"])
-    heads = circuits_told(rows[rows["cell"].isin(circuit["cell"])])
-    data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{heads}"
-    return Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
+    heads = rows[rows["cell"].isin(circuit["cell"])]
+    data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{circuits_told(heads)}"
+    told = Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
+    return unless_by_index(told, chosen_by_index(heads).any())
 
 
 def competent_start(results: Results | None) -> Judgement:
@@ -153,7 +171,7 @@ def competent_start(results: Results | None) -> Judgement:
         return not_run("C4", "a weak and a competent start on a common target and seed")
     verdict = by_interval(Interval(-value.value, -value.high, -value.low), 0, MARGIN)  # what is lost
     number = f"ct_sft from {few} source rows − from {many}: {change(value)}"
-    return Judgement("C4", verdict, number, ground(pairs, results.rows))
+    return judged("C4", verdict, number, pairs, results.rows)
 
 
 def second_task(results: Results | None) -> Judgement:
@@ -167,60 +185,25 @@ def second_task(results: Results | None) -> Judgement:
     verdicts = {part.verdict for part in parts}
     verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
     beside = parts[0].number.removeprefix(parts[0].deciding)
-    return Judgement("C5", verdict, f"{', '.join(part.deciding for part in parts)}{beside}", parts[0].data)
-
-
-def faithful(found: Faithfulness | None) -> Judgement:
-    """C6: the circuit of depth 2 keeps more than half of the margin, and 95 % of the random sets like it keep less.
-
-    Undecided where ties by index filled the circuit: what the method means by one was not asked.
-    """
-    if found is None:
-        return not_run("C6", "script 05")
-    sets = pick(found.sets, language=found.source, scorer=found.main)
-    here = pick(sets, direction="keep")
-    circuits = pick(here, selection="circuit")
-    mine, random = pick(circuits, size=circuits["size"].max()), pick(here, selection="random:circuit")
-    kept, by_chance = faithfulness_of(found, mine), faithfulness_of(found, random)
-    if kept is None or by_chance is None:
-        return not_run("C6", "the circuit of depth 2 and random sets like it (script 05)")
-    wins, draws = beaten(mine, random)
-    better = "supported" if wins >= 0.95 * draws else "contradicted" if wins < 0.5 * draws else "undecided"
-    verdicts = {by_interval(kept, 0.5, 0.5), better}
-    verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
-    share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
-    out = pick(sets, selection="circuit", direction="knock_out", size=circuits["size"].max())
-    number = (
-        f"faithfulness of {share}: {interval(kept)}, above {wins} of {draws} random sets from the same layers; random "
-        f"sets: {interval(by_chance)}; all heads but these: {interval(faithfulness_of(found, out))}"
-    )
-    if found.by_index:
-        verdict, number = "undecided", f"{number}; these circuits do not follow the scores (ties by index)"
-    return Judgement("C6", verdict, number, _asked(found, found.circuits))
-
-
-def directional(found: Faithfulness | None) -> Judgement:
-    """C8: over all numbers of heads, those that `cdt` ranks first are more faithful than those of `magnitude`."""
-    value = None if found is None else area(found, "cdt", "magnitude")
-    if value is None:
-        return not_run("C8", "the scorers cdt and magnitude of script 05")
-    number = f"area under faithfulness, cdt − magnitude: {change(value)}"
-    if found.main != "cdt":
-        number += f"; {found.main} − magnitude: {change(area(found, found.main, 'magnitude'))}"
-    if found.no_negative("cdt"):
-        number += "; no cdt score is negative, so their signs cannot make them rank better"
-    return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude"))
-
-
-def _asked(found: Faithfulness, scorer: str) -> str:
-    rows = len(next(values for values in found.sets["values"] if values is not None))
-    return f"{scorer}; {found.source}, {rows} validation rows; seeds {listed(found.sets['seed'])}"
+    both = f"{parts[0].deciding.removesuffix(BY_INDEX)}, {parts[1].deciding}"  # which have the same heads
+    return Judgement("C5", verdict, f"{both}{beside}", parts[0].data)
 
 
 def compared(study: Results) -> Results:
-    """The rows that C1 to C3b and C5 are judged by: from the competent start, at rates that all of their arms had."""
+    """The rows that C1, C3a, C3b and C5 are judged by: from the competent start, at rates that all their arms had."""
     best = study.from_most_source_rows()
     return best.only(best.rows.index.isin(at_common_rates(best.rows, ("full", *BOTH)).index))
+
+
+def of_transfer(study: Results, choose: Choice = at_validated_rate) -> list[Judgement]:
+    """C1 to C3b on a study of scripts 01, 03 and 04. `full` is no arm of C2, so its rates do not matter there."""
+    best = compared(study)
+    return [
+        target_accuracy(best, choose),
+        hard_transfers(study.from_most_source_rows(), choose),
+        source_kept(best, choose),
+        source_kept_better(best, choose),
+    ]
 
 
 @lru_cache(maxsize=8)  # three pages tell the same verdicts
@@ -228,17 +211,15 @@ def judge(results: Results) -> list[Judgement]:
     """All claims on one results folder; all but C5 on the task of scripts 01, 03 and 04."""
     found = Faithfulness.read(results.folder)
     main, second = results.of(EXPERIMENT), results.of(ENTAILMENT)
-    rules = {"C1": target_accuracy, "C2": hard_transfers, "C3a": source_kept, "C3b": source_kept_better}
     if main is None:
-        first = [not_run(claim, "script 01, 03 or 04") for claim in rules]
+        first = [not_run(claim, "script 01, 03 or 04") for claim in ("C1", "C2", "C3a", "C3b")]
     else:
-        best = compared(main)
-        first = [rule(best) for rule in rules.values()]
+        first = of_transfer(main)
     return [
         *first,
         competent_start(second),
         second_task(second),
         faithful(found),
-        related_kept(results if main is None else best),
+        related_kept(results if main is None else compared(main)),
         directional(found),
     ]

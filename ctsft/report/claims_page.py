@@ -93,6 +93,9 @@ def claims_page(folders: Iterable[Results]) -> str:
         "therefore leaves it undecided at best. C4 has two thresholds: supported if the whole loss lies above 0, "
         f"contradicted if it lies below {MARGIN}. Accuracy decides; macro-F1 is given too, because an arm that gives "
         "up a rare label loses little accuracy.\n\n"
+        "Where ties by index chose the heads of a claim's circuits, most of them are the model's first, whatever the "
+        "scores say. What the method means by a circuit was not asked there, so the claim is *undecided*, and its "
+        "number says so (decided for C6 first, and for all claims after C4's rows had been seen).\n\n"
         "Only targets with as many seeds as any other are pooled (decided after Minangkabau's one seed had been seen). "
         "If two arms were run at different learning rates, only the rates that both had on a target and seed count "
         "(decided when a GPU's time had ended before the last cells).\n",

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, accuracy, mean_difference, on_common_seeds, paired, right, stack
-from ctsft.report.fair import equal_rates
+from ctsft.report.fair import fair_pair, rates_by_seed, short_of_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
@@ -19,20 +19,20 @@ BEFORE = ("answers_before", "gold")
 
 def forgetting_cells(results: Results) -> pd.DataFrame:
     """One line per target, n, arm and depth: gain on the target, loss on the source, retention; against `full`."""
-    rows = at_papers_share(at_validated_rate(results.rows))
+    tried = at_papers_share(results.rows)
+    rows = at_validated_rate(tried)
     seeds = rows["seed"].nunique()
     probes = results.probes[results.probes["role"] == "source"]
     table, p_values = [], []
-    for line in lines_of(by_a_model(_own(results, rows))):
+    for line in lines_of(by_a_model(_own(results, tried))):
         if line["arm"] == "zero_shot":
             continue
         here = pick(rows, **line)
         start = line["n_source"] or rows["n_source"].max()
         zero = pick(rows, arm="zero_shot", target=line["target"], n_source=start)
-        full = pick(rows, **(line | {"arm": "full", "depth": None, "n_source": start}))
+        full = pick(tried, **(line | {"arm": "full", "depth": None, "n_source": start}))
         sides = on_common_seeds(here, zero, SOURCE)
-        fair = line["arm"] != "full" and equal_rates(here, full, results.rows)
-        against = paired(here, full, SOURCE) if fair else None
+        against = None if line["arm"] == "full" else paired(*fair_pair(pick(tried, **line), full), SOURCE)
         moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
         p_values.append(against and against.p)
         table.append(
@@ -60,9 +60,12 @@ def _own(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tuned_with_probes(results: Results) -> pd.DataFrame:
-    """The rows that have probes, at their validated learning rates, but for zero-shot's, which change nothing."""
+    """The rows that have probes, at their validated learning rates and the paper's share of heads.
+
+    Without zero-shot's, which change nothing.
+    """
     probed = results.rows["cell"].isin(results.probes["cell"]) & (results.rows["arm"] != "zero_shot")
-    return at_validated_rate(results.rows[probed])
+    return at_papers_share(at_validated_rate(results.rows[probed]))
 
 
 def last_lines(results: Results) -> pd.DataFrame:
@@ -71,7 +74,7 @@ def last_lines(results: Results) -> pd.DataFrame:
     Where script 04 has not run, what script 06 measured of related tests.
     """
     results = with_related(results) or results
-    rows = at_papers_share(_tuned_with_probes(results))
+    rows = _tuned_with_probes(results)
     lines = results.probes[results.probes["cell"].isin(rows["cell"])]
     return lines[lines["epoch"] == lines.groupby("cell")["epoch"].transform("max")]
 
@@ -131,18 +134,22 @@ def by_epoch(results: Results) -> pd.DataFrame:
 def plane(results: Results) -> pd.DataFrame:
     """Target gain and source change of every arm, as intervals (on seeds that both have), and whether it is in front.
 
-    In front: no arm of its panel is as good in both and better in one.
+    In front: no arm of its panel is as good in both and better in one. Arms with `fewer` learning rates than another of
+    their panel on some seed neither are in front nor keep one from it: with the others' rates they might lie elsewhere.
     """
-    rows = by_a_model(at_papers_share(at_validated_rate(results.from_most_source_rows().rows)))
+    tried = by_a_model(at_papers_share(results.from_most_source_rows().rows))
+    rows = at_validated_rate(tried)
     zero = rows[rows["arm"] == "zero_shot"]
     points = []
     for setting in rows.loc[rows["arm"] != "zero_shot", KEYS].drop_duplicates().to_dict("records"):
         here, before = pick(rows, **setting), pick(zero, target=setting["target"])
         gain, kept = paired(here, before), paired(here, before, SOURCE)
         if gain is not None:
-            points.append({**setting, "gain": gain, "kept": kept})
-    table = pd.DataFrame(points, columns=[*KEYS, "gain", "kept"]).assign(front=False)
+            points.append({**setting, "gain": gain, "kept": kept, "rates": rates_by_seed(here, tried)})
+    table = pd.DataFrame(points, columns=[*KEYS, "gain", "kept", "rates"]).assign(fewer=False, front=False)
     for _, group in table.groupby(["target", "n_target"]):
+        table.loc[group.index, "fewer"] = short_of_rates(list(group["rates"]))
+        group = group[~table.loc[group.index, "fewer"]]
         gain, kept = (np.array([value.value for value in group[name]]) for name in ("gain", "kept"))
         for number, index in enumerate(group.index):
             better = (gain >= gain[number]) & (kept >= kept[number])
@@ -174,9 +181,10 @@ def forgetting_tables(results: Results) -> list[Table]:
                 f"What is kept of the source, preset {results.preset}",
                 f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
                 "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this "
-                "arm minus after tuning all weights, where both had the same learning rates to choose from. p is from "
-                "a paired permutation test over rows, Holm-corrected over the table. It concerns these checkpoints "
-                "only, so it may be small although the interval, which also covers other seeds, includes 0. `distance "
+                "arm minus after tuning all weights, both from the learning rates that both had on a seed (maybe other "
+                "ones than in the columns before). p is from a paired permutation test over rows, Holm-corrected over "
+                "the table. It concerns these checkpoints only, so it may be small although the interval, which also "
+                "covers other seeds, includes 0. `distance "
                 f"moved` is that of all weights, relative to their norm.{_strayed_told(results)}",
                 forgetting_cells(results),
             )

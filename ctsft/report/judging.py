@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from ctsft.report.choosing import circuits_told
+from ctsft.report.choosing import chosen_by_index, circuits_told
 from ctsft.report.compare import macro_f1_gap
 from ctsft.report.fair import equal_rates, rates_by_seed
 from ctsft.report.render import change, listed, rates_text
@@ -15,6 +15,8 @@ from ctsft.report.transfer import pick
 
 # About one standard error of an accuracy on 400 rows; an effect within it counts as none.
 MARGIN = 0.025
+# Told beside the number that decides, so that every page that prints a verdict prints it.
+BY_INDEX = " (on heads that ties by index chose, not the scores)"
 SAME = ("target", "n_target")
 
 
@@ -37,6 +39,26 @@ class Judgement:
 
 def not_run(claim: str, missing: str) -> Judgement:
     return Judgement(claim, "not run", "–", f"no rows: {missing}")
+
+
+def unless_by_index(judgement: Judgement, by_index: bool) -> Judgement:
+    """The same where scores chose the heads; where ties by index did, undecided, and the number says why.
+
+    Most of those heads are the model's first, whatever the scores say: what the method means by a circuit was not
+    asked.
+    """
+    if not by_index:
+        return judgement
+    beside = judgement.number.removeprefix(judgement.deciding)
+    return replace(judgement, verdict="undecided", number=f"{judgement.deciding}{BY_INDEX}{beside}")
+
+
+def judged(
+    claim: str, verdict: str, number: str, pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame
+) -> Judgement:
+    """A verdict on these pairs, whose rates were chosen from the rows `tried`."""
+    by_index = any(chosen_by_index(rows).any() for pair in pairs for rows in pair)
+    return unless_by_index(Judgement(claim, verdict, number, ground(pairs, tried)), by_index)
 
 
 def by_interval(value: Interval | Difference, good: float, bad: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctsft.report.answer import ON_TEST, Answer, listed, lowest, named
+from ctsft.report.answer import ON_TEST, Answer, listed, lowest, tag, told_by_name
 from ctsft.report.judging import by_interval
 from ctsft.report.outcomes import Outcome
 from ctsft.report.stats import Interval, calibration_difference, calibration_interval, mean_interval
@@ -78,8 +78,8 @@ def least(situation: str, asked: Quantity, here: Sequence[Outcome], zero: Outcom
         """The lowest of some, all that are equal; in a sentence, and in short."""
         tied = lowest(some, value)
         rivals = [one for one in asked.not_told_apart(tied[0], some) if one not in tied]
-        told = " = ".join(named(one.arm, one.depth) for one in tied)
-        short = f"{' = '.join(f'`{one.arm}`' for one in tied)} {asked.shown(value(tied[0]))}"
+        told = " = ".join(map(told_by_name, tied))
+        short = f"{' = '.join(map(tag, tied))} {asked.shown(value(tied[0]))}"
         beside = f" (not told apart from it: {listed(rivals)})" if rivals else ""
         return (
             tied,
@@ -94,7 +94,7 @@ def least(situation: str, asked: Quantity, here: Sequence[Outcome], zero: Outcom
         parts, taken = [*parts, f"lowest of the tuned models: {told}"], f"{taken}; {short}"
     most = lowest(known, lambda one: -value(one))
     if most[0] not in first:
-        parts.append(f"highest: {' = '.join(named(one.arm, one.depth) for one in most)}, {asked.told(most[0])}")
+        parts.append(f"highest: {' = '.join(map(told_by_name, most))}, {asked.told(most[0])}")
     without = asked.told(zero) if asked.by_seed(zero) else "not measured"
     return Answer(situation, f"{'; '.join(parts)}; without adapting: {without}.", taken, ON_TEST)
 
@@ -103,7 +103,7 @@ def fluent(situation: str, here: Sequence[Outcome]) -> Answer:
     """The arms under which no held-out text became less likely by MORE_BITS, on average over seeds."""
 
     def told(some: Sequence[Outcome]) -> str:
-        return ", ".join(f"`{one.arm}` {_spread(one)}" for one in some) or "none"
+        return ", ".join(f"{tag(one)} {_spread(one)}" for one in some) or "none"
 
     known = [one for one in here if one.bits]
     kept = [one for one in known if max(one.bits.values()) < MORE_BITS]

@@ -27,14 +27,14 @@ def odyssey_results(folder: Path) -> Results | None:
 def odyssey_rows(results: Results) -> pd.DataFrame:
     """The rows that script 06 measured, every arm at its validated rate, with what lies in their files.
 
-    `tries` and `rates`: of how many cells, at which rates, each was chosen.
+    `rates`: those that each was chosen from.
     """
     with damage_told():
         known = read_measures(results.folder)
     rows = at_own_strength(results.rows[_asked(results.rows, known.keys())])
     setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
     tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
-    rows = rows.assign(tries=setting["cell"].transform("count"), rates=pd.Series(tried, dtype=object))
+    rows = rows.assign(rates=pd.Series(tried, dtype=object))
     rows = at_papers_share(at_validated_rate(rows))
     rows = rows[rows["cell"].isin(known.keys())]  # of a run that was stopped, the rate that is preferred now may wait
     return rows.assign(measures=[known[cell] for cell in rows["cell"]])

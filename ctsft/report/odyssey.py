@@ -9,15 +9,21 @@ from ctsft.report.by_rate import rate_tables
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.judging import MARGIN
 from ctsft.report.measured import odyssey_rows
-from ctsft.report.outcomes import GAP_TO_TRAINING, outcomes
+from ctsft.report.outcomes import GAP_TO_TRAINING, Outcome, outcomes
 from ctsft.report.pairs import pair_tables
-from ctsft.report.render import GAP, Table, change, fraction, markdown, rates_text
+from ctsft.report.render import GAP, Table, change, fraction, markdown, rate_text, rates_text
 from ctsft.report.rows import Results
-from ctsft.report.transfer import about
+from ctsft.report.transfer import UNEVEN, about
 
 
 def _signed(value: float | None) -> str:
     return GAP if value is None or np.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def _rates_told(one: Outcome) -> str:
+    """The rates of an arm, those that not every seed had with a mark."""
+    everywhere = set.intersection(*map(set, one.rates_by_seed.values()))
+    return ", ".join(rate_text(rate) + ("" if rate in everywhere else UNEVEN) for rate in one.rates)
 
 
 def odyssey_cells(results: Results) -> pd.DataFrame:
@@ -47,8 +53,8 @@ def odyssey_cells(results: Results) -> pd.DataFrame:
                 "answers changed by a name": GAP if one.flips is None else f"{one.flips:.1%}",
                 "weights trained": f"{one.trainable_share:.2%}",
                 "flags": ", ".join(one.flags) or GAP,
-                "tries": one.tries,
-                "rates": f"{rates_text(one.rates)} → {rates_text(one.chosen)}" if one.rates else GAP,
+                "tries": f"{one.tries}{UNEVEN if one.uneven else ''}",
+                "rates": f"{_rates_told(one)} → {rates_text(one.chosen)}" if one.rates else GAP,
                 "seeds": one.seeds,
             }
         )
@@ -59,6 +65,9 @@ def odyssey_tables(results: Results) -> list[Table]:
     """None where script 06 has not run."""
     if odyssey_rows(results).empty:
         return []
+    cells = odyssey_cells(results)
+    uneven = any(tries.endswith(UNEVEN) for tries in cells["tries"])
+    marked = f"{UNEVEN}: not all seeds had this rate; the fewest tries of a seed are told. " if uneven else ""
     return [
         Table(
             f"{results.preset}_{ODYSSEY}",
@@ -73,9 +82,9 @@ def odyssey_tables(results: Results) -> list[Table]:
             "rates, regularisations of the n-grams) that a seed's validation split has chosen from; a penalty has the "
             "one strength that bears its name. "
             "Rates: those tried and, after the arrow, those chosen by the seeds; an arm that chooses the highest might "
-            "learn more beyond it. Where n is all of pool B, every seed has the same target rows, so the interval does "
-            "not cover how much other rows would change.",
-            odyssey_cells(results),
+            f"learn more beyond it. {marked}Where n is all of pool B, every seed has the same target rows, so the "
+            "interval does not cover how much other rows would change.",
+            cells,
         ),
         *rate_tables(results, "06"),
         *pair_tables(results, "06"),

@@ -6,15 +6,7 @@ from functools import lru_cache
 
 from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.report.choosing import PAPERS_RATE, Choice, at_one_rate, at_validated_rate
-from ctsft.report.claims import (
-    BOTH,
-    compared,
-    hard_transfers,
-    second_task,
-    source_kept,
-    source_kept_better,
-    target_accuracy,
-)
+from ctsft.report.claims import BOTH, compared, of_transfer, second_task
 from ctsft.report.judging import Judgement
 from ctsft.report.kinds import apart_from
 from ctsft.report.render import rate_text
@@ -32,30 +24,35 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     seeds; with each number of target rows, but for the one that the verdict rests on where it is one; in every other
     precision, from every other source, and under every other rule for keys and values.
     """
-    studies = [compared(study) for study in results.studies(EXPERIMENT)]
+    studies = results.studies(EXPERIMENT)
     others: list[tuple[str, Results, Choice]] = []
     if studies:
-        main = studies[0]
-        if (alone := _at_papers_rate(main)) is not None:
-            others.append((AT_PAPERS_RATE, alone, at_validated_rate))
-        if main.rows["lr"].nunique() > 1:
+        main, best = studies[0], compared(studies[0])
+        if _had_papers_rate(best):
+            others.append((AT_PAPERS_RATE, _at_papers_rate(main), at_validated_rate))
+        if best.rows["lr"].nunique() > 1:
             others.append(("at one rate for all targets and seeds", main, at_one_rate))
-        seeds = pick(main.rows, arm="circuit", depth=PAPERS_DEPTH).groupby("n_target")["seed"].nunique()
+        seeds = pick(best.rows, arm="circuit", depth=PAPERS_DEPTH).groupby("n_target")["seed"].nunique()
         pooled = seeds.index[seeds == seeds.max()]  # numbers of rows with fewer seeds are not
         for n in sorted(set(seeds.index) - set(pooled if len(pooled) == 1 else ()), reverse=True):
             fewer = main.only(main.rows["n_target"].isin([0, n]))
             others.append((f"with {n} target rows", fewer, at_validated_rate))
         for study in studies[1:]:
             others.append((" ".join(apart_from(main.rows, study.rows).values()), study, at_validated_rate))
-    rules = (target_accuracy, hard_transfers, source_kept, source_kept_better)
-    judged = [(which, rule(study, choose)) for which, study, choose in others for rule in rules]
+    told = [(which, judged) for which, study, choose in others for judged in of_transfer(study, choose)]
     second = results.of(ENTAILMENT)
-    alone = None if second is None else _at_papers_rate(compared(second))
-    return judged if alone is None else [*judged, (AT_PAPERS_RATE, second_task(alone))]
+    if second is not None and _had_papers_rate(compared(second)):
+        told.append((AT_PAPERS_RATE, second_task(_at_papers_rate(second))))
+    return told
 
 
-def _at_papers_rate(study: Results) -> Results | None:
-    """Those rows alone; None where no other rate was tried, or the arms of C1 were not tried at it."""
+def _had_papers_rate(study: Results) -> bool:
+    """Whether the arms of C1 were tried at it, and some at others."""
     rates = study.rows["lr"]
-    has_all = set(study.rows.loc[rates == PAPERS_RATE, "arm"]) >= {"full", *BOTH}
-    return study.only(rates.isna() | (rates == PAPERS_RATE)) if rates.nunique() > 1 and has_all else None
+    return rates.nunique() > 1 and set(study.rows.loc[rates == PAPERS_RATE, "arm"]) >= {"full", *BOTH}
+
+
+def _at_papers_rate(study: Results) -> Results:
+    """The rows at that rate alone, and those without one."""
+    rates = study.rows["lr"]
+    return study.only(rates.isna() | (rates == PAPERS_RATE))

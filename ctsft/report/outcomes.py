@@ -12,13 +12,14 @@ Flags, each by one rule on the rows of a target, n, arm and depth, every arm at 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from ctsft.calibration import brier, calibration_error, calibration_gaps
 from ctsft.report.compare import SOURCE, paired
+from ctsft.report.fair import short_of_rates
 from ctsft.report.forgetting import related_change
 from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_rows
@@ -35,11 +36,11 @@ GAP_TO_TRAINING = 0.15
 class Outcome:
     """One arm on one target with n rows. Changes are after minus theta1, paired; None where nothing was measured.
 
-    `tries`: how many models a seed's validation split has chosen from (learning rates; regularisations of n-grams), at
-    most. `rates`: those that were tried on any seed, in rising order; `fewest`: how many on the seed that has fewest;
-    `chosen`: the one of every seed, in rising order. Empty without a rate. By seed, `gaps` [bins, N] is what the
-    calibration error is made of, and `changed` [N] the share of a row's pairs of openings that change its answer;
-    `bits` is the mean of `bits_by_seed`.
+    `tries`: how many models a seed's validation split has chosen from (learning rates; regularisations of n-grams), on
+    the seed with the fewest. `rates_by_seed`: the rates that were tried, in rising order, empty without one;
+    `short_of_rates`: whether they are fewer than another arm's, on some seed; `chosen`: the one of every seed, in
+    rising order. By seed, `gaps` [bins, N] is what the calibration error is made of, and `changed` [N] the share of a
+    row's pairs of openings that change its answer; `bits` is the mean of `bits_by_seed`.
     """
 
     target: str
@@ -59,10 +60,10 @@ class Outcome:
     flips: float | None
     trainable_share: float
     tries: int
-    rates: tuple[float, ...]
-    fewest: int
+    rates_by_seed: Mapping[int, tuple[float, ...]]
     chosen: tuple[float, ...]
     seeds: int
+    short_of_rates: bool = False
     gaps: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False)
     changed: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False)
     bits_by_seed: tuple[dict[str, float], ...] = ()
@@ -70,6 +71,16 @@ class Outcome:
     @property
     def is_model(self) -> bool:
         return ARMS[self.arm].classifier is None
+
+    @property
+    def rates(self) -> list[float]:
+        """Those that were tried on any seed, in rising order."""
+        return sorted(set().union(*self.rates_by_seed.values()))
+
+    @property
+    def uneven(self) -> bool:
+        """Whether not all seeds had the same rates."""
+        return len(set(self.rates_by_seed.values())) > 1
 
     @property
     def flags(self) -> list[str]:
@@ -94,15 +105,17 @@ def outcomes(results: Results) -> list[Outcome]:
         zero = pick(rows, target=target, arm="zero_shot")
         for n_target in sorted(set(pick(rows, target=target)["n_target"])):
             here = pick(rows, target=target, n_target=n_target)
-            for arm, depth in arms_in_order(here):
-                mine = pick(here, arm=arm, depth=depth)
-                found.append(_outcome(mine, zero, related[related["cell"].isin(mine["cell"])], arm))
+            arms = [pick(here, arm=arm, depth=depth) for arm, depth in arms_in_order(here)]
+            told = [_outcome(mine, zero, related[related["cell"].isin(mine["cell"])]) for mine in arms]
+            short = short_of_rates([one.rates_by_seed for one in told])
+            found += [replace(one, short_of_rates=fewer) for one, fewer in zip(told, short, strict=True)]
     return found
 
 
-def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm: str) -> Outcome:
-    """`related`: the lines of the related tests of these rows; none of an arm without a model."""
+def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame) -> Outcome:
+    """`related`: the lines of the related tests of these rows, which are an arm's; none of an arm without a model."""
     first = rows.iloc[0]
+    arm = first["arm"]
     before = zero[zero["seed"].isin(rows["seed"])]
     no_model = ARMS[arm].classifier is not None
     chances = chances_on_target(rows)
@@ -110,6 +123,8 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
     by_bin = [calibration_gaps(*one) for one in sure]
     flips = [_audit(m, p.shape[1]) for m, p in zip(rows["measures"], chances, strict=True)]
     bits = _bits_changes(rows, zero)
+    # Of a control that was drawn several times, the rates that all draws had.
+    rates = {seed: tuple(sorted(set.intersection(*map(set, own)))) for seed, own in _by_seed(rows, rows["rates"])}
     return Outcome(
         target=first["target"],
         n_target=int(first["n_target"]),
@@ -127,9 +142,8 @@ def _outcome(rows: pd.DataFrame, zero: pd.DataFrame, related: pd.DataFrame, arm:
         train_accuracy=_mean(m["train_accuracy"] for m in rows["measures"] if m["train_accuracy"] is not None),
         flips=None if any(one is None for one in flips) else _mean(one.mean() for one in flips),
         trainable_share=float(rows["trainable_share"].mean()),
-        tries=int(rows["tries"].max()) * (len(ARMS[arm].classifier.choices) if no_model else 1),
-        rates=tuple(sorted(set().union(*rows["rates"]))),
-        fewest=min(map(len, rows["rates"])),
+        tries=len(ARMS[arm].classifier.choices) if no_model else max(1, min(map(len, rates.values()))),
+        rates_by_seed=rates,
         chosen=tuple(sorted(rows["lr"].dropna())),
         seeds=int(rows["seed"].nunique()),
         gaps={seed: np.concatenate(own) / len(own) for seed, own in _by_seed(rows, by_bin)},

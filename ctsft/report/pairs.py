@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two, texts_of
+from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, TARGET, pooled
-from ctsft.report.fair import had_by_all
+from ctsft.report.fair import at_rates_of_both
 from ctsft.report.judging import SAME, pairs_of
 from ctsft.report.render import GAP, Table, change, rate_text, rates_text
 from ctsft.report.rows import Results
@@ -49,17 +49,6 @@ def rows_of(rows: pd.DataFrame, side: Side) -> pd.DataFrame:
         return pd.concat([rows_of(rows, CIRCUIT), rows_of(rows, NEAR_ZERO)])
     arm, depth = side
     return pick(rows, arm=arm, depth=depth)
-
-
-def at_rates_of_both(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The rows of two sides at the learning rates that every arm in them had on a target, n and seed.
-
-    Rows of an arm without a rate stay, and take none from the other.
-    """
-    rows = pd.concat([first, second]).drop_duplicates("cell")
-    rated = rows[rows["lr"].notna()]
-    arms, ground = (texts_of(rated, names) for names in (["arm", "depth"], ["target", "n_target", "seed"]))
-    return pd.concat([rows[rows["lr"].isna()], rated[had_by_all(arms, ground, rated["lr"])]])
 
 
 def compared(rows: pd.DataFrame, pair: tuple[Side, Side]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:

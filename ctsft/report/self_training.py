@@ -62,9 +62,13 @@ def read_self_training(folder: Path) -> pd.DataFrame:
     return rows
 
 
-def on_the_first_ground(rows: pd.DataFrame) -> pd.DataFrame:
-    """The chains that may be compared with the first one."""
-    return pick(rows, **dict(rows[GROUND].iloc[0]))
+def by_ground(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The chains that may be compared with one another, whatever the order of the rows.
+
+    Those on fresh rows come first: others soon repeat one another. Then those of the most rows.
+    """
+    grounds = [here for _, here in rows.groupby(GROUND, dropna=False)]
+    return sorted(grounds, key=lambda here: (here["rows"].iloc[0] != "fresh", -len(here)))
 
 
 def labelled_text(setting: Mapping[str, object]) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.answer import ON_TEST, Answer, named
+from ctsft.report.answer import ON_TEST, SHORT_OF_RATES, Answer, listed, named
 from ctsft.report.answers import Teller, answers
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.costs import read_costs
 from ctsft.report.judging import MARGIN
 from ctsft.report.measured import odyssey_results, odyssey_rows
-from ctsft.report.outcomes import outcomes
+from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.render import GAP, change, fraction, markdown
 from ctsft.report.rows import Results
 from ctsft.report.self_training import (
@@ -38,12 +38,16 @@ from ctsft.tuning.arms import ARMS
 
 @dataclass(frozen=True)
 class Setting:
-    """One target with n rows. `fewer`: arms not picked from, since too few of their seeds are measured."""
+    """One target with n rows. `fewer`: arms not picked from, since too few of their seeds are measured.
+
+    `short`: arms that are picked from although they had fewer learning rates than another on some seed.
+    """
 
     target: str
     n_target: int
     zero_shot: float
     fewer: list[str]
+    short: list[Outcome]
     answers: list[Answer]
 
 
@@ -61,7 +65,8 @@ def settings_of(results: Results, costs: pd.DataFrame) -> list[Setting]:
         fewer = [arm for arm in ARMS if arm in set(ran["arm"]) - {one.arm for one in here}]
         spent = costs[costs["n_target"] == n_target] if len(costs) else costs
         told = answers(here, zero, Teller(own, results.rows), spent)
-        settings.append(Setting(target, n_target, zero.accuracy, fewer, told))
+        short = [one for one in here if one.short_of_rates]
+        settings.append(Setting(target, n_target, zero.accuracy, fewer, short, told))
     return settings
 
 
@@ -105,7 +110,8 @@ def odyssey_page(folders: Sequence[Results]) -> str:
         "because the same numbers pick it and describe it. Overlapping intervals decide nothing: all arms answer the "
         "same test rows, so look at a paired difference (claims.md). Every arm is picked from as many models (a "
         "learning rate each; a penalty has the one strength that bears its name); where column `tries` says otherwise, "
-        f"an arm with more has better chances. `*_{ODYSSEY}.md` has all numbers and explains the flags.\n",
+        f"an arm with more has better chances. {SHORT_OF_RATES} marks arms that had fewer learning rates than another "
+        f"on some seed. `*_{ODYSSEY}.md` has all numbers and explains the flags.\n",
     ]
     travelled = [(folder, odyssey_results(folder.folder)) for folder in folders]
     found = {
@@ -138,6 +144,11 @@ def odyssey_page(folders: Sequence[Results]) -> str:
             if one.fewer:
                 names = ", ".join(f"`{arm}`" for arm in one.fewer)
                 out.append(f"Excluded here, because fewer seeds of theirs are measured so far: {names}.\n")
+            if one.short:
+                out.append(
+                    "With fewer learning rates than others on some seed, and so worse chances to be picked: "
+                    f"{listed(one.short)}.\n"
+                )
             out += [*(answer.line for answer in one.answers), ""]
         out += ["### Self-training on the model's own labels\n", *own_labels(folder.folder), ""]
     return "\n".join(out).rstrip() + "\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections import Counter
+from itertools import combinations, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -26,22 +27,38 @@ class Overlap(NamedTuple):
     rank_correlation: float
 
 
+class ByRows(NamedTuple):
+    """Overlaps of maps scored on as many rows: with the same seed's map of the most rows, and between seeds.
+
+    `scored`: how many rows, on the seed with the fewest: balanced over the labels, mostly fewer than were `asked` for.
+    """
+
+    asked: int
+    scored: int
+    to_most: list[Overlap]
+    between: list[Overlap]
+
+
 def _disjoint(found: Faithfulness) -> list[Relevance]:
     maps = [m for m in found.maps if m.about["scorer"] == found.main]
     return [m for m in maps if m.about.get("pool", "disjoint") == "disjoint"]
 
 
-def by_rows(found: Faithfulness) -> dict[int, tuple[list[Overlap], list[Overlap]]]:
-    """By number of scored rows: overlaps with the same seed's circuit of the most rows, and those between seeds."""
-    disjoint = _disjoint(found)
-    most = {m.about["seed"]: m for m in sorted(disjoint, key=lambda m: m.about["score_rows"])}
-    out = {}
-    for rows in sorted({m.about["score_rows"] for m in disjoint}):
-        here = [m for m in disjoint if m.about["score_rows"] == rows]
+def by_rows(found: Faithfulness) -> list[ByRows]:
+    """One for every number of rows that was asked for, in rising order.
+
+    A start that answers few rows right scores the same ones, however many more are asked for: these count once.
+    """
+    falling = sorted(_disjoint(found), key=lambda m: m.about["score_rows"], reverse=True)
+    once = {(m.about["seed"], frozenset(m.about["score_row_ids"])): m for m in falling}  # the fewest asked come last
+    disjoint = sorted(once.values(), key=lambda m: (m.about["score_rows"], m.about["seed"]))
+    most = {m.about["seed"]: m for m in disjoint}
+    out = []
+    for asked, group in groupby(disjoint, key=lambda m: m.about["score_rows"]):
+        here = list(group)
         to_most = [overlap(m, most[m.about["seed"]]) for m in here if m is not most[m.about["seed"]]]
-        # Balanced over the labels, so mostly fewer than were asked for.
         scored = min(len(m.about["score_row_ids"]) for m in here)
-        out[scored] = to_most, [overlap(a, b) for a, b in combinations(here, 2)]
+        out.append(ByRows(asked, scored, to_most, [overlap(a, b) for a, b in combinations(here, 2)]))
     return out
 
 
@@ -57,14 +74,14 @@ def settled_text(found: Faithfulness) -> str:
         "Ties by index filled these circuits with the model's first heads, whatever the scores say, so their overlap "
         "shows no stability; the top tenth of the heads by score is judged instead. "
     )
-    kept = {
-        rows: np.mean([pair.top_tenth if filled else pair.circuit for pair in most])
-        for rows, (most, _) in by_rows(found).items()
-        if most
-    }
+    kept = [
+        (one.scored, np.mean([pair.top_tenth if filled else pair.circuit for pair in one.to_most]))
+        for one in by_rows(found)
+        if one.to_most
+    ]
     if not kept:
         return "Heads were scored on a single number of rows, so how many are needed was not tested."
-    enough = [rows for rows in kept if all(value >= SETTLED for other, value in kept.items() if other >= rows)]
+    enough = [rows for rows, _ in kept if all(value >= SETTLED for other, value in kept if other >= rows)]
     rule = (
         f"{what} share at least {SETTLED:.0%} of their heads with {'that' if filled else 'the one'} from the most rows"
     )
@@ -75,10 +92,12 @@ def settled_text(found: Faithfulness) -> str:
 def stability_cells(found: Faithfulness) -> pd.DataFrame:
     """Overlap of circuits: with the one from the most rows, between seeds, and with rows shared with the mean."""
     disjoint = _disjoint(found)
-    table = []
-    for scored, (to_most, between) in by_rows(found).items():
-        table.append(_overlaps(f"{scored} rows, against the most", to_most))
-        table.append(_overlaps(f"{scored} rows, between seeds", between))
+    table, known = [], by_rows(found)
+    several = Counter(one.scored for one in known)
+    for one in known:
+        rows = f"{one.scored} rows" + (f" ({one.asked} asked)" if several[one.scored] > 1 else "")
+        table.append(_overlaps(f"{rows}, against the most", one.to_most))
+        table.append(_overlaps(f"{rows}, between seeds", one.between))
     shared = [m for m in found.maps if m.about["scorer"] == found.main and m.about.get("pool") == "shared"]
     pairs = [
         overlap(m, other)

@@ -165,8 +165,7 @@ def _rates(results: Results) -> Iterator[str]:
     tuned = [one for one in outcomes(travelled) if one.rates] if travelled else []
     for target, n in dict.fromkeys((one.target, one.n_target) for one in tuned):
         here = [one for one in tuned if (one.target, one.n_target) == (target, n)]
-        most = max((one.rates for one in here), key=len)
-        fewer = [one.arm for one in here if one.fewest < len(most)]
+        fewer = [one.arm for one in here if one.short_of_rates]
         if fewer:
             yield f"{target}, {n} rows, script 06: tried at fewer rates than others: {', '.join(dict.fromkeys(fewer))}."
         for word, end in (("highest", max), ("lowest", min)):

@@ -16,6 +16,8 @@ from ctsft.report.stability import Overlap, by_rows
 from ctsft.report.transfer import pick
 
 LINES = ("-", "--", ":", "-.")
+# What `ByRows` holds, by its field: a label, the arm whose colour it has, a marker.
+SIDES = (("to_most", "against the most rows", "circuit", "o"), ("between", "between seeds", "near_zero", "s"))
 
 
 def curves_figure(found: Faithfulness) -> plt.Figure:
@@ -79,22 +81,22 @@ def stability_figure(found: Faithfulness) -> plt.Figure | None:
     known = by_rows(found)
     if len(known) < 2:
         return None
-    sizes = list(known)
+    sizes = sorted({one.scored for one in known})
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.8), sharey=True, layout="constrained")
         titles = ("heads of the circuit (Jaccard)", "top tenth of the heads (Jaccard)", "all scores (Spearman)")
         for axis, name, title in zip(axes, Overlap._fields, titles, strict=True):
-            for side, label, marker in ((0, "against the most rows", "o"), (1, "between seeds", "s")):
+            for side, label, arm, marker in SIDES:
                 # Against the most rows, the most have nothing; between seeds, one seed has nothing.
-                values = {
-                    rows: [getattr(pair, name) for pair in known[rows][side]] for rows in sizes if known[rows][side]
-                }
-                points = [(rows, value) for rows, here in values.items() for value in here]
+                values = [(one.scored, [getattr(pair, name) for pair in getattr(one, side)]) for one in known]
+                values = [(rows, here) for rows, here in values if here]
+                points = [(rows, value) for rows, here in values for value in here]
                 if not points:
                     continue
-                colour = COLOURS["circuit"] if side == 0 else COLOURS["near_zero"]
-                axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=16, alpha=0.7, label=label)
-                axis.plot(values.keys(), [np.mean(here) for here in values.values()], color=colour, linewidth=1)
+                look = dict(color=COLOURS[arm])
+                axis.scatter(*zip(*points, strict=True), marker=marker, s=16, alpha=0.7, label=label, **look)
+                means = [(rows, np.mean(here)) for rows, here in values]
+                axis.plot(*zip(*means, strict=True), linewidth=1, **look)
             axis.set_xscale("log", base=2)
             apart = [after / before > 1.5 for before, after in pairwise(sizes)]  # else the numbers touch
             axis.set_xticks(

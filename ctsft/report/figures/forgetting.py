@@ -21,6 +21,8 @@ from ctsft.report.forgetting import by_epoch, plane
 from ctsft.report.rows import Results
 from ctsft.report.transfer import arms_in_order, pick
 
+FEWER = "fewer learning rates, not in the front"
+
 
 def bottom_is_near_zero(rows: pd.DataFrame) -> bool:
     """Whether the lowest scores are also those next to zero: both arms answer alike wherever `bottom` was run."""
@@ -34,15 +36,16 @@ def bottom_is_near_zero(rows: pd.DataFrame) -> bool:
 def plane_figure(results: Results) -> plt.Figure | None:
     """One panel a target, at one n: gain on the target over change on the source, with the Pareto front.
 
-    The n that most targets and seeds were run with, of several the largest. Without `direct`, which never knew the
-    source, so that the other arms can be told apart; and without `bottom` where it is near_zero under another name.
-    Every panel has limits of its own.
+    Arms that had fewer learning rates than another of their panel are ringed, and left out of the front. The n that
+    most targets and seeds were run with, of several the largest. Without `direct`, which never knew the source, so that
+    the other arms can be told apart; and without `bottom` where it is near_zero under another name. Every panel has
+    limits of its own.
     """
     twice = bottom_is_near_zero(results.rows)
-    points = plane(results.only(results.rows["arm"] != "bottom") if twice else results)
+    points = plane(results.only(~results.rows["arm"].isin({"direct", "bottom"} if twice else {"direct"})))
     tuned = results.rows[results.rows["n_target"] > 0].drop_duplicates(["n_target", "target", "seed"])
     run = tuned["n_target"].value_counts()
-    points = points[(points["n_target"] == run.index[run == run.max()].max()) & (points["arm"] != "direct")]
+    points = points[points["n_target"] == run.index[run == run.max()].max()]
     if points.empty:
         return None
     targets = list(dict.fromkeys(points["target"]))
@@ -57,20 +60,7 @@ def plane_figure(results: Results) -> plt.Figure | None:
             layout="constrained",
         )
         for axis, target in zip(axes.flat, targets, strict=False):
-            here = points[points["target"] == target]
-            front = sorted(
-                (kept.value, gain.value) for kept, gain in here.loc[here["front"], ["kept", "gain"]].to_numpy()
-            )
-            axis.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front")
-            for arm, depth in arms_in_order(here):
-                mine = pick(here, arm=arm, depth=depth)
-                face = "white" if not pd.isna(depth) and depth == 0 else COLOURS[arm]
-                look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=face, elinewidth=0.6)
-                kept, gain = mine["kept"].iloc[0], mine["gain"].iloc[0]
-                bars = dict(xerr=arms_of_error(kept), yerr=arms_of_error(gain))
-                axis.errorbar(kept.value, gain.value, label=arm_label(arm, depth), **bars, **look)
-            axis.axhline(0, color="black", linewidth=0.8)
-            axis.axvline(0, color="black", linewidth=0.8)
+            _panel(axis, points[points["target"] == target])
             axis.set_title(target, loc="left", fontweight="bold")
             for which in "xy":
                 widen(axis, which)
@@ -86,6 +76,25 @@ def plane_figure(results: Results) -> plt.Figure | None:
         title = f"{results.model}, {points['n_target'].max()} target rows, validated rates{note if twice else ''}"
         figure.suptitle(title, fontsize=9 if twice else 10)
     return figure
+
+
+def _panel(axis: plt.Axes, points: pd.DataFrame) -> None:
+    """The arms of one target, the front of those that had as many rates as any, and rings around the others."""
+    front = sorted((kept.value, gain.value) for kept, gain in points.loc[points["front"], ["kept", "gain"]].to_numpy())
+    axis.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front")
+    for arm, depth in arms_in_order(points):
+        mine = pick(points, arm=arm, depth=depth)
+        face = "white" if not pd.isna(depth) and depth == 0 else COLOURS[arm]
+        look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=face, elinewidth=0.6)
+        kept, gain = mine["kept"].iloc[0], mine["gain"].iloc[0]
+        bars = dict(xerr=arms_of_error(kept), yerr=arms_of_error(gain))
+        axis.errorbar(kept.value, gain.value, label=arm_label(arm, depth), **bars, **look)
+    short = [(kept.value, gain.value) for kept, gain in points.loc[points["fewer"], ["kept", "gain"]].to_numpy()]
+    if short:
+        ring = dict(marker="o", markersize=10, markerfacecolor="none", color="0.3", markeredgewidth=0.8)
+        axis.plot(*zip(*short, strict=True), label=FEWER, linestyle="none", **ring)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.axvline(0, color="black", linewidth=0.8)
 
 
 def epochs_figure(results: Results) -> plt.Figure | None:

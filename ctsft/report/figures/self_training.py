@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import FigureBase
 
 from ctsft.report.figures.style import WIDTH, arm_label, legend_below, look_of, style, widen
-from ctsft.report.self_training import labelled_text, on_the_first_ground, read_self_training
+from ctsft.report.self_training import by_ground, labelled_text, read_self_training
 from ctsft.report.transfer import arms_in_order, pick
 
 PANELS = ("accuracy", "label_entropy", "confidence", "diversity")
@@ -30,7 +30,7 @@ def self_training_figure(folder: Path) -> plt.Figure | None:
         figure = plt.figure(figsize=(WIDTH, HEIGHT * len(modes)), layout="constrained")
         parts = [figure] if len(modes) == 1 else figure.subfigures(len(modes), 1)
         for part, mode in zip(parts, modes, strict=True):
-            _panels(part, on_the_first_ground(pick(rows, rows=mode)))
+            _panels(part, by_ground(pick(rows, rows=mode))[0])
         legend_below(figure, figure.axes[:1], 2)
     return figure
 

@@ -5,29 +5,27 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from ctsft.discovery.circuits import PAPERS_SHARE
-from ctsft.report.choosing import at_validated_rate
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.report.compare import paired
-from ctsft.report.fair import equal_rates
+from ctsft.report.fair import fair_pair
 from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
 from ctsft.report.render import change, rate_text
 from ctsft.report.rows import Results
-from ctsft.report.tradeoff import difficulty, difficulty_predicts, settings, surface
+from ctsft.report.share_of_heads import surface
+from ctsft.report.tradeoff import PAIR, difficulty, difficulty_predicts, settings
 from ctsft.report.transfer import pick
 
 
 def difficulty_figure(results: Results) -> plt.Figure | None:
     """Accuracy of the circuit minus near-zero's, with its paired interval, over the difficulty of the transfer.
 
-    Only where both had the same learning rates to choose from.
+    From the most source rows. Both arms have the same learning rates to choose from, on each seed.
     """
-    rows = at_validated_rate(results.rows)
+    rows = results.from_most_source_rows().rows
     points = []
     for setting in settings(pick(rows, share=PAPERS_SHARE)).to_dict("records"):
-        here = pick(rows, **setting)
-        pair = [pick(here, arm=arm) for arm in ("circuit", "near_zero")]
-        value = paired(*pair) if equal_rates(*pair, results.rows) else None
-        zero = pick(rows, n_source=setting["n_source"], target=setting["target"], arm="zero_shot")
+        value = paired(*fair_pair(*(pick(rows, **setting, arm=arm) for arm in PAIR)))
+        zero = pick(rows, target=setting["target"], arm="zero_shot")
         if value is not None and len(zero):
             points.append((setting, difficulty(zero).mean(), value))
     if not points:
@@ -50,9 +48,9 @@ def difficulty_figure(results: Results) -> plt.Figure | None:
         axis.axhline(0, color="black", linewidth=1)
         found = difficulty_predicts(results)
         if found is not None:
-            figure.suptitle(f"Spearman's correlation {change(found)}", fontsize=9)
+            figure.suptitle(f"Spearman's correlation at depth {PAPERS_DEPTH}: {change(found)}", fontsize=9)
         axis.set_xlabel("difficulty: 1 − zero-shot accuracy / accuracy on the source")
-        axis.set_ylabel("accuracy, circuit − near-zero")
+        axis.set_ylabel("accuracy, circuit − near-zero\n(each from the same learning rates)")
         axis.margins(y=0.12)
         figure.legend(loc="outside lower center", ncols=min(4, len(kinds)), frameon=False)
     return figure

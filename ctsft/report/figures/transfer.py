@@ -19,10 +19,10 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
 
     They show the number of target rows that most cells have; of several, the largest.
 
-    Every arm stands at its validated learning rate, with its 95 % interval. The dashed line is the accuracy without
-    target rows (left) and before tuning (right).
+    Every arm stands at its validated learning rate and the paper's share of heads, with its 95 % interval. The dashed
+    line is the accuracy without target rows (left) and before tuning (right).
     """
-    rows = at_validated_rate(results.from_most_source_rows().on_the_grid_of(experiment).rows)
+    rows = at_validated_rate(at_papers_share(results.from_most_source_rows().on_the_grid_of(experiment).rows))
     targets = list(dict.fromkeys(rows["target"]))
     tuned = rows[rows["arm"] != "zero_shot"]
     if tuned.empty:

@@ -1,0 +1,77 @@
+"""How many heads to tune: accuracy by the share of heads at every depth (script 03)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ctsft.report.choosing import at_validated_rate
+from ctsft.report.compare import SOURCE, right, stack
+from ctsft.report.render import Table, fraction
+from ctsft.report.rows import Results
+from ctsft.report.transfer import about
+
+
+def surface(results: Results) -> pd.DataFrame:
+    """Mean accuracy on the target and on the source by arm, depth, share of heads and learning rate; all targets.
+
+    Only points that every target has at every seed, so that no mean is over different ground.
+    """
+    rows = results.from_most_source_rows().rows
+    rows = rows[rows["arm"].isin(["circuit", "near_zero"])]
+    keys = ["n_target", "arm", "depth", "share", "lr"]
+    whole = rows.drop_duplicates(["n_target", "target", "seed"]).groupby("n_target").size()
+    points = (
+        rows.groupby(keys)
+        .agg(
+            accuracy=("accuracy", "mean"),
+            source_change=("source_accuracy", "mean"),
+            before=("source_accuracy_before", "mean"),
+            heads=("heads", "first"),
+            cells=("cell", "nunique"),
+        )
+        .reset_index()
+    )
+    points["source_change"] -= points.pop("before")
+    return points[points["cells"] >= points["n_target"].map(whole)].reset_index(drop=True)
+
+
+def sweep_cells(results: Results) -> pd.DataFrame:
+    """Accuracy by share of heads, every arm at its validated learning rate; targets are averaged."""
+    rows = at_validated_rate(results.from_most_source_rows().rows)
+    rows = rows[rows["share"].notna()]
+    table = []
+    for (n, arm, depth, share), here in rows.groupby(["n_target", "arm", "depth", "share"]):
+        grid = rows[rows["n_target"] == n][["target", "seed"]].drop_duplicates()
+        if len(here[["target", "seed"]].drop_duplicates()) < len(grid):
+            continue
+        per_target = [group for _, group in here.groupby("target")]
+        on_target, on_source = (
+            np.mean([stack(right(group, columns)) for group in per_target], axis=0)
+            for columns in (("answers", "gold"), SOURCE)
+        )
+        table.append(
+            {
+                "n": n,
+                "arm": arm,
+                "depth": depth,
+                "share of heads": f"{share:.0%}",
+                "heads": int(here["heads"].iloc[0]),
+                "weights moved": f"{here['trainable_share'].mean():.2%}",
+                "target": fraction(on_target.mean()),
+                "source after": fraction(on_source.mean()),
+                "targets": len(per_target),
+                "seeds": here["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def share_of_heads_table(results: Results, rows: pd.DataFrame) -> Table:
+    """`sweep_cells` with a caption that tells of `rows`."""
+    return Table(
+        f"{results.preset}_03_share_of_heads",
+        f"How many heads, preset {results.preset}",
+        f"{about(results, rows)} Means over targets; only lines that exist for every target and seed.",
+        sweep_cells(results),
+    )
