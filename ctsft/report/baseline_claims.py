@@ -165,9 +165,13 @@ def by_generations(claim: str, asked: Generations, rows: pd.DataFrame) -> Judgem
 
 
 def _ended(sides: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Of two arms' chains those of the seeds on which both have come to the last generation; empty without one."""
+    """Of two arms' chains those of the seeds on which both have come to the last generation; empty without one.
+
+    Chains that have only begun, with generation 0, have none.
+    """
     last = pd.concat(sides)["generation"].max()
     common = set.intersection(*(set(side.loc[side["generation"] == last, "seed"]) for side in sides))
+    common = common if last > 0 else set()
     return [side[side["seed"].isin(common)] for side in sides]
 
 
