@@ -13,11 +13,11 @@ def test_an_untrained_model_has_no_induction_heads():
 
 
 def test_a_trained_model_has_induction_heads_and_the_default_score_ranks_them_first():
-    """Half of script 05's steps; the price on heads sets in after the first half."""
-    known = induction(31, steps=1000)
+    """Half of script 05's steps, and a seed whose first head the linear scores rank last: not every score passes."""
+    known = induction(2, steps=1000)
     assert {head.layer for head in known.heads} == set(ROLES)
     assert all(role == ROLES[head.layer] for head, role in known.heads.items())
     assert len(known.heads) < 6  # of 8: ranked before the others, it matters which they are
-    row = score_known(known, "cdt", 31)
+    row = score_known(known, "cdt", 2)
     assert sorted(map(int, row["ranks"].split())) == list(range(1, len(known.heads) + 1))
     assert (row["roc_auc"], row["of"]) == (1.0, 8)
