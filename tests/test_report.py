@@ -844,6 +844,17 @@ def test_ct_sft_in_pairs_has_the_rates_of_both_its_arms(sentiment):
     assert told.startswith("ct_sft − full")
 
 
+def test_fewer_rates_are_told_of_a_number_of_rows_where_all_its_targets_have_fewer(sentiment):
+    rows = sentiment.rows
+    gone = (rows["lr"] == rows["lr"].max()) & (rows["n_target"] == 25)
+    for which, told in (
+        (gone, "(fewer on n = 25)"),
+        (gone & (rows["target"] == "d30"), "(fewer on d30 n = 25)"),
+        (gone & (rows["target"] == "d30") & (rows["seed"] == 31), "(fewer on d30 n = 25, seed 31)"),
+    ):
+        assert told in claims.target_accuracy(claims.compared(sentiment.only(~which))).data
+
+
 def test_what_is_the_same_on_every_line_of_a_papers_table_is_said_once():
     cells = pd.DataFrame({"target": ["a", "b"], "precision, x": ["bfloat16", "–"], "heads, x": ["cdt", "cdt_linear"]})
     kept, sentence = said_once(cells.assign(**{"source rows, x": "–"}))

@@ -53,7 +53,7 @@ class RoundedProducts(TorchDispatchMode):
 
 def products(autocast: torch.autocast) -> AbstractContextManager[object]:
     """The context of what computes under `autocast`: on a CPU without instructions for bfloat16, `RoundedProducts`."""
-    return RoundedProducts() if _is_low_on_cpu(autocast) and lacks_bfloat16() else nullcontext()
+    return RoundedProducts() if _is_low(autocast) and lacks_bfloat16() else nullcontext()
 
 
 @contextmanager
@@ -64,23 +64,20 @@ def unrounded_logits(model: nn.Module, autocast: torch.autocast) -> Iterator[Non
     their order would decide the answer. The states before it are float32 (each layer adds to the stream in float32).
     """
     unembedding = model.get_output_embeddings()
-    before = unembedding.__dict__.get("forward")  # of this one module: accelerate puts one there
+    if not _is_low(autocast, unembedding.weight.device.type):
+        yield
+        return
     product = unembedding.forward
 
     def exact(states: torch.Tensor) -> torch.Tensor:
         with torch.autocast(states.device.type, enabled=False):
             return product(states.float())
 
-    with autocast:
-        low = torch.is_autocast_enabled(unembedding.weight.device.type)
-    if low:
-        unembedding.forward = exact
+    unembedding.forward = exact
     try:
         yield
     finally:
-        unembedding.__dict__.pop("forward", None)
-        if before is not None:
-            unembedding.forward = before
+        del unembedding.forward  # the class's own is seen again
 
 
 @contextmanager
@@ -89,14 +86,15 @@ def with_gradients(autocast: torch.autocast) -> Iterator[None]:
 
     As products it is faster there.
     """
-    attention = sdpa_kernel(SDPBackend.MATH) if _is_low_on_cpu(autocast) else nullcontext()
+    attention = sdpa_kernel(SDPBackend.MATH) if _is_low(autocast) else nullcontext()
     with products(autocast), attention:
         yield
 
 
-def _is_low_on_cpu(autocast: torch.autocast) -> bool:
+def _is_low(autocast: torch.autocast, device: str = "cpu") -> bool:
+    """Whether products on this kind of device are taken in bfloat16."""
     with autocast:
-        return torch.is_autocast_enabled("cpu")
+        return torch.is_autocast_enabled(device)
 
 
 def leave_out_cudnn_attention(device: torch.device) -> None:

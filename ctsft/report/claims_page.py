@@ -54,6 +54,12 @@ def akin(one: Results, other: Results) -> bool:
     return bool(set.intersection(*scopes))
 
 
+def differing(first: Judgement, others: Iterable[tuple[str, Judgement]]) -> list[tuple[str, str]]:
+    """On which other rows the same claim has another verdict, and which."""
+    same = ((which, j.verdict) for which, j in others if j.claim == first.claim)
+    return [(which, verdict) for which, verdict in same if verdict not in ("not run", first.verdict)]
+
+
 def at_a_glance(
     folders: list[Results], judged: dict[str, dict[str, Judgement]], others: dict[str, list[tuple[str, Judgement]]]
 ) -> str:
@@ -63,12 +69,8 @@ def at_a_glance(
         line = {"claim": f"{claim}. {words}"}
         for preset in (results.preset for results in folders):
             first = judged[preset].get(claim)
-            differing = [
-                f"{which}: {j.verdict}"
-                for which, j in others[preset]
-                if first is not None and j.claim == claim and j.verdict not in ("not run", first.verdict)
-            ]
-            line[preset] = GAP if first is None else "; ".join([first.verdict, *differing])
+            told = [] if first is None else differing(first, others[preset])
+            line[preset] = "; ".join([first.verdict, *(f"{which}: {other}" for which, other in told)]) if first else GAP
         table.append(line)
     return f"## At a glance\n\n{markdown(pd.DataFrame(table))}\n"
 

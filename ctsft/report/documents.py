@@ -12,7 +12,7 @@ from pathlib import Path
 from ctsft.errors import ending_in_a_line
 from ctsft.report import reproducing
 from ctsft.report.claims import CLAIMS, Judgement, judge
-from ctsft.report.claims_page import akin
+from ctsft.report.claims_page import akin, differing
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT
@@ -40,13 +40,9 @@ def verdicts(folders: Sequence[Results]) -> str:
         cells = []
         for results, own, others in said:
             [first] = [j for j in own if j.claim == claim]
-            differing = [
-                f"{which}: **{j.verdict}**"
-                for which, j in others
-                if j.claim == claim and j.verdict not in ("not run", first.verdict)
-            ]
+            here = [f"{which}: **{verdict}**" for which, verdict in differing(first, others)]
             told, first = _first_told(first, results, folders)
-            cells.append("<br>".join([told, *differing, *_differing_elsewhere(first, results, folders)]))
+            cells.append("<br>".join([told, *here, *_differing_elsewhere(first, results, folders)]))
         lines.append((f"{claim}. {words}", *cells, demo.get(claim, "not run")))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -71,14 +67,12 @@ def _differing_elsewhere(first: Judgement, results: Results, folders: Sequence[R
     told = []
     for other in _akin(results, folders):
         which: dict[str, list[str]] = {}
-        for rows, judgement in [("", j) for j in judge(other)] + judge_otherwise(other):
-            if judgement.claim == first.claim and judgement.verdict not in ("not run", first.verdict):
-                which.setdefault(judgement.verdict, []).append(rows)
+        for rows, verdict in differing(first, [("", j) for j in judge(other)] + judge_otherwise(other)):
+            which.setdefault(verdict, []).append(rows)
         for verdict, all_rows in which.items():
-            rows = f", {', '.join(named)}" if (named := [one for one in all_rows if one]) else ""
-            told.append(
-                f"`{other.preset}`{rows if '' not in all_rows else rows.replace(', ', ', also ', 1)}: **{verdict}**"
-            )
+            also = "also " if "" in all_rows else ""  # the folder's own first verdict
+            rows = ", ".join(filter(None, all_rows))
+            told.append(f"`{other.preset}`{f', {also}{rows}' if rows else ''}: **{verdict}**")
     return told
 
 
