@@ -20,6 +20,7 @@ nav a { margin-right: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .6rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8884; }
+body > table td { white-space: normal; vertical-align: top; }
 thead th { position: sticky; top: 0; }
 caption { caption-side: top; text-align: left; padding-bottom: .4rem; max-width: 60rem; white-space: normal; }
 img { max-width: 100%; background: white; }
