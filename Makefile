@@ -22,8 +22,8 @@ demo: .venv/ready            ## the main job on the embedded default: CSV, table
 	$(PY) experiments/01_nusax_transfer.py --preset demo --output build
 	$(PY) -m ctsft.report build/demo --tables build --figures build
 
-test: .venv/ready            ## in two processes; without the flags, in one
-	$(PY) -m pytest -n 2 --dist loadfile
+test: .venv/ready            ## a process a core, four at most; without the flags, one
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
 	$(PY) -m ctsft.report $(RESULTS)
