@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import LABEL_TOKENS, random_rows, tiny
@@ -26,6 +27,7 @@ from ctsft.evaluation import predict
 from ctsft.heads import Head
 from ctsft.models.load import weight_hash
 from ctsft.report import stability
+from ctsft.report.faithful_claims import faithful
 from ctsft.report.faithful_tables import chance_cells, faithfulness, faithfulness_tables, known_cells
 from ctsft.report.faithfulness import Faithfulness, area, beaten, curve, faithfulness_of
 from ctsft.report.figures.faithfulness import stability_figure
@@ -265,6 +267,26 @@ def test_the_area_is_the_trapezoid_of_the_curve(found):
     apart = area(found, "cdt_linear", "cdt")
     assert apart.value == pytest.approx(area(found, "cdt_linear").value - by_hand)
     assert area(found, "cdt", "cdt").low == area(found, "cdt", "cdt").high == 0
+
+
+def test_of_two_scorers_on_different_seeds_each_is_compared_on_its_own(found):
+    """Shown is the one whose circuits no tie by index has filled; curves are compared on the seeds that both have."""
+    second = found.sets.assign(seed=777, scorer=found.sets["scorer"].map({"cdt": "cdt_linear"}).fillna(""))
+    values = [None if value is None else value * 2 for value in second["values"]]
+    second = second.assign(values=values)[second["scorer"].isin(["", "cdt_linear"])]
+    maps = [replace(m, ties="index") for m in found.maps]
+    maps += [replace(m, about=m.about | {"seed": 777}) for m in found.maps if m.about["scorer"] == "cdt_linear"]
+    both = replace(found, sets=pd.concat([found.sets, second]), maps=maps)
+    assert (found.main, both.main) == ("cdt", "cdt_linear")
+    assert both.seeds == [777]
+    assert not both.by_index
+    assert set(chance_cells(both)["seeds"]) == {1}
+    assert faithful(both).data.endswith("seeds 777")
+    alone, together = area(found, "cdt_linear", "cdt"), area(both, "cdt_linear", "cdt")
+    assert (together.value, together.low) == (alone.value, alone.low)
+    only = replace(both, maps=[replace(m, ties="index") for m in maps])
+    assert only.main == "cdt"
+    assert only.by_index
 
 
 def test_circuits_from_other_starts_are_compared(config, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ctsft.report.faithfulness import Faithfulness, area, beaten, faithfulness_of
+from collections.abc import Collection
+
+from ctsft.report.faithfulness import Faithfulness, area, asked_of, beaten, faithfulness_of
 from ctsft.report.judging import Judgement, by_interval, not_run, unless_by_index
 from ctsft.report.render import change, interval, listed
 from ctsft.report.transfer import pick
@@ -29,7 +31,7 @@ def faithful(found: Faithfulness | None) -> Judgement:
         f"faithfulness of {share}: {interval(kept)}, above {wins} of {draws} random sets from the same layers; random "
         f"sets: {interval(by_chance)}; all heads but these: {interval(faithfulness_of(found, out))}"
     )
-    return unless_by_index(Judgement("C6", verdict, number, _asked(found, found.circuits)), found.by_index)
+    return unless_by_index(Judgement("C6", verdict, number, _asked(found, found.circuits, found.seeds)), found.by_index)
 
 
 def directional(found: Faithfulness | None) -> Judgement:
@@ -42,9 +44,10 @@ def directional(found: Faithfulness | None) -> Judgement:
         number += f"; {found.main} − magnitude: {change(area(found, found.main, 'magnitude'))}"
     if found.no_negative("cdt"):
         number += "; no cdt score is negative, so their signs cannot make them rank better"
-    return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude"))
+    seeds = asked_of(found, "cdt", "magnitude")
+    return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude", seeds))
 
 
-def _asked(found: Faithfulness, scorer: str) -> str:
+def _asked(found: Faithfulness, scorer: str, seeds: Collection[int]) -> str:
     rows = len(next(values for values in found.sets["values"] if values is not None))
-    return f"{scorer}; {found.source}, {rows} validation rows; seeds {listed(found.sets['seed'])}"
+    return f"{scorer}; {found.source}, {rows} validation rows; seeds {listed(seeds)}"

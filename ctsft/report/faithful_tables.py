@@ -50,6 +50,7 @@ def chance_cells(found: Faithfulness) -> pd.DataFrame:
     Columns of controls that were knocked out are there where some were: older rows have none.
     """
     here = pick(found.sets, language=found.source)
+    here = here[here["seed"].isin(found.seeds)]
     table = []
     circuits = pick(here, selection="circuit", direction="keep")
     sizes = sorted(set(pick(here, selection="top", scorer=found.main)["size"]))
@@ -138,9 +139,9 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
         Table(
             f"{preset}_05_faithfulness",
             f"Circuits against chance, preset {preset}",
-            f"{about} Scorer `{found.circuits}`. `circuit` is what CT-SFT tunes (depths 0 to 2), `top` the best heads "
-            "by the score to the logits. Random sets have the same number of heads in every layer; `random "
-            f"beaten` counts those with a lower margin than ours. {_out(found)}{_lowest(found)}"
+            f"{about} Scorer `{found.circuits}`, seeds {listed(found.seeds)}. `circuit` is what CT-SFT tunes (depths "
+            "0 to 2), `top` the best heads by the score to the logits. Random sets have the same number of heads in "
+            f"every layer; `random beaten` counts those with a lower margin than ours. {_out(found)}{_lowest(found)}"
             f"{paying_text(found, results)}",
             chance_cells(found),
         ),

@@ -6,6 +6,7 @@ the heads of C as they are and all others at their mean.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from ctsft.report.stats import Interval, combined
 from ctsft.report.transfer import pick
 from ctsft.study.record import SET_COLUMNS, SETS, read_rows
 
+# What a scorer's curve is made of.
+BEST_KEPT = {"selection": "top", "direction": "keep"}
 # What names a set of heads in a table.
 UNIT = "theta1 task language seed scorer score_rows selection direction size draw circuit".split()
 
@@ -83,13 +86,29 @@ class Faithfulness:
 
     @property
     def main(self) -> str:
-        """The scorer that was compared with controls."""
-        return str(pick(self.sets, selection="circuit")["scorer"].iloc[0])
+        """The scorer compared with controls; of several, the first whose circuits were not filled by ties by index."""
+        compared = list(dict.fromkeys(self.circuit_sets["scorer"]))
+        return next((scorer for scorer in compared if not self.filled_by_index(scorer)), compared[0])
+
+    @property
+    def circuit_sets(self) -> pd.DataFrame:
+        """The circuits that were asked."""
+        return pick(self.sets, selection="circuit")
+
+    def filled_by_index(self, scorer: str) -> bool:
+        """Whether ties by index filled circuits of `scorer` that were compared with controls."""
+        seeds = set(pick(self.circuit_sets, scorer=scorer)["seed"])
+        return any(m.ties == "index" for seed, m in self.maps_of(scorer).items() if seed in seeds)
 
     @property
     def by_index(self) -> bool:
         """Whether ties by index filled circuits that were compared with controls."""
-        return any(m.ties == "index" for m in self.maps_of(self.main).values())
+        return self.filled_by_index(self.main)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those on which circuits by the main scorer were compared with controls."""
+        return sorted(set(pick(self.circuit_sets, scorer=self.main)["seed"]))
 
     @property
     def circuits(self) -> str:
@@ -154,21 +173,24 @@ def faithfulness_of(found: Faithfulness, lines: pd.DataFrame) -> Interval | None
     )
 
 
-def curve(found: Faithfulness, **wanted: object) -> tuple[list[float], list[np.ndarray]] | None:
+def curve(
+    found: Faithfulness, seeds: Collection[int] | None = None, **wanted: object
+) -> tuple[list[float], list[np.ndarray]] | None:
     """Shares of heads, ends included, and margins [seeds, N] at each, on the seeds that every point has.
 
-    None where a point is missing altogether, as where a scorer failed.
+    None where a point is missing altogether, as where a scorer failed. `seeds`: only these.
     """
     lines = pick(found.sets, **wanted)
+    lines = lines if seeds is None else lines[lines["seed"].isin(seeds)]
     none, whole = ends(found, str(wanted["language"]))
     total = int(found.sets["heads"].iloc[0])
     points = {0: none, **{int(size): by_seed(group) for size, group in lines.groupby("size")}, total: whole}
     if wanted.get("direction") == "knock_out":
         points |= {0: whole, total: none}
-    seeds = sorted(set.intersection(*(set(point) for point in points.values())))
-    if len(points) == 2 or not seeds:
+    every = sorted(set.intersection(*(set(point) for point in points.values())))
+    if len(points) == 2 or not every:
         return None
-    return [size / total for size in points], [np.array([point[seed] for seed in seeds]) for point in points.values()]
+    return [size / total for size in points], [np.array([point[seed] for seed in every]) for point in points.values()]
 
 
 def faithfulness_curve(found: Faithfulness, **wanted: object) -> tuple[list[float], list[Interval]] | None:
@@ -181,10 +203,20 @@ def faithfulness_curve(found: Faithfulness, **wanted: object) -> tuple[list[floa
     return shares, [combined(lambda m, n, w: (m - n) / (w - n), value, none, whole) for value in values]
 
 
+def asked_of(found: Faithfulness, *scorers: str) -> set[int]:
+    """The seeds on which the best heads by each of these scorers were asked."""
+    here = pick(found.sets, language=found.source, **BEST_KEPT)
+    return set.intersection(*(set(pick(here, scorer=scorer)["seed"]) for scorer in scorers))
+
+
 def area(found: Faithfulness, scorer: str, minus: str | None = None) -> Interval | None:
-    """Area under the curve of faithfulness against the share of heads kept; or its difference to another scorer's."""
-    base = dict(language=found.source, selection="top", direction="keep")
-    curves = [curve(found, scorer=name, **base) for name in (scorer, minus) if name]
+    """Area under the curve of faithfulness against the share of heads kept; or its difference to another scorer's.
+
+    A difference is that on the seeds that both scorers were asked about.
+    """
+    base = dict(language=found.source, **BEST_KEPT)
+    names = [name for name in (scorer, minus) if name]
+    curves = [curve(found, asked_of(found, *names), scorer=name, **base) for name in names]
     if None in curves or len({len(points[0]) for _, points in curves}) > 1:
         return None
 

@@ -38,7 +38,8 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
         for (selection, direction), (label, colour, marker) in looks.items():
             if selection not in drawn:
                 continue
-            _draw(left, found, label, colour, marker, "-", True, **base, selection=selection, direction=direction)
+            look = (label, colour, marker, "-", True)
+            _draw(left, found, *look, **base, seeds=found.seeds, selection=selection, direction=direction)
         total = int(found.sets["heads"].iloc[0])
         by_chance = pick(found.sets, **base, selection="random:top", direction="keep")
         for number, (size, group) in enumerate(by_chance.groupby("size")):
