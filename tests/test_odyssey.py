@@ -510,6 +510,21 @@ def test_the_figure_has_a_line_for_every_tuned_arm(results):
     plt.close(figure)
 
 
+def test_an_arm_with_fewer_rates_or_seeds_is_marked_in_the_figure(results, monkeypatch):
+    known = outcomes(results)
+    less = {"lora": {"short_of_rates": True}, "direct": {"seeds": 1}}
+    told = [replace(one, **less.get(one.arm, {})) for one in known]
+    monkeypatch.setattr("ctsft.report.figures.odyssey.outcomes", lambda _: told)
+    figure = odyssey_figure(results)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert [label for label in labels if label.endswith(("*", ")"))] == [
+        "all weights, no source (1 seed)",
+        "LoRA, all heads*",
+    ]
+    assert "(* had fewer rates)" in figure.get_suptitle()
+    plt.close(figure)
+
+
 def test_the_report_writes_the_page_and_leaves_other_tables_alone(config, results, tmp_path):
     names = {path.name for path in redraw([results], tmp_path / "t", tmp_path / "f")}
     assert {"odyssey.md", "demo_06_adaptation_odyssey.md", "demo_06_adaptation_odyssey.png"} <= names
