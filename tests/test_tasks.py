@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from conftest import there
+from own_data import write_jsonl
 
 from ctsft.errors import UserError
 from ctsft.models.load import load_model
@@ -16,11 +18,12 @@ from ctsft.tasks import nusax, smsa
 from ctsft.tasks.demo.entailment import ENTAILMENT
 from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
 from ctsft.tasks.demo.task import DEMO
+from ctsft.tasks.download import hub_answers
 from ctsft.tasks.nusax import NUSAX, parse_csv
 from ctsft.tasks.prompts import Layout, encode, label_tokens, pad_left
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.smsa import SMSA
-from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, draw_balanced, split_pools
+from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, draw_balanced, pools, split_pools
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,17 @@ def test_draws_of_one_seed_are_nested_and_seeds_differ():
     for none in (0, -95):
         with pytest.raises(UserError, match=f"{none} rows were asked for. Ask for at least 1"):
             draw(ids, none, 31)
+    with pytest.raises(UserError, match="seed is -1; it must not be negative"):
+        draw(ids, 5, -1)
+    with pytest.raises(UserError, match="seed is -1; it must not be negative"):
+        draw_balanced(DEMO.load("d00", "train").examples, 3, 3, -1)
+
+
+def test_an_address_of_the_hub_that_is_none_is_named(monkeypatch):
+    monkeypatch.setattr("ctsft.tasks.download.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("ctsft.tasks.download.constants.ENDPOINT", "hf-mirror.example")
+    with pytest.raises(UserError, match="HF_ENDPOINT is 'hf-mirror"):
+        hub_answers()
 
 
 def test_a_balanced_draw_has_as_many_of_each_label():
@@ -86,8 +100,31 @@ def test_languages_are_parallel_and_distance_is_nested():
 def test_misaligned_languages_are_refused():
     rows = DEMO.load("d00", "test")
     shifted = Rows("d10", "test", rows.examples[1:] + rows.examples[:1], "")
-    with pytest.raises(UserError, match="same ids and labels"):
+    with pytest.raises(UserError, match="same ids, labels and groups"):
         check_aligned(rows, shifted)
+    grouped = replace(rows, examples=tuple(replace(e, group="g") for e in rows.examples))
+    with pytest.raises(UserError, match="same ids, labels and groups"):
+        check_aligned(rows, grouped)
+
+
+def test_groups_read_off_a_text_split_every_language_alike(tmp_path):
+    """A premise has other words in each language; theta1's rows must not be translations of the target's."""
+    for language in ("aa", "bb"):
+        rows = [
+            {"id": f"r{n}", "text": f"{language} text {n}", "premise": f"{language} {n // 3}", "label": "xyz"[n % 3]}
+            for n in range(90)
+        ]
+        for split in ("train", "valid", "test"):
+            write_jsonl(tmp_path / "own" / language / f"{split}.jsonl", rows)
+    (tmp_path / "own" / "task.json").write_text(json.dumps({"parallel": True, "columns": {"group": "premise"}}))
+    task = get_task("own", tmp_path)
+    both = {language: task.load(language, "train", tmp_path) for language in ("aa", "bb")}
+    check_aligned(*both.values())
+    first, second = (pools(task, rows, {language: rows}) for language, rows in both.items())
+    assert first[0] == second[0]
+    assert first[1]["aa"] == second[1]["bb"]
+    premises = {e.id: e.group for e in both["aa"].examples}
+    assert not {premises[i] for i in first[0]} & {premises[i] for i in first[1]["aa"]}
 
 
 @pytest.mark.parametrize(

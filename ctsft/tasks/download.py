@@ -31,6 +31,8 @@ def hub_answers() -> bool:
             return True
     except urllib.error.HTTPError:
         return True
+    except ValueError as error:
+        raise UserError(f"HF_ENDPOINT is '{constants.ENDPOINT}'; an address begins with https://.") from error
     except (OSError, http.client.HTTPException):
         return False
 

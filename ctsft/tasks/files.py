@@ -13,7 +13,7 @@ used is an error that names its file and line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from string import Formatter
@@ -123,7 +123,8 @@ def own_task(name: str, folder: Path) -> Task:
     paired = table(languages[0], "train").has_pairs
 
     def read(language: str, split: str, data_dir: Path | None) -> Rows:
-        return table(language, split).rows(language, split, labels, paired)
+        rows = table(language, split).rows(language, split, labels, paired)
+        return _groups_by_id(rows) if declared.parallel else rows
 
     size = len(table(languages[0], "train").lines)
     return Task(
@@ -137,6 +138,15 @@ def own_task(name: str, folder: Path) -> Task:
         parallel=declared.parallel,
         several_tokens=declared.several_tokens,
     )
+
+
+def _groups_by_id(rows: Rows) -> Rows:
+    """Every group under the id of its first row: read off a text, as a premise, it has another name in each language,
+    and pools that are split by a hash of names would differ between languages."""
+    first: dict[str, str] = {}
+    for e in rows.examples:
+        first.setdefault(e.group, e.id)
+    return replace(rows, examples=tuple(replace(e, group=first[e.group] if e.group else "") for e in rows.examples))
 
 
 def _refuse_unread(folder: Path) -> None:

@@ -116,12 +116,12 @@ def from_digits(text: str) -> np.ndarray:
 
 
 def check_aligned(first: Rows, second: Rows) -> None:
-    """Refuse two languages whose ids or labels differ: pools are split by id, and a translation must not cross."""
-    if [(e.id, e.label) for e in first.examples] != [(e.id, e.label) for e in second.examples]:
+    """Refuse two languages whose ids, labels or groups differ: they split the pools, and no translation may cross."""
+    if [(e.id, e.label, e.group) for e in first.examples] != [(e.id, e.label, e.group) for e in second.examples]:
         raise UserError(
-            f"{first.language} and {second.language} ({first.split}) do not hold the same ids and labels in the same "
-            "order, as those of a parallel task do: one of the files is another one, or lacks rows. Languages that are "
-            'no translations of each other, row by row, are declared by "parallel": false.'
+            f"{first.language} and {second.language} ({first.split}) do not hold the same ids, labels and groups in "
+            "the same order, as those of a parallel task do: one of the files is another one, or lacks rows. Languages "
+            'that are no translations of each other, row by row, are declared by "parallel": false.'
         )
 
 
@@ -159,22 +159,28 @@ def pools(task: Task, source: Rows, targets: Mapping[str, Rows]) -> tuple[list[s
     return pool_a, dict.fromkeys(targets, pool_b)
 
 
+def _permutation(size: int, seed: int) -> np.ndarray:
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must not be negative.")
+    return np.random.default_rng(seed).permutation(size)
+
+
 def draw(ids: Sequence[str], n: int, seed: int) -> list[str]:
     """The first n of a permutation of `ids` by `seed`: draws of one seed are nested (25 within 50 within 100).
 
-    Raises UserError where n is not between 1 and the number of ids.
+    Raises UserError where n is not between 1 and the number of ids, or the seed is negative.
     """
+    order = _permutation(len(ids), seed)
     if n < 1:
         raise UserError(f"{n} rows were asked for. Ask for at least 1.")
     if n > len(ids):
         raise UserError(f"{n} rows were asked for, but the pool has {len(ids)}. Ask for at most {len(ids)}.")
-    order = np.random.default_rng(seed).permutation(len(ids))
     return [ids[i] for i in order[:n]]
 
 
 def draw_balanced(examples: Sequence[Example], per_label: int, n_labels: int, seed: int) -> list[Example]:
     """`per_label` rows of each label, drawn by `seed`; fewer of every label where the scarcest has fewer."""
-    order = np.random.default_rng(seed).permutation(len(examples))
+    order = _permutation(len(examples), seed)
     by_label = [[examples[i] for i in order if examples[i].label == label] for label in range(n_labels)]
     size = min(per_label, *(len(group) for group in by_label))
     return [example for group in by_label for example in group[:size]]
