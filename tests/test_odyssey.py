@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -25,9 +26,10 @@ from ctsft.report.costs import read_costs
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.least import CALIBRATION, FLIPS, fluent, least
-from ctsft.report.measured import _asked, odyssey_results
+from ctsft.report.measured import _asked, odyssey_results, odyssey_rows, strayed
 from ctsft.report.odyssey import odyssey_cells, odyssey_tables
 from ctsft.report.outcomes import Outcome, chances_on_target, outcomes
+from ctsft.report.related import related_lines
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.situations import odyssey_page, settings_of
 from ctsft.report.stats import Difference, calibration_difference, calibration_interval
@@ -36,7 +38,7 @@ from ctsft.study import executors
 from ctsft.study.measure_files import from_per_mille, per_mille, probabilities, read_measures
 from ctsft.study.measures import bits_per_byte
 from ctsft.study.preferred import SAME, preferred
-from ctsft.study.record import read_cells, read_rows
+from ctsft.study.record import append_rows, read_cells, read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.registry import TASKS
@@ -489,6 +491,25 @@ def test_intervals_of_the_calibration_error_hold_it(results):
         assert np.mean(list(one.changed.values())) == pytest.approx(one.flips)
     same = calibration_difference(*[list(one.gaps.values())] * 2)
     assert same == (0, 0, 0)
+
+
+def test_measures_of_a_model_that_answers_otherwise_than_its_row_are_left_out(config, results, tmp_path):
+    folder = Path(shutil.copytree(results.folder, tmp_path / "demo"))
+    assert strayed(odyssey_results(folder)).empty
+    path = folder / "06_adaptation_odyssey.csv"
+    lora = results.rows.loc[results.rows["arm"] == "lora", "cell"].iloc[0]
+    rows = list(csv.DictReader(path.open()))
+    for row in rows:
+        if row["cell"] == lora:
+            row["predictions"] = "p" + row["predictions"][1:].translate(str.maketrans("012", "120"))
+    path.unlink()
+    path.with_suffix(".csv.sha256").unlink()
+    append_rows(path, rows)
+    again = odyssey_results(folder)
+    assert strayed(again)["cell"].tolist() == [lora]
+    assert lora not in set(odyssey_rows(again)["cell"])
+    assert lora not in {line["cell"] for line in related_lines(folder, again.rows)}
+    assert "Measures of 1 cells are left out (lora on d30)" in odyssey_tables(again)[0].caption
 
 
 def test_an_arm_without_measures_is_named_and_not_picked():

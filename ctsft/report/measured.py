@@ -11,7 +11,7 @@ import pandas as pd
 from ctsft.report.choosing import ODYSSEY, SETTING, at_own_strength, at_papers_share, at_validated_rate, texts_of
 from ctsft.report.rows import Results, measured_lines
 from ctsft.report.stored import damage_told
-from ctsft.study.measure_files import measured, read_measures
+from ctsft.study.measure_files import measured, measures_of
 
 
 def odyssey_results(folder: Path) -> Results | None:
@@ -30,7 +30,7 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
     `rates`: those that each was chosen from.
     """
     with damage_told():
-        known = read_measures(results.folder)
+        known = measures_of(results.folder, dict(zip(results.rows["cell"], results.rows["predictions"], strict=True)))
     rows = at_own_strength(results.rows[_asked(results.rows, known.keys())])
     setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
     tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
@@ -38,6 +38,13 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
     rows = at_papers_share(at_validated_rate(rows))
     rows = rows[rows["cell"].isin(known.keys())]  # of a run that was stopped, the rate that is preferred now may wait
     return rows.assign(measures=[known[cell] for cell in rows["cell"]])
+
+
+def strayed(results: Results) -> pd.DataFrame:
+    """The rows whose measures are left out: of a model that was tuned again, and answers otherwise."""
+    answers = dict(zip(results.rows["cell"], results.rows["predictions"], strict=True))
+    gone = measured(results.folder) - measures_of(results.folder, answers).keys()
+    return results.rows[results.rows["cell"].isin(gone)]
 
 
 def _asked(rows: pd.DataFrame, cells: Collection[str]) -> pd.Series:

@@ -8,10 +8,10 @@ import pandas as pd
 from ctsft.report.by_rate import rate_tables
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.judging import MARGIN
-from ctsft.report.measured import odyssey_rows
+from ctsft.report.measured import odyssey_rows, strayed
 from ctsft.report.outcomes import GAP_TO_TRAINING, Outcome, outcomes
 from ctsft.report.pairs import pair_tables
-from ctsft.report.render import GAP, Table, change, fraction, markdown, rate_text, rates_text
+from ctsft.report.render import GAP, Table, change, fraction, listed, markdown, rate_text, rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import UNEVEN, about
 
@@ -68,6 +68,11 @@ def odyssey_tables(results: Results) -> list[Table]:
     cells = odyssey_cells(results)
     uneven = any(tries.endswith(UNEVEN) for tries in cells["tries"])
     marked = f"{UNEVEN}: not all seeds had this rate; the fewest tries of a seed are told. " if uneven else ""
+    gone = strayed(results)
+    left_out = (
+        f" Measures of {len(gone)} cells are left out ({listed(gone['arm'])} on {listed(gone['target'])}): their "
+        "models, tuned again on another machine, did not answer as the rows say."
+    )
     return [
         Table(
             f"{results.preset}_{ODYSSEY}",
@@ -83,7 +88,7 @@ def odyssey_tables(results: Results) -> list[Table]:
             "one strength that bears its name. "
             "Rates: those tried and, after the arrow, those chosen by the seeds; an arm that chooses the highest might "
             f"learn more beyond it. {marked}Where n is all of pool B, every seed has the same target rows, so the "
-            "interval does not cover how much other rows would change.",
+            f"interval does not cover how much other rows would change.{left_out if len(gone) else ''}",
             cells,
         ),
         *rate_tables(results, "06"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.report.stored import damage_told
-from ctsft.study.measure_files import read_measures
+from ctsft.study.measure_files import measures_of
 from ctsft.tuning.arms import ARMS
 
 
@@ -18,7 +18,7 @@ def related_lines(folder: Path, rows: pd.DataFrame) -> list[dict[str, object]]:
     04. Script 06 measures at the end alone, and not how far the weights moved: `epoch` is 0, the distances are empty.
     """
     with damage_told():
-        known = read_measures(folder)
+        known = measures_of(folder, dict(zip(rows["cell"], rows["predictions"], strict=True)))
     here = rows[rows["cell"].isin(known.keys())]
     before: dict[object, dict[str, str]] = {}
     for _, row in here[here["arm"] == "zero_shot"].sort_values("n_source").iterrows():

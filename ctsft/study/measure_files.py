@@ -6,12 +6,14 @@ it: the file of zero_shot's cell has the same of theta1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy.special import softmax
 
 from ctsft.storage import Damaged, read_sealed, set_aside
+from ctsft.tasks.task import from_digits
 
 MEASURES = {"target_probabilities", "train_accuracy", "related", "bits_per_byte", "audit"}
 
@@ -30,6 +32,16 @@ def read_measures(folder: Path) -> dict[str, dict]:
     return {path.stem: read_measure(path) for path in sorted((folder / "measures").glob("*.json"))}
 
 
+def measures_of(folder: Path, predictions: Mapping[str, str]) -> dict[str, dict]:
+    """The files of cells with these answers on the target, by cell.
+
+    Where a row was known and its cell was tuned again, as on another machine, the measures may be of a model that
+    answers otherwise: such a file is none of the row's, and left out.
+    """
+    found = read_measures(folder)
+    return {cell: found[cell] for cell in found.keys() & predictions.keys() if _answers(found[cell], predictions[cell])}
+
+
 def read_measure(path: Path) -> dict:
     content = read_sealed(path)
     if not content.keys() >= MEASURES:
@@ -46,6 +58,14 @@ def related_by_cell(folder: Path) -> dict[str, set[str]]:
         except Damaged as error:
             set_aside(path, error)
     return found
+
+
+def _answers(content: dict, predictions: str) -> bool:
+    """Whether no answer is less likely than another label by more than rounding: probabilities are thousandths."""
+    given = from_digits(predictions)
+    text = content["target_probabilities"]
+    values = np.array([int(text[i : i + 3]) for i in range(1, len(text), 3)]).reshape(len(given), -1)
+    return bool((values[np.arange(len(given)), given] >= values.max(-1) - 1).all())
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
