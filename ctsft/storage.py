@@ -99,9 +99,11 @@ def write_sealed(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object; Damaged where the file holds none."""
+    """A JSON object; Damaged where the file holds none, or another process has just set it aside."""
     try:
         content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is gone.") from error
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is not whole JSON ({error}).") from error
     if not isinstance(content, dict):
@@ -125,6 +127,8 @@ def set_aside(path: Path, why: object, copy: bool = False) -> None:
     name = next(name for n in count(1) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
     try:
         shutil.copyfile(path, name) if copy else os.replace(path, name)
+    except FileNotFoundError:
+        return  # another process was faster
     except OSError as error:
         raise _refused(path, error) from error
     print(f"warning: {why} It is kept as {name.name}, and made again.", file=sys.stderr)

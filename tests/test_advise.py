@@ -27,6 +27,7 @@ from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_c
 from ctsft.report.fair import at_common_rates
 from ctsft.report.rows import Results
 from ctsft.report.stats import Interval
+from ctsft.study.record import append_rows, read_rows
 from ctsft.tasks.task import Rows
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +198,16 @@ def test_evidence_follows_from_the_committed_rows(preset):
     assert not found["arm"].isin(["zero_shot", "direct"]).any()
     kept = shipped()
     pd.testing.assert_frame_equal(kept[kept["preset"] == preset].reset_index(drop=True), found, check_dtype=False)
+
+
+def test_starts_of_two_sources_are_not_averaged(tmp_path):
+    """Else each arm would gain over a zero-shot accuracy that is neither's."""
+    folder = Path(shutil.copytree(ROOT / "results" / "demo", tmp_path / "demo"))
+    alone = evidence([folder])
+    rows = [row for row in read_rows(folder / "01_nusax_transfer.csv") if row["arm"] in ("zero_shot", "full")]
+    other = [row | {"cell": f"x{row['cell']}", "source": "d10", "accuracy": "0.9"} for row in rows]
+    append_rows(folder / "01_other.csv", other)
+    pd.testing.assert_frame_equal(evidence([folder]), alone)
 
 
 def test_settings_without_a_competent_start_are_no_evidence():

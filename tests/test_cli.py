@@ -434,6 +434,11 @@ def test_show_prints_and_draws(work, tmp_path, capsys):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     committed = next(iter(sorted((ROOT / "results" / "demo" / "relevance").glob("*.json"))))
     assert "depth 2:" in run(capsys, "show", committed)
+    for asked in (["--share", "1"], ["--share", "0"], ["--share", "nan"], ["--depth", "-1"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["show", str(committed), *asked])
+        assert stop.value.code == 2
+        assert "share" in capsys.readouterr().err
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.report.rows import Results
 from ctsft.report.stored import stored
-from ctsft.storage import Damaged, read_sealed, write_json, write_sealed
+from ctsft.storage import Damaged, read_json, read_sealed, set_aside, write_json, write_sealed
 from ctsft.study import self_training
 from ctsft.study.beside import DATA, keep_hashes, refuse_other_data
 from ctsft.study.circuit_files import Choice
@@ -155,6 +155,18 @@ def test_where_the_hashes_of_the_data_are_damaged_the_settings_beside_them_count
     refuse_other_data(tmp_path, "demo", known)
     keep_hashes(tmp_path, "demo", {"a/test": "1" * 16})
     assert (tmp_path / DATA).read_bytes() == good
+
+
+def test_a_file_that_another_process_has_just_set_aside_is_damage(tmp_path, capsys):
+    with pytest.raises(Damaged, match="is gone"):
+        read_json(tmp_path / "gone.json")
+    set_aside(tmp_path / "gone.json", "why")
+    path = tmp_path / "there.json"
+    path.write_text("{")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctsft.storage.os.replace", lambda *a: (_ for _ in ()).throw(FileNotFoundError))
+        set_aside(path, "why")
+    assert capsys.readouterr().err == ""
 
 
 def test_damaged_settings_are_set_aside(tmp_path, capsys):

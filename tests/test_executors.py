@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from killing import ENVIRONMENT, contents, shorter, small_study
+from own_data import label_words, write_topics
 
 from ctsft.errors import UserError
 from ctsft.study import executors
@@ -28,6 +30,16 @@ def serial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serial")
     assert run_study(small_study(folder)) == 0
     return contents(folder)
+
+
+def test_the_settings_of_a_users_own_task_can_be_sent_to_another_machine(tmp_path):
+    """The task itself holds its open tables; a worker reads it again."""
+    topics = dict(task="topics", source="d00", targets=("d50",), label_words=label_words())
+    own = replace(small_study(tmp_path), **topics, data_dir=write_topics(tmp_path))
+    labels = own.effective_task.labels
+    sent = pickle.loads(pickle.dumps(own))
+    assert sent == own
+    assert sent.effective_task.labels == labels
 
 
 def test_shards_are_all_cells_and_none_twice(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from own_data import label_words, write_topics
 
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import CellFailed, OutOfMemory, UserError
 from ctsft.report.figures.self_training import self_training_figure
 from ctsft.report.render import rate_text
 from ctsft.report.self_training import (
@@ -219,6 +219,40 @@ def test_a_chain_that_does_not_fit_fails_alone(config, rows, monkeypatch, tmp_pa
     assert run_self_training(short, self_training) == 1
     assert "out of memory (CUDA out of memory" in capsys.readouterr().err
     assert {row["arm"] for row in read_rows(short.table, COLUMNS)} == {"circuit"}
+
+
+def test_a_rate_that_memory_lacked_for_is_not_taken_for_a_bad_one(config, rows, monkeypatch, tmp_path, capsys):
+    """The chain fails, and another run may have the memory: a choice that is written stays."""
+    short = replace(config, seeds=(31,), arms=("full",), lrs=(1e-3, 3e-3), generations=1, output=tmp_path)
+    shutil.copytree(config.folder / "theta1", short.folder / "theta1")
+    shutil.copytree(config.folder / "cache" / "theta1", short.folder / "cache" / "theta1")
+    validated = module._validated
+
+    def tried(bench, cell):
+        if cell.lr == 3e-3:
+            raise OutOfMemory("out of memory")
+        return validated(bench, cell)
+
+    monkeypatch.setattr(module, "_validated", tried)
+    assert run_self_training(short, self_training) == 1
+    assert "out of memory" in capsys.readouterr().err
+    assert not short.table.exists()
+
+
+def test_a_target_without_unlabelled_rows_is_refused_before_anything_is_tuned(config, monkeypatch, tmp_path):
+    own = replace(
+        config,
+        task="topics",
+        source="d00",
+        targets=("d50",),
+        n_targets=(25, 480),
+        label_words=label_words(),
+        data_dir=write_topics(tmp_path),
+        output=tmp_path / "out",
+    )
+    monkeypatch.setattr(module, "_preferred", lambda *a: pytest.fail("a chain was begun"))
+    with pytest.raises(UserError, match="--n-targets 480 are all rows of d50"):
+        run_self_training(own, self_training)
 
 
 def test_more_generations_go_on_where_fewer_have_ended(config, rows, monkeypatch, tmp_path):

@@ -130,6 +130,15 @@ def test_a_folder_with_rows_of_another_model_or_other_labels_is_refused(config, 
     with pytest.raises(UserError, match=r"rows in .* are of other\.gguf \(weights 0123\).*--model"):
         run_study(again)
     (again.folder / "02_mine.csv").unlink()
+    append_rows(again.folder / "self_training" / "08_mine.csv", rows[:1])  # names no weights: its theta1 does
+    shutil.copytree(config.folder / "theta1", again.folder / "theta1")
+    [path] = (again.folder / "theta1").glob("*.json")
+    kept = json.loads(path.read_text())
+    kept.pop("sha256")
+    write_sealed(path, kept | {"model": "other.gguf", "model_hash": "0123"})
+    with pytest.raises(UserError, match=r"rows in .* are of other\.gguf \(weights 0123\)"):
+        run_study(again)
+    shutil.rmtree(again.folder / "theta1")
     gold = json.loads((config.folder / "gold.json").read_text())
     other = "p0" + gold["demo/d30"]["labels"][2:-1] + "0"
     gold["demo/d30"] |= {"labels": other, "labels_sha256": digest(f"demo/d30 {other}")}

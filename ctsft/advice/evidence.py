@@ -17,6 +17,7 @@ from ctsft.errors import UserError, ending_in_a_line
 from ctsft.report.choosing import at_papers_share, by_usual_circuits
 from ctsft.report.claims import MARGIN
 from ctsft.report.fair import at_common_rates
+from ctsft.report.kinds import is_of, kinds
 from ctsft.report.rows import Results
 from ctsft.storage import write_atomic
 
@@ -43,11 +44,13 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
     accuracy by the source's. `gain` is what the arm adds to zero-shot on the target, and `cost` what it takes from the
     source, both in accuracy; `cells` is the number of rows. The OFFERED arms choose from the rates that all of them
     have in a setting, for every seed. `ties`: by which rule the heads were chosen, see `Relevance`. Settings whose
-    start is no better than the majority class are left out, because there is no transfer to advise on.
+    start is no better than the majority class are left out, because there is no transfer to advise on. Of a task that a
+    folder has from several sources, or under several rules for keys and values, those of the most rows count.
     """
     parts = []
     for folder in folders:
-        every = at_common_rates(by_usual_circuits(at_papers_share(Results.read(folder).rows)), OFFERED)
+        one_study = _of_one_kind(Results.read(folder).rows)
+        every = at_common_rates(by_usual_circuits(at_papers_share(one_study)), OFFERED)
         rows = _at_one_rate(every)
         start = rows[rows["arm"] == "zero_shot"].groupby(START)["accuracy"].mean()
         rows = rows[~rows["arm"].isin(["zero_shot", "direct"])].merge(start.rename("zero_shot"), on=START)
@@ -77,6 +80,12 @@ def evidence(folders: Sequence[Path]) -> pd.DataFrame:
         )
     )
     return table.astype({"ties": "str"}).round(dict.fromkeys(("transfer", "gain", "cost"), DIGITS))
+
+
+def _of_one_kind(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every task and precision the source, and the rule for keys and values, of the most rows."""
+    groups = rows.groupby(["task", "dtype"], sort=False)
+    return rows.loc[sorted(i for _, here in groups for i in here.index[is_of(here, kinds(here)[0])])]
 
 
 def _at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ctsft.commands.options import check_output, in_colour, load_scores
-from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, check_size
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Show:
         from ctsft.heatmap import picture, terminal
 
         relevance = load_scores(self.scores)
+        check_size(relevance.logits.size, self.depth, self.share)
         if self.png:
             check_output(self.png)
         print(terminal(relevance, self.depth, self.share, in_colour()))

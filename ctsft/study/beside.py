@@ -77,9 +77,15 @@ def refuse_other_model(folder: Path, model: str, weights: str) -> None:
 
 
 def models_of(folder: Path) -> list[tuple[str, str]]:
-    """Name and weights of every model that rows in `folder` are of: cells, and script 05's sets of heads."""
+    """Name and weights of every model that rows in `folder` are of: cells, script 05's sets of heads, tables below.
+
+    Tables of scripts 07 and 08, in folders of their own, name no weights; theta1, which they began from, does.
+    """
     sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
-    return sorted({(row["model"], row["model_hash"]) for row in (*read_cells(folder).values(), *sets)})
+    found = [*read_cells(folder).values(), *sets]
+    if any(folder.glob("*/*.csv")):
+        found += [about for path in sorted((folder / "theta1").glob("*.json")) if (about := _known(path, read_sealed))]
+    return sorted({(row["model"], row["model_hash"]) for row in found})
 
 
 def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:

@@ -56,8 +56,9 @@ def chains_of(bench: Workbench, config: SelfTrainingConfig) -> list[Chain]:
     """All of them, those without human rows first; UserError where there are too few rows for --rows fresh."""
     alike: dict[Cell, list[Cell]] = {}
     for cell in cells(config):
+        left = len(_pool(bench, cell))  # refuses a target without unlabelled rows before anything is tuned
         if "fresh" in config.rows:
-            _refuse_too_few(bench, config, cell)
+            _refuse_too_few(config, cell, left)
         alike.setdefault(replace(cell, lr=0.0), []).append(cell)
     return [
         Chain(
@@ -97,8 +98,8 @@ def _pool(bench: Workbench, cell: Cell) -> list[str]:
     return pool
 
 
-def _refuse_too_few(bench: Workbench, config: SelfTrainingConfig, cell: Cell) -> None:
-    wanted, left = config.generations * config.unlabelled_fresh, len(_pool(bench, cell))
+def _refuse_too_few(config: SelfTrainingConfig, cell: Cell, left: int) -> None:
+    wanted = config.generations * config.unlabelled_fresh
     if wanted > left:
         raise UserError(
             f"--rows fresh: {cell.target} has {left} rows that no human labelled, and --generations "

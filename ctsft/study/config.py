@@ -42,7 +42,7 @@ class StudyConfig:
     model: str
     """Hub id, local folder, or .gguf file."""
     n_source: int
-    """Labelled source rows for competence, drawn from pool A; more than it has come from the task's further rows."""
+    """Labelled source rows for competence, from pool A; where it has fewer, all from the task's further rows."""
     label_words: tuple[str, ...] = ()
     """One word per label, each a single token after the prompt; without them, the task's own."""
     revision: str | None = None
@@ -200,6 +200,10 @@ class StudyConfig:
         """The task, with --label-words in place of its own words where they are given."""
         task = get_task(self.task, self.data_folder)
         return replace(task, label_words=self.label_words) if self.label_words else task
+
+    def __getstate__(self) -> dict:
+        """Without the task, which other machines read again: one of the user's own holds its open tables."""
+        return {name: value for name, value in vars(self).items() if name != "effective_task"}
 
     @property
     def data_folder(self) -> Path | None:

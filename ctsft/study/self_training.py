@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ctsft.errors import CellFailed, UserError
+from ctsft.errors import CellFailed, OutOfMemory, UserError
 from ctsft.memory import failing_without_memory
 from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
 from ctsft.study.beside import write_settings
@@ -156,6 +156,8 @@ def _preferred(bench: Workbench, config: SelfTrainingConfig, chain: Chain) -> tu
             known = (
                 rows[key] if key in rows else _kept(config, theta1, f"{key}-valid", partial(_validated, bench, cell))
             )
+        except OutOfMemory:
+            raise  # says nothing of the rate: another run may have the memory
         except CellFailed:
             return -1.0  # a rate at which the loss explodes; where all do, generation 0 says so below
         return float(known["valid_accuracy"])
