@@ -1023,7 +1023,7 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
     smaller = replace(real, rows=real.rows[real.rows["target"] == "d30"].assign(model="smaller"))
     first = "**undecided**: +0.1 [+0.0, +0.2]<br>here: **supported**"
     assert "smaller" not in documents.verdicts([demo, real, smaller])
-    assert documents.verdicts([demo, smaller, real]).splitlines()[2:] == [
+    assert documents.verdicts([demo, real, smaller]).splitlines()[2:] == [
         f"| C1. One. | {first}<br>`own`, here: **supported** | undecided |",
         "| C2. Two. | not run | not run |",
     ]
@@ -1031,7 +1031,7 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
     own = [judged("C1", "undecided"), judged("C2", "not run")]
     monkeypatch.setattr(documents, "judge", lambda results: more.get(results.model, own))
     assert documents.verdicts([demo, real, smaller]).splitlines()[2:] == [
-        f"| C1. One. | {first}<br>`own`, also here: **supported** | undecided |",
+        f"| C1. One. | {first}<br>`own`: **supported** (also here) | undecided |",
         "| C2. Two. | `own`: **contradicted**: +0.1 [+0.0, +0.2] | not run |",
     ]
 

@@ -9,6 +9,7 @@ been seen.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pandas as pd
@@ -25,7 +26,9 @@ from ctsft.report.judging import (
     MARGIN,
     SAME,
     Judgement,
+    Pairs,
     by_interval,
+    common_seeds,
     in_macro_f1,
     judged,
     not_run,
@@ -97,16 +100,27 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
         return not_run("C2", "circuit and near_zero at depth 2 on at least three targets, with all seeds")
     rows = pick(results.rows, share=PAPERS_SHARE, depth=PAPERS_DEPTH)
     rows = rows[rows["n_target"].isin(comparable(results, choose)["n_target"])]
-    number = f"Spearman {change(value)}"
-    for other in ("random", "near_zero"):  # the rates that are told last are those of the claim's two arms
-        tried = at_common_rates(rows, ("circuit", other))
-        chosen = choose(tried)
-        pairs = pairs_of(pick(chosen, arm="circuit"), pick(chosen, arm=other), SAME, tried)
-        if pairs:
-            targets = len({first["target"].iloc[0] for first, _ in pairs})
-            number += f"; circuit − {other} over {targets} targets: {change(pooled(pairs))}, on the source afterwards "
-            number += change(pooled(pairs, SOURCE))
+    pairs, tried = _circuit_against("near_zero", rows, choose)
+    same_n = rows[rows["n_target"].isin({first["n_target"].iloc[0] for first, _ in pairs})]
+    by_chance, _ = _circuit_against("random", same_n, choose)
+    number = "; ".join([f"Spearman {change(value)}", *_told("random", by_chance), *_told("near_zero", pairs)])
     return judged("C2", by_interval(value, 0, 0), number, pairs, tried)
+
+
+def _circuit_against(other: str, rows: pd.DataFrame, choose: Choice) -> tuple[Pairs, pd.DataFrame]:
+    """The circuit's rows and another arm's, and the rows that their rates were chosen from: those that both had."""
+    tried = at_common_rates(rows, ("circuit", other))
+    chosen = choose(tried)
+    return pairs_of(pick(chosen, arm="circuit"), pick(chosen, arm=other), SAME, tried), tried
+
+
+def _told(other: str, pairs: Pairs) -> Iterator[str]:
+    if pairs:
+        targets = len({first["target"].iloc[0] for first, _ in pairs})
+        yield (
+            f"circuit − {other} over {targets} targets, seeds {listed(common_seeds(pairs))}: {change(pooled(pairs))}, "
+            f"on the source afterwards {change(pooled(pairs, SOURCE))}"
+        )
 
 
 def source_kept(results: Results, choose: Choice = at_validated_rate) -> Judgement:

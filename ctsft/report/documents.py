@@ -24,12 +24,11 @@ START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n",
 def verdicts(folders: Sequence[Results]) -> str:
     """The paper's claims as Markdown: on real text with the number that decides, on the demo the verdict alone.
 
-    Real text is that of the folder with the most rows of script 01, which most of the claims rest on; claims.md has
+    Real text is that of the first folder that has rows of script 01, which most of the claims rest on; claims.md has
     all. Other rows of it (the paper's rate, another number of target rows) are named where they give another verdict,
     and so are other folders of the same model and task; where one of these alone has a claim's rows, it tells it.
     """
-    studies = {results: results.of(EXPERIMENT) for results in folders if results.preset != "demo"}
-    real = sorted((results for results, study in studies.items() if study), key=lambda one: len(studies[one].rows))[-1:]
+    real = [results for results in folders if results.preset != "demo" and results.of(EXPERIMENT)][:1]
     demo = {j.claim: j.verdict for results in folders if results.preset == "demo" for j in judge(results)}
     said = [(results, judge(results), judge_otherwise(results)) for results in real]
     lines = [
@@ -70,9 +69,11 @@ def _differing_elsewhere(first: Judgement, results: Results, folders: Sequence[R
         for rows, verdict in differing(first, [("", j) for j in judge(other)] + judge_otherwise(other)):
             which.setdefault(verdict, []).append(rows)
         for verdict, all_rows in which.items():
-            also = "also " if "" in all_rows else ""  # the folder's own first verdict
-            rows = ", ".join(filter(None, all_rows))
-            told.append(f"`{other.preset}`{f', {also}{rows}' if rows else ''}: **{verdict}**")
+            rows = "; ".join(filter(None, all_rows))
+            if "" in all_rows:  # the folder's own first verdict
+                told.append(f"`{other.preset}`: **{verdict}**{f' (also {rows})' if rows else ''}")
+            else:
+                told.append(f"`{other.preset}`, {rows}: **{verdict}**")
     return told
 
 

@@ -18,6 +18,8 @@ MARGIN = 0.025
 # Told beside the number that decides, so that every page that prints a verdict prints it.
 BY_INDEX = " (on heads that ties by index chose, not the scores)"
 SAME = ("target", "n_target")
+# The rows of two arms for each target and number of its rows.
+Pairs = list[tuple[pd.DataFrame, pd.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ def unless_by_index(judgement: Judgement, by_index: bool) -> Judgement:
     return replace(judgement, verdict="undecided", number=f"{judgement.deciding}{BY_INDEX}{beside}")
 
 
-def judged(
-    claim: str, verdict: str, number: str, pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame
-) -> Judgement:
+def judged(claim: str, verdict: str, number: str, pairs: Pairs, tried: pd.DataFrame) -> Judgement:
     """A verdict on these pairs, whose rates were chosen from the rows `tried`."""
     by_index = any(chosen_by_index(rows).any() for pair in pairs for rows in pair)
     return unless_by_index(Judgement(claim, verdict, number, ground(pairs, tried)), by_index)
@@ -71,9 +71,7 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
     return "supported" if low > good else "contradicted" if high < bad else "undecided"
 
 
-def pairs_of(
-    first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame
-) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+def pairs_of(first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame) -> Pairs:
     """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree.
 
     Only where both had the same learning rates to choose from in all the rows `tried`. A verdict is pooled over seeds
@@ -90,18 +88,22 @@ def pairs_of(
     return [pair for seeds, pair in pairs if seeds == most > 0]
 
 
-def ground(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
+def common_seeds(pairs: Pairs) -> set[int]:
+    """The seeds that both arms of every pair have: those that are pooled."""
+    return set.intersection(*(set(first["seed"]) & set(second["seed"]) for first, second in pairs))
+
+
+def ground(pairs: Pairs, tried: pd.DataFrame) -> str:
     """What a comparison rests on, in words; from the rows `tried` its rates were chosen."""
     settings = [f"{first['target'].iloc[0]} n = {first['n_target'].iloc[0]}" for first, _ in pairs]
-    seeds = set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))
     heads = circuits_told(pd.concat([rows for pair in pairs for rows in pair]))
     return (
-        f"{', '.join(settings)}; {_rates_told(pairs, tried)}; seeds {listed(seeds)}; "
+        f"{', '.join(settings)}; {_rates_told(pairs, tried)}; seeds {listed(common_seeds(pairs))}; "
         f"{len(pairs[0][0]['gold'].iloc[0])} test rows{heads}"
     )
 
 
-def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFrame) -> str:
+def _rates_told(pairs: Pairs, tried: pd.DataFrame) -> str:
     """The rates that were chosen from, and on which seeds of which targets there were fewer."""
     found: dict[int, dict[str, dict[int, set[float]]]] = {}
     for first, second in pairs:
@@ -122,6 +124,6 @@ def _rates_told(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], tried: pd.DataFr
     return f"{told} (fewer on {'; '.join(fewer)})" if fewer else told
 
 
-def in_macro_f1(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+def in_macro_f1(pairs: Pairs) -> str:
     """The same comparison by the metric that answers of one class alone cannot win; it decides no verdict."""
     return f"in macro-F1 {change(macro_f1_gap(pairs))}"

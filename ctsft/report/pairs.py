@@ -7,7 +7,7 @@ import pandas as pd
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two
 from ctsft.report.compare import SOURCE, TARGET, pooled
 from ctsft.report.fair import at_rates_of_both
-from ctsft.report.judging import SAME, pairs_of
+from ctsft.report.judging import SAME, common_seeds, pairs_of
 from ctsft.report.render import GAP, Table, change, rate_text, rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import about, by_a_model, pick
@@ -76,7 +76,8 @@ def pair_cells(results: Results) -> pd.DataFrame:
             alone = compared(at_papers_rate, pair)
             whole = {first["target"].iloc[0] for first, _ in alone} == {first["target"].iloc[0] for first, _ in pairs}
             models = len(by_a_model(pairs[0][1]))
-            rates = {lr for sides in pairs for side in sides for lr in side["lr"].dropna()}
+            seeds = common_seeds(pairs)
+            sides = pd.concat([side for pair in pairs for side in pair])
             table.append(
                 {
                     "n": n_target,
@@ -85,9 +86,9 @@ def pair_cells(results: Results) -> pd.DataFrame:
                     "source afterwards": change(pooled(pairs, SOURCE) if models else None),
                     f"target, at {rate_text(PAPERS_RATE)}": change(pooled(alone, TARGET) if whole else None),
                     f"source, at {rate_text(PAPERS_RATE)}": change(pooled(alone, SOURCE) if whole and models else None),
-                    "chosen rates": rates_text(rates) or GAP,
+                    "chosen rates": rates_text(set(sides.loc[sides["seed"].isin(seeds), "lr"].dropna())) or GAP,
                     "targets": ", ".join(first["target"].iloc[0] for first, _ in pairs),
-                    "seeds": len(set.intersection(*(set(a["seed"]) & set(b["seed"]) for a, b in pairs))),
+                    "seeds": len(seeds),
                 }
             )
     return pd.DataFrame(table)

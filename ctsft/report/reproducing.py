@@ -206,14 +206,14 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
 def cost(results: Results, entry: Entry) -> str:
     """Time that the script's rows took, and those of the theta1 and scores that all scripts of the task share.
 
-    Empty where it was not run; a gap where its rows do not hold their seconds.
+    Empty where it was not run. Not all rows hold their seconds.
     """
     tables = [pd.read_csv(path) for name in entry.csv if (path := results.folder / name).is_file()]
     if not tables:
         return ""
     timed = [part for part in tables if {"train_seconds", "seconds"} & set(part) and "dtype" in part]
     if not timed:
-        return f"{results.preset}: {GAP}"
+        return f"{results.preset}: {sum(map(len, tables))} rows, time not recorded"
     seconds = sum(part.reindex(columns=["train_seconds", "eval_seconds", "seconds"]).sum().sum() for part in timed)
     kinds = sorted({f"{dtype} on {device}" for part in timed for dtype, device in part[["dtype", "device"]].to_numpy()})
     told = f"{results.preset}: {sum(map(len, timed))} rows, {duration(seconds)} ({', '.join(kinds)})"

@@ -183,13 +183,18 @@ def _listed(judged: list[Judgement], verdict: str) -> list[str]:
     return [f"{claim} ({j.data}.)" if verdict == "not run" else f"{claim} {j.deciding}." for claim, j in found]
 
 
-def _otherwise(results: Results) -> list[str]:
-    """A line per claim, a column per choice of other rows."""
+def _otherwise(results: Results, judged: Iterable[Judgement]) -> list[str]:
+    """A line per claim that was judged on other rows too: the first verdict, and a column per choice of other rows."""
+    first = {j.claim: j for j in judged}
     table: dict[str, dict[str, str]] = {}
     for which, j in judge_otherwise(results):
-        told = j.verdict if j.verdict == "not run" else f"{j.verdict}: {j.deciding}"
-        table.setdefault(j.claim, {"claim": j.claim})[which] = told
+        line = table.setdefault(j.claim, {"claim": j.claim, "first verdict": _briefly(first[j.claim])})
+        line[which] = _briefly(j)
     return [markdown(pd.DataFrame(table.values()).fillna(GAP))] if table else []
+
+
+def _briefly(judgement: Judgement) -> str:
+    return "not run" if judgement.verdict == "not run" else f"{judgement.verdict}: {judgement.deciding}"
 
 
 def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
@@ -214,14 +219,17 @@ def report_page(folders: Iterable[Results]) -> str:
         names = ", ".join(f"`{other.preset}`" for other, _ in before)
         if not judged:
             told = ", ".join(j.claim for j in every)
-            out.append(f"# Preset `{results.preset}`\n\nIts claims ({told}) are those of {names}: see `claims.md`.\n")
+            out.append(
+                f"# Preset `{results.preset}`\n\n{names} have run its claims too ({told}); its own verdicts are in "
+                "`claims.md`.\n"
+            )
             continue
         weak = [f"- {line}" for line in weakest(results)]
         if len(judged) < len(every):
             weak.append(f"- Only claims that {names} has not run are listed here; all verdicts are in `claims.md`.")
         parts = {"The weakest points of this study": weak}
         parts |= {heading: _listed(judged, verdict) for verdict, heading in HEADINGS.items()}
-        parts["Verdicts on other rows of the same study"] = _otherwise(results)
+        parts["Verdicts on other rows of the same study"] = _otherwise(results, every)
         parts["What we would tell the authors"] = _following(judged, TO_THE_AUTHORS)
         parts["What a user should do"] = _following(judged, TO_A_USER)
         out.append(f"# Preset `{results.preset}`\n")
