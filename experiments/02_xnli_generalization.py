@@ -3,14 +3,14 @@
     python experiments/02_xnli_generalization.py --output build     # demo: constructed entailment, minutes
     python experiments/02_xnli_generalization.py --preset small --output build     # SmolLM2-135M on real XNLI
     python experiments/02_xnli_generalization.py --preset paper --output build     # Qwen2.5-0.5B, 250 source rows; GPU
-    python experiments/02_xnli_generalization.py --preset paper --n-source 50 --arms full circuit:2 near_zero:2
+    python experiments/02_xnli_generalization.py --preset paper --n-source 50 --arms zero_shot full circuit:2 near_zero:2
 
 The last one is the weak start of table 6, without `direct`, which starts from no source rows.
 
 Finished cells in the output folder (results/, where ours are committed) are kept and not run again.
 
 For your own language pair, copy this file and change task, targets, label_words and data_dir below (and source).
-"""
+"""  # noqa: E501
 
 from ctsft.study.config import StudyConfig
 from ctsft.study.run import main
