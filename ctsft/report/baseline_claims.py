@@ -18,7 +18,18 @@ from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, paired, pooled
 from ctsft.report.costs import read_arithmetic
 from ctsft.report.fair import at_common_rates
-from ctsft.report.judging import MARGIN, SAME, Judgement, by_interval, in_macro_f1, judged, not_run, pairs_of
+from ctsft.report.judging import (
+    MARGIN,
+    SAME,
+    Judgement,
+    Pairs,
+    by_interval,
+    common_seeds,
+    in_macro_f1,
+    judged,
+    not_run,
+    pairs_of,
+)
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import GAP, change, listed, rate_text
 from ctsft.report.rows import Results
@@ -114,20 +125,30 @@ def by_arms(claim: str, asked: Arms, tried: pd.DataFrame) -> Judgement:
     each = {first["target"].iloc[0]: change(paired(first, second, asked.of)) for first, second in pairs}
     told += [", ".join(f"{target} {alone}" for target, alone in each.items())] if len(each) > 1 else []
     told += [in_macro_f1(pairs)] if asked.of == TARGET else []
-    number = "; ".join([*told, *_at_each_rate(asked, tried, keys)])
+    number = "; ".join([*told, *_at_each_rate(asked, tried, keys, pairs)])
     found = judged(claim, _verdict(value, asked.threshold), number, pairs, tried)
     return replace(found, data=f"{found.data}{strengths}")
 
 
-def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...]) -> list[str]:
-    """The same comparison with both arms at one rate: at validated ones they may stand at different places."""
+def _at_each_rate(asked: Arms, tried: pd.DataFrame, keys: tuple[str, ...], judged_by: Pairs) -> list[str]:
+    """The same comparison with both arms at one rate: at validated ones they may stand at different places.
+
+    Only rates that both had on all targets and seeds of the pairs that the claim is `judged_by`.
+    """
     rates = [set(_of_arm(tried, arm)["lr"].dropna()) for arm in (asked.first, asked.second)]
     told = []
     for rate in sorted(set.intersection(*rates)):
         rows = tried[tried["lr"] == rate]
         pairs = pairs_of(_of_arm(rows, asked.first), _of_arm(rows, asked.second), keys, rows)
-        told += [f"{rate_text(rate)} {change(pooled(pairs, asked.of))}"] if pairs else []
+        if _units(pairs) == _units(judged_by):
+            told.append(f"{rate_text(rate)} {change(pooled(pairs, asked.of))}")
     return [f"with both at the same rate {', '.join(told)}"] if len(told) > 1 else []
+
+
+def _units(pairs: Pairs) -> set[tuple[str, int, int]]:
+    """The targets, numbers of rows and seeds that are pooled."""
+    settings = {(str(first["target"].iloc[0]), int(first["n_target"].iloc[0])) for first, _ in pairs}
+    return {(*setting, seed) for setting in settings for seed in common_seeds(pairs)}
 
 
 def _strengths_told(arms: Sequence[str], rows: pd.DataFrame) -> str:

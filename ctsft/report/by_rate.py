@@ -94,9 +94,13 @@ def _as_text(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def kept_text(points: pd.DataFrame) -> str:
-    """Of the rates that cost the source at most MARGIN, what heads of depth 2 learn more than all weights."""
+    """Of the rates that cost the source at most MARGIN, what heads of depth 2 learn more than all weights.
+
+    From the most source rows.
+    """
     told = []
-    for n_target, here in over_all(points).groupby("n_target"):
+    competent = points[points["n_source"] == points["n_source"].max()] if len(points) else points
+    for n_target, here in over_all(competent).groupby("n_target"):
         kept = here[[one["before"] - one["source_right"].mean() <= MARGIN for one in here.to_dict("records")]]
         for arm in ("circuit", "near_zero"):
             sides = [pick(kept, arm=arm, depth=PAPERS_DEPTH), pick(kept, arm="full")]

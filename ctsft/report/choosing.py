@@ -12,6 +12,7 @@ from ctsft.tuning.arms import get_arm
 # What makes two rows answers to the same question, but for the seed and the learning rate, which validation chooses.
 SETTING = "task source n_source target n_target arm depth share scorer ties kv_policy".split()
 PAPERS_RATE = 5e-5
+OF_AN_ARM = [name for name in SETTING if name not in ("source", "target")]
 # The script of the baselines, whose arms are compared in a table of their own.
 ODYSSEY = "06_adaptation_odyssey"
 # How one row is chosen of those that differ in the learning rate alone.
@@ -66,18 +67,36 @@ def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     than a choice for every seed, and what somebody does who sets a rate once for all languages.
     """
     rows = at_own_strength(rows)
+    best = (
+        whole_rates(rows)
+        .sort_values(["valid", "lr"], ascending=[False, True], kind="stable")
+        .drop_duplicates(OF_AN_ARM, keep="first")
+    )
+    kept = rows.merge(best[[*OF_AN_ARM, "lr"]], on=[*OF_AN_ARM, "lr"])["cell"]
+    return rows[rows["lr"].isna() | rows["cell"].isin(kept)]
+
+
+def whole_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each arm and number of target rows the rates that all of its targets, seeds and draws have.
+
+    `valid`: mean accuracy on validation.
+    """
     tuned = rows[rows["lr"].notna()]
-    arms = [name for name in SETTING if name not in ("source", "target")]
     tuned = tuned.assign(unit=texts_of(tuned, ["source", "target", "seed", "draw"]))
-    by_rate = tuned.groupby([*arms, "lr"], dropna=False).agg(
+    by_rate = tuned.groupby([*OF_AN_ARM, "lr"], dropna=False).agg(
         valid=("valid_accuracy", "mean"), units=("unit", "nunique")
     )
-    units = tuned.groupby(arms, dropna=False)["unit"].nunique().rename("all").reset_index()
-    by_rate = by_rate.reset_index().merge(units, on=arms)
-    whole = by_rate[by_rate["units"] == by_rate["all"]]
-    best = whole.sort_values(["valid", "lr"], ascending=[False, True], kind="stable").drop_duplicates(arms)
-    kept = tuned.merge(best[[*arms, "lr"]], on=[*arms, "lr"])["cell"]
-    return rows[rows["lr"].isna() | rows["cell"].isin(kept)]
+    units = tuned.groupby(OF_AN_ARM, dropna=False)["unit"].nunique().rename("all").reset_index()
+    by_rate = by_rate.reset_index().merge(units, on=OF_AN_ARM)
+    return by_rate[by_rate["units"] == by_rate["all"]]
+
+
+def have_one_rate_to_choose(rows: pd.DataFrame) -> bool:
+    """Whether `at_one_rate` is a choice for every arm: with one rate in all targets and seeds it is none."""
+    tuned = at_own_strength(rows[rows["lr"].notna()])
+    number = whole_rates(tuned).groupby(OF_AN_ARM, dropna=False).size()
+    arms = len(tuned.drop_duplicates(OF_AN_ARM))
+    return arms > 0 and len(number) == arms and bool((number > 1).all())
 
 
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:

@@ -109,7 +109,7 @@ def _rates_told(pairs: Pairs, tried: pd.DataFrame) -> str:
     for first, second in pairs:
         target = found.setdefault(int(first["n_target"].iloc[0]), {}).setdefault(first["target"].iloc[0], {})
         for rows in (first, second):
-            target.update(rates_by_seed(rows, tried))
+            target.update({s: own for s, own in rates_by_seed(rows, tried).items() if s in common_seeds(pairs)})
     rates = set().union(*(own for of in found.values() for seeds in of.values() for own in seeds.values()))
     fewer: list[str] = []
     for n, targets in found.items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ctsft.discovery.circuits import PAPERS_DEPTH
-from ctsft.report.choosing import PAPERS_RATE, Choice, at_one_rate, at_validated_rate
+from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
+from ctsft.report.choosing import PAPERS_RATE, Choice, at_one_rate, at_validated_rate, have_one_rate_to_choose
 from ctsft.report.claims import BOTH, compared, of_transfer, second_task
 from ctsft.report.judging import Judgement
 from ctsft.report.kinds import apart_from
@@ -21,8 +21,9 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     """The claims that rest on scripts 01 and 02, on other rows of them than `judge` takes, as (which, verdict).
 
     Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
-    seeds; with each number of target rows, but for the one that the verdict rests on where it is one; in every other
-    precision, from every other source, and under every other rule for keys and values.
+    seeds (where these have several in common); with each number of target rows, but for the one that the verdict rests
+    on where it is one; in every other precision, from every other source, and under every other rule for keys and
+    values.
     """
     studies = results.studies(EXPERIMENT)
     others: list[tuple[str, Results, Choice]] = []
@@ -30,7 +31,9 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
         main, best = studies[0], compared(studies[0])
         if _had_papers_rate(best):
             others.append((AT_PAPERS_RATE, _at_papers_rate(main), at_validated_rate))
-        if best.rows["lr"].nunique() > 1:
+        if have_one_rate_to_choose(pick(best.rows, arm="full")) and all(
+            have_one_rate_to_choose(pick(best.rows, arm=arm, depth=PAPERS_DEPTH, share=PAPERS_SHARE)) for arm in BOTH
+        ):
             others.append(("at one rate for all targets and seeds", main, at_one_rate))
         seeds = pick(best.rows, arm="circuit", depth=PAPERS_DEPTH).groupby("n_target")["seed"].nunique()
         pooled = seeds.index[seeds == seeds.max()]  # numbers of rows with fewer seeds are not

@@ -96,6 +96,7 @@ def pair_cells(results: Results) -> pd.DataFrame:
 
 def pair_tables(results: Results, number: str) -> list[Table]:
     """Of the rows of a script, by its `number`; none where no two arms were run on common ground."""
+    results = results.from_most_source_rows()
     cells = pair_cells(results)
     if cells.empty:
         return []

@@ -56,17 +56,20 @@ def published(name: str) -> pd.DataFrame:
 def of_the_paper(results: Results) -> pd.DataFrame:
     """The rows of the paper's setting: its tasks, its share of heads and its one learning rate.
 
-    A line of a table has one precision: that of the most rows of its target and n. How its heads were chosen is told
-    beside it: at this rate that may be another way than at others.
+    A line of a table has one precision, and one rule for keys and values: that of the most rows of its target and n.
+    How its heads were chosen is told beside it: at this rate that may be another way than at others.
     """
     rates = results.rows["lr"]
     setting = results.only(results.rows["task"].isin(TABLES) & (rates.isna() | (rates == PAPERS_RATE)))
     studies = [study.rows for name in (EXPERIMENT, ENTAILMENT) for study in setting.studies(name)]
     if not studies:
         return results.rows.iloc[:0]
-    rows = at_papers_share(pd.concat(studies))
-    precise = rows.groupby(["task", "target", "n_target"])["dtype"].transform(lambda found: found.mode().iloc[-1])
-    return rows[rows["dtype"] == precise]
+    rows = at_papers_share(pd.concat(studies).drop_duplicates("cell"))  # arms without heads are in every study
+    for name in ("dtype", "kv_policy"):
+        line = rows.groupby(["task", "target", "n_target"])[name]
+        usual = line.transform(lambda found: next(reversed(found.mode().tolist()), None))
+        rows = rows[rows[name].isna() | (rows[name] == usual)]
+    return rows
 
 
 WEAK = 50
@@ -81,9 +84,8 @@ def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
     """
     keys = {name: line[name] for name in ("source", "target", "n_target") if name in line and pd.notna(line[name])}
     here = pick(rows, **keys)
-    if "n_source" in line:
-        n_source = WEAK if line["n_source"] == WEAK else here["n_source"].max()
-        here = here[here["n_source"].isin([0, n_source])]
+    n_source = WEAK if line.get("n_source") == WEAK else here["n_source"].max()
+    here = here[here["n_source"].isin([0, n_source])]
     if line["arm"] == BEST:
         pair = pick(here, depth=PAPERS_DEPTH)
         means = pair.groupby("arm")["accuracy"].mean().reindex(["circuit", "near_zero"]).dropna()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import at_validated_rate
+from ctsft.report.choosing import at_validated_rate, told_by
 from ctsft.report.faithfulness import Faithfulness, ends_of_theta1
 from ctsft.report.render import change
 from ctsft.report.rows import Results
@@ -80,9 +80,11 @@ def paying_text(found: Faithfulness, results: Results) -> str:
             told.append(
                 f"between {name} and the {what} {change(values[0])}, among circuits of equal size {change(values[1])}"
             )
+    circuits = len(lines.drop_duplicates([name for name in TUNED if name != "seed"]))
+    scorers = ", ".join(sorted({told_by(scorer, ties) for scorer, ties in lines[["scorer", "ties"]].to_numpy()}))
     return (
-        f"Does faithfulness pay? Spearman's correlation {'; '.join(told)} ({len(lines)} circuits by "
-        f"{', '.join(sorted(set(lines['scorer'])))}, {lines['heads'].min()} to {lines['heads'].max()} heads, on "
+        f"Does faithfulness pay? Spearman's correlation {'; '.join(told)} ({circuits} circuits on "
+        f"{lines['seed'].nunique()} seeds by {scorers}, {lines['heads'].min()} to {lines['heads'].max()} heads, on "
         f"{lines['settings'].iloc[0]} targets and n; bootstrap over circuits and seeds)."
     )
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ctsft.report.judging import by_interval
 from ctsft.report.mixed import refuse_mixed
-from ctsft.report.render import GAP, Table, change, described, interval, markdown, rates_text
+from ctsft.report.render import GAP, Table, change, described, interval, listed, markdown, rates_text
 from ctsft.report.rows import labels_by_test
 from ctsft.report.stats import Difference, mean_interval, paired_difference
 from ctsft.report.transfer import pick
@@ -189,6 +189,13 @@ def _fresh(rows: pd.DataFrame) -> str:
     )
 
 
+def _starts(rows: pd.DataFrame) -> str:
+    """The seeds whose arms start from different theta1, as where they were run on several machines."""
+    several = rows.groupby([*GROUND, "seed"])["theta1"].nunique()
+    seeds = set(several.index[several > 1].get_level_values("seed"))
+    return f"On seed {listed(seeds)} not all arms start from the same one. " if seeds else ""
+
+
 def self_training_tables(folder: Path) -> list[Table]:
     rows = read_self_training(folder)
     if rows.empty:
@@ -198,10 +205,10 @@ def self_training_tables(folder: Path) -> list[Table]:
         Table(
             f"{folder.resolve().name}_{EXPERIMENT}",
             f"Generations that learn from the previous one's labels, preset {folder.resolve().name}",
-            f"{described(rows, one['source'])}. Every generation starts from theta1. Generation 0 learns from "
-            "the human rows. Later ones learn from labels that the previous generation gave to target rows of pool A "
-            "(whose translations theta1 has seen with their labels), with or without the human rows. If a generation "
-            "gives back exactly the labels that it learned from, all later ones repeat it: "
+            f"{described(rows, one['source'])}. Every generation starts from theta1. {_starts(rows)}Generation 0 "
+            "learns from the human rows. Later ones learn from labels that the previous generation gave to target rows "
+            "of pool A (whose translations theta1 has seen with their labels), with or without the human rows. If a "
+            "generation gives back exactly the labels that it learned from, all later ones repeat it: "
             f"{resting_told(rows)}. {_fresh(rows)}Labels learned from: share of them that are right. "
             "Entropy and diversity are in bits; the gold labels have "
             f"{one['gold_entropy']:.2f}. A chain *decayed* if its last generation's accuracy is below generation 0's "

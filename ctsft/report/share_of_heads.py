@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ctsft.report.choosing import at_validated_rate
-from ctsft.report.compare import SOURCE, right, stack
+from ctsft.report.choosing import at_own_strength, at_validated_rate, texts_of
+from ctsft.report.compare import SOURCE, TARGET, right, stack
+from ctsft.report.fair import had_by_all
 from ctsft.report.render import Table, fraction
 from ctsft.report.rows import Results
 from ctsft.report.transfer import about
@@ -37,9 +38,14 @@ def surface(results: Results) -> pd.DataFrame:
 
 
 def sweep_cells(results: Results) -> pd.DataFrame:
-    """Accuracy by share of heads, every arm at its validated learning rate; targets are averaged."""
-    rows = at_validated_rate(results.from_most_source_rows().rows)
+    """Accuracy by share of heads; targets are averaged.
+
+    Every line is at its validated rate, of those that all lines of its arm had on the target and seed.
+    """
+    rows = at_own_strength(results.from_most_source_rows().rows)
     rows = rows[rows["share"].notna()]
+    lines, ground = (texts_of(rows, names) for names in (["depth", "share"], ["arm", "target", "n_target", "seed"]))
+    rows = at_validated_rate(rows[had_by_all(lines, ground, rows["lr"])])
     table = []
     for (n, arm, depth, share), here in rows.groupby(["n_target", "arm", "depth", "share"]):
         grid = rows[rows["n_target"] == n][["target", "seed"]].drop_duplicates()
@@ -47,8 +53,7 @@ def sweep_cells(results: Results) -> pd.DataFrame:
             continue
         per_target = [group for _, group in here.groupby("target")]
         on_target, on_source = (
-            np.mean([stack(right(group, columns)) for group in per_target], axis=0)
-            for columns in (("answers", "gold"), SOURCE)
+            np.mean([stack(right(group, columns)).mean() for group in per_target]) for columns in (TARGET, SOURCE)
         )
         table.append(
             {
@@ -58,8 +63,8 @@ def sweep_cells(results: Results) -> pd.DataFrame:
                 "share of heads": f"{share:.0%}",
                 "heads": int(here["heads"].iloc[0]),
                 "weights moved": f"{here['trainable_share'].mean():.2%}",
-                "target": fraction(on_target.mean()),
-                "source after": fraction(on_source.mean()),
+                "target": fraction(on_target),
+                "source after": fraction(on_source),
                 "targets": len(per_target),
                 "seeds": here["seed"].nunique(),
             }
@@ -72,6 +77,7 @@ def share_of_heads_table(results: Results, rows: pd.DataFrame) -> Table:
     return Table(
         f"{results.preset}_03_share_of_heads",
         f"How many heads, preset {results.preset}",
-        f"{about(results, rows)} Means over targets; only lines that exist for every target and seed.",
+        f"{about(results, rows)} Means over targets; only lines that exist for every target and seed, each at the "
+        "rate that validation prefers of those that all lines of its arm had there.",
         sweep_cells(results),
     )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from ctsft.report.figures.style import WIDTH, arm_label, arms_of_error, look_of, style
+from ctsft.report.figures.style import SHORT, WIDTH, arm_label, arms_of_error, look_of, style
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.rows import Results
-
-SHORT = "*"  # after the name of an arm that had fewer learning rates than another
 
 
 def odyssey_figure(results: Results) -> plt.Figure | None:

@@ -24,6 +24,7 @@ MARKERS = {name: SHAPES[OWN.index(like) % len(SHAPES)] for name, like in LIKE.it
 PALETTE = [sns.color_palette("colorblind", 10)[i] for i in (0, 1, 2, 3, 4, 5, 9, 7)]
 COLOURS = {name: PALETTE[OWN.index(like) % len(PALETTE)] for name, like in LIKE.items()}
 COLOURS |= {name: "0.25" for name, arm in ARMS.items() if arm.start == "none"}  # no language model
+SHORT = "*"  # after the name of an arm that had fewer learning rates to choose from than another
 WIDTH = 7.0  # inches: two columns of a page, at which the fonts below keep their size
 # A narrower axis would blow up differences that 400 test rows cannot tell from chance.
 MIN_SPAN = 0.2

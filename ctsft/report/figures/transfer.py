@@ -8,7 +8,8 @@ import pandas as pd
 
 from ctsft.report.choosing import at_papers_share, at_validated_rate, chosen_by_index, circuits_by
 from ctsft.report.compare import SOURCE, TARGET, accuracy
-from ctsft.report.figures.style import WIDTH, arm_label, arms_of_error, legend_below, look_of, style, widen
+from ctsft.report.fair import rates_by_seed, short_of_rates
+from ctsft.report.figures.style import SHORT, WIDTH, arm_label, arms_of_error, legend_below, look_of, style, widen
 from ctsft.report.render import rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
@@ -19,10 +20,12 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
 
     They show the number of target rows that most cells have; of several, the largest.
 
-    Every arm stands at its validated learning rate and the paper's share of heads, with its 95 % interval. The dashed
-    line is the accuracy without target rows (left) and before tuning (right).
+    Every arm stands at its validated learning rate and the paper's share of heads, with its 95 % interval, and has a
+    star where it had fewer rates than another. The dashed line is the accuracy without target rows (left) and before
+    tuning (right).
     """
-    rows = at_validated_rate(at_papers_share(results.from_most_source_rows().on_the_grid_of(experiment).rows))
+    tried = at_papers_share(results.from_most_source_rows().on_the_grid_of(experiment).rows)
+    rows = at_validated_rate(tried)
     targets = list(dict.fromkeys(rows["target"]))
     tuned = rows[rows["arm"] != "zero_shot"]
     if tuned.empty:
@@ -31,6 +34,7 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
     tuned = tuned[tuned["n_target"] == n_target]
     targets = [target for target in targets if target in set(tuned["target"])]
     run = {target: arms_in_order(tuned[tuned["target"] == target]) for target in targets}
+    short = {target: _short(tuned[tuned["target"] == target], arms, tried) for target, arms in run.items()}
     with style():
         heights = [0.45 + 0.2 * len(arms) for arms in run.values()]
         figure, axes = plt.subplots(
@@ -50,15 +54,22 @@ def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figur
             if len(zero):
                 left.axvline(zero["accuracy"].mean(), color="black", linestyle="--", linewidth=1)
             right.axvline(here["source_accuracy_before"].mean(), color="black", linestyle="--", linewidth=1)
-            left.set_yticks(range(len(arms)), [arm_label(*pair) for pair in arms])
+            left.set_yticks(range(len(arms)), [arm_label(*pair) + SHORT * (pair in short[target]) for pair in arms])
             right.set_yticks(range(len(arms)), [""] * len(arms))
             left.set_title(target, loc="left", fontweight="bold")
         for axis in axes[-1]:
             widen(axis, "x")
         axes[-1][0].set_xlabel("accuracy on the target\n(dashed: no target rows)")
         axes[-1][1].set_xlabel(f"accuracy on {rows['source'].iloc[0]} afterwards\n(dashed: before)")
-        figure.suptitle(f"{results.model}, {n_target} target rows", fontsize=10)
+        told = f" ({SHORT} had fewer learning rates)" if any(short.values()) else ""
+        figure.suptitle(f"{results.model}, {n_target} target rows{told}", fontsize=10)
     return figure
+
+
+def _short(rows: pd.DataFrame, arms: list, tried: pd.DataFrame) -> list:
+    """Those of a target's arms that had fewer rates to choose from, in all rows `tried`, than another on some seed."""
+    rates = [rates_by_seed(pick(rows, arm=arm, depth=depth), tried) for arm, depth in arms]
+    return [pair for pair, fewer in zip(arms, short_of_rates(rates), strict=True) if fewer]
 
 
 def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[str, str]) -> None:
@@ -103,9 +114,9 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
 
     On the seeds and at the rates that a target has with every number of rows, without arms that lack one of these or
     have one number of rows alone, and without heads that ties by index chose where the arm has others: what more rows
-    give must not be what other seeds, more rates, or other heads give.
+    give must not be what other seeds, more rates, or other heads give. From the most source rows.
     """
-    rows = at_papers_share(results.rows)
+    rows = at_papers_share(results.from_most_source_rows().rows)
     common = _in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)])
     rows = at_validated_rate(common)
     ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
