@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -132,6 +132,15 @@ def set_aside(path: Path, why: object, copy: bool = False) -> None:
     except OSError as error:
         raise _refused(path, error) from error
     print(f"warning: {why} It is kept as {name.name}, and made again.", file=sys.stderr)
+
+
+def read_or_aside(path: Path, read: Callable[[Path], dict] = read_sealed) -> dict:
+    """What `read` finds; nothing where no file is, or a damaged one, which is set aside."""
+    try:
+        return read(path) if path.is_file() else {}
+    except Damaged as error:
+        set_aside(path, error)
+        return {}
 
 
 def _lock_of(path: Path) -> Path:

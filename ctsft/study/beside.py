@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.storage import Damaged, digest, locked, read_json, read_sealed, set_aside, write_json, write_sealed
+from ctsft.storage import Damaged, digest, locked, read_json, read_or_aside, write_json, write_sealed
 from ctsft.study.provenance import now
 from ctsft.study.record import SET_COLUMNS, SETS, read_cells, read_rows
 from ctsft.tasks.task import Rows, digits, from_digits
@@ -54,7 +54,7 @@ def add_gold(folder: Path, new: dict[str, dict]) -> None:
     """Add these entries of `read_gold` to those in `folder`; UserError where labels of a test there are others."""
     path = folder / GOLD
     with locked(path):
-        known = _known(path, read_gold)
+        known = read_or_aside(path, read_gold)
         for name in known.keys() & new.keys():
             if known[name]["labels"] != new[name]["labels"]:
                 raise UserError(
@@ -84,7 +84,7 @@ def models_of(folder: Path) -> list[tuple[str, str]]:
     sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
     found = [*read_cells(folder).values(), *sets]
     if any(folder.glob("*/*.csv")):
-        found += [about for path in sorted((folder / "theta1").glob("*.json")) if (about := _known(path, read_sealed))]
+        found += [about for path in sorted((folder / "theta1").glob("*.json")) if (about := read_or_aside(path))]
     return sorted({(row["model"], row["model_hash"]) for row in found})
 
 
@@ -129,17 +129,8 @@ def _known_hashes(folder: Path) -> dict[str, dict[str, str]]:
     settings = []
     for path in sorted(folder.glob("*.config.json")):
         with locked(path):
-            settings.append(_known(path, read_json))
-    return hashes_by_task(filter(None, settings), _known(folder / DATA, read_sealed))
-
-
-def _known(path: Path, read: Callable[[Path], dict]) -> dict:
-    """What `read` finds at `path`, whose lock the caller holds; nothing where no file is, or a damaged one was."""
-    try:
-        return read(path) if path.is_file() else {}
-    except Damaged as error:
-        set_aside(path, error)
-        return {}
+            settings.append(read_or_aside(path, read_json))
+    return hashes_by_task(filter(None, settings), read_or_aside(folder / DATA))
 
 
 def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[str, object]) -> None:
@@ -148,7 +139,7 @@ def write_settings(path: Path, settings: Mapping[str, object], about: Mapping[st
     Of each of these, what it asked for in another way than the last, when, and by which code.
     """
     with locked(path):
-        known = _known(path, read_json)
+        known = read_or_aside(path, read_json)
         # What was asked for as "auto" or as a path stands there as what it came to, and is compared as that.
         settings = json.loads(json.dumps({name: about.get(name, value) for name, value in settings.items()}))
         last = {**settings, **about, "created": now()}

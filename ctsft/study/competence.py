@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.models.load import weight_hash
-from ctsft.storage import Damaged, locked, read_sealed, set_aside, write_atomic, write_sealed
+from ctsft.storage import Damaged, locked, read_or_aside, read_sealed, set_aside, write_atomic, write_sealed
 from ctsft.study.grid import short_hash, theta1_settings
 from ctsft.study.provenance import now
 from ctsft.tuning.arms import get_arm
@@ -102,14 +102,10 @@ def _recorded(path: Path, made: dict) -> dict:
 
     The record of another theta1 is renamed by its hash: rows that another machine made from it name that.
     """
-    if path.is_file():
-        try:
-            known = read_sealed(path)
-        except Damaged as error:
-            set_aside(path, error)
-        else:
-            if known["weight_hash"] == made["weight_hash"]:
-                return known
-            path.rename(path.with_stem(f"{path.stem}-{known['weight_hash'][:6]}"))
+    known = read_or_aside(path)
+    if known and known["weight_hash"] == made["weight_hash"]:
+        return known
+    if known:
+        path.rename(path.with_stem(f"{path.stem}-{known['weight_hash'][:6]}"))
     write_sealed(path, made)
     return made

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from ctsft.storage import Damaged, read_sealed, set_aside
+from ctsft.storage import Damaged, read_or_aside, read_sealed
 from ctsft.tasks.task import from_digits
 
 MEASURES = {"target_probabilities", "train_accuracy", "related", "bits_per_byte", "audit"}
@@ -51,13 +51,8 @@ def read_measure(path: Path) -> dict:
 
 def related_by_cell(folder: Path) -> dict[str, set[str]]:
     """The related tests in each cell's file; a damaged file is set aside, and its cell has none."""
-    found = {}
-    for path in sorted((folder / "measures").glob("*.json")):
-        try:
-            found[path.stem] = set(read_measure(path)["related"])
-        except Damaged as error:
-            set_aside(path, error)
-    return found
+    paths = sorted((folder / "measures").glob("*.json"))
+    return {path.stem: set(known["related"]) for path in paths if (known := read_or_aside(path, read_measure))}
 
 
 def _answers(content: dict, predictions: str) -> bool:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ctsft.errors import CellFailed, OutOfMemory, UserError
 from ctsft.memory import failing_without_memory
-from ctsft.storage import Damaged, read_sealed, set_aside, write_sealed
+from ctsft.storage import read_or_aside, read_sealed, write_sealed
 from ctsft.study.beside import write_settings
 from ctsft.study.chains import Chain, Labelled, chains_of, unlabelled_ids
 from ctsft.study.circuit_stage import heads_of
@@ -178,11 +178,7 @@ def _validated(bench: Workbench, cell: Cell) -> dict[str, float]:
 def _kept(config: SelfTrainingConfig, theta1: str, name: str, make: Callable[[], dict]) -> dict:
     """What an earlier run has left of this generation, from the theta1 of this hash, else what `make` gives."""
     path = config.folder / "cache" / "generations" / f"{name}.json"
-    known = {}
-    try:
-        known = read_sealed(path) if path.is_file() else {}
-    except Damaged as error:
-        set_aside(path, error)
+    known = read_or_aside(path)
     if known.get("theta1") != theta1:
         write_sealed(path, make() | {"theta1": theta1})
         known = read_sealed(path)
