@@ -70,6 +70,15 @@ def test_one_rate_for_all_is_a_choice_only_where_several_are_whole(study):
     assert "at one rate for all targets and seeds" not in dict(judge_otherwise(fewer))
 
 
+def test_seeds_with_more_rates_than_others_are_also_judged_by_themselves(study):
+    main = study.only(study.rows["n_target"] != 25)
+    assert not any("most learning rates" in which for which, _ in judge_otherwise(main))
+    fewer = main.only(~((main.rows["lr"] == main.rows["lr"].max()) & (main.rows["seed"] == 31)))
+    told = [j for which, j in judge_otherwise(fewer) if which == "on seeds 777, which had the most learning rates"]
+    assert [j.claim for j in told] == ["C1", "C2", "C3a", "C3b"]
+    assert "seeds 777;" in told[0].data
+
+
 def test_numbers_of_heads_are_compared_at_the_rates_that_all_of_them_had(study):
     circuit, highest = study.rows["arm"] == "circuit", study.rows["lr"] == study.rows["lr"].max()
     circuit &= study.rows["n_target"] == 100  # with 25 rows it has depth 2 alone

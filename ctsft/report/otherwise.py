@@ -9,7 +9,7 @@ from ctsft.report.choosing import PAPERS_RATE, Choice, at_one_rate, at_validated
 from ctsft.report.claims import BOTH, compared, of_transfer, second_task
 from ctsft.report.judging import Judgement
 from ctsft.report.kinds import apart_from
-from ctsft.report.render import rate_text
+from ctsft.report.render import listed, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
@@ -22,8 +22,8 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
 
     Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
     seeds (where these have several in common); with each number of target rows, but for the one that the verdict rests
-    on where it is one; in every other precision, from every other source, and under every other rule for keys and
-    values.
+    on where it is one, and with that one on those seeds alone that had more rates than others; in every other
+    precision, from every other source, and under every other rule for keys and values.
     """
     studies = results.studies(EXPERIMENT)
     others: list[tuple[str, Results, Choice]] = []
@@ -40,6 +40,11 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
         for n in sorted(set(seeds.index) - set(pooled if len(pooled) == 1 else ()), reverse=True):
             fewer = main.only(main.rows["n_target"].isin([0, n]))
             others.append((f"with {n} target rows", fewer, at_validated_rate))
+        for n in pooled if len(pooled) == 1 else ():
+            some = _seeds_with_most_rates(best, n)
+            if some:
+                here = main.only(main.rows["n_target"].isin([0, n]) & main.rows["seed"].isin(some))
+                others.append((f"on seeds {listed(some)}, which had the most learning rates", here, at_validated_rate))
         for study in studies[1:]:
             others.append((" ".join(apart_from(main.rows, study.rows).values()), study, at_validated_rate))
     told = [(which, judged) for which, study, choose in others for judged in of_transfer(study, choose)]
@@ -47,6 +52,14 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     if second is not None and _had_papers_rate(compared(second)):
         told.append((AT_PAPERS_RATE, second_task(_at_papers_rate(second))))
     return told
+
+
+def _seeds_with_most_rates(best: Results, n_target: int) -> set[int]:
+    """The seeds on which the arms of C1 had more rates to choose from, on every target; none where all had as many."""
+    rows = best.rows[best.rows["arm"].isin(("full", *BOTH)) & (best.rows["n_target"] == n_target)]
+    rows = rows[rows["depth"].isna() | (rows["depth"] == PAPERS_DEPTH)]
+    number = rows.groupby(["seed", "target"])["lr"].nunique().groupby("seed").min()
+    return set(number.index[number == number.max()]) if number.nunique() > 1 else set()
 
 
 def _had_papers_rate(study: Results) -> bool:
