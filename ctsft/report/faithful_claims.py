@@ -31,7 +31,12 @@ def faithful(found: Faithfulness | None) -> Judgement:
         f"faithfulness of {share}: {interval(kept)}, above {wins} of {draws} random sets from the same layers; random "
         f"sets: {interval(by_chance)}; all heads but these: {interval(faithfulness_of(found, out))}"
     )
-    return unless_by_index(Judgement("C6", verdict, number, _asked(found, found.circuits, found.seeds)), found.by_index)
+    random_out = pick(sets, selection="random:circuit", direction="knock_out")
+    more, draws = beaten(out, random_out, knocked_out=True)
+    if draws:
+        number += f", less than without {more} of {draws} random sets: {interval(faithfulness_of(found, random_out))}"
+    data = _asked(found, found.told(found.main), found.seeds)
+    return unless_by_index(Judgement("C6", verdict, number, data), found.by_index)
 
 
 def directional(found: Faithfulness | None) -> Judgement:

@@ -139,18 +139,19 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
         Table(
             f"{preset}_05_faithfulness",
             f"Circuits against chance, preset {preset}",
-            f"{about} Scorer `{found.circuits}`, seeds {listed(found.seeds)}. `circuit` is what CT-SFT tunes (depths "
-            "0 to 2), `top` the best heads by the score to the logits. Random sets have the same number of heads in "
-            f"every layer; `random beaten` counts those with a lower margin than ours. {_out(found)}{_lowest(found)}"
+            f"{about} Scorer `{found.told(found.main)}`, seeds {listed(found.seeds)}. `circuit` is what CT-SFT tunes "
+            "(depths 0 to 2), `top` the best heads by the score to the logits. Random sets have the same number of "
+            "heads in every layer; `random beaten` counts those with a lower margin than ours. "
+            f"{_out(found)}{_lowest(found)}"
             f"{paying_text(found, results)}",
             chance_cells(found),
         ),
         Table(
             f"{preset}_05_stability",
             f"How stable circuits are, preset {preset}",
-            f"Preset `{preset}`, scorer `{found.circuits}` unless named. Jaccard overlap of the circuits (depths 0 "
-            "to 2) and of the top tenth of the heads by score, and Spearman's correlation of all scores; means over "
-            f"pairs of score maps. {settled_text(found)} Seeds {listed(sets['seed'])}.",
+            f"Preset `{preset}`, scorer `{found.told(found.found_again)}` unless named. Jaccard overlap of circuits "
+            "(depths 0 to 2) and of the top tenth of the heads by score, and Spearman's correlation of all scores; "
+            f"means over pairs of score maps. {settled_text(found)} Seeds {listed(found.seeds_of(found.found_again))}.",
             stability_cells(found),
         ),
         *(

@@ -6,6 +6,7 @@ the heads of C as they are and all others at their mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,12 @@ class Faithfulness:
 
     def filled_by_index(self, scorer: str) -> bool:
         """Whether ties by index filled circuits of `scorer` that were compared with controls."""
-        seeds = set(pick(self.circuit_sets, scorer=scorer)["seed"])
-        return any(m.ties == "index" for seed, m in self.maps_of(scorer).items() if seed in seeds)
+        maps = self.maps_of(scorer)
+        return any(maps[seed].ties == "index" for seed in self.seeds_of(scorer) if seed in maps)
+
+    def seeds_of(self, scorer: str) -> list[int]:
+        """Those on which circuits by `scorer` were compared with controls."""
+        return sorted(set(pick(self.circuit_sets, scorer=scorer)["seed"]))
 
     @property
     def by_index(self) -> bool:
@@ -107,13 +112,18 @@ class Faithfulness:
 
     @property
     def seeds(self) -> list[int]:
-        """Those on which circuits by the main scorer were compared with controls."""
-        return sorted(set(pick(self.circuit_sets, scorer=self.main)["seed"]))
+        """Those of the main scorer."""
+        return self.seeds_of(self.main)
+
+    def told(self, scorer: str) -> str:
+        """How the circuits of `scorer` were chosen, in words."""
+        return told_by(scorer, "index" if self.filled_by_index(scorer) else "logits")
 
     @property
-    def circuits(self) -> str:
-        """How those circuits were chosen, in words."""
-        return told_by(self.main, "index" if self.by_index else "logits")
+    def found_again(self) -> str:
+        """The scorer whose circuits were found again from other rows: that of the most maps, of equals the main one."""
+        number = Counter(m.about["scorer"] for m in self.maps)
+        return max((self.main, *number), key=lambda scorer: number[scorer])
 
     def maps_of(self, scorer: str) -> dict[int, Relevance]:
         """By seed, the scores that the curve of `scorer` was drawn from, not those of the stability study."""

@@ -39,9 +39,11 @@ class ByRows(NamedTuple):
     between: list[Overlap]
 
 
-def _disjoint(found: Faithfulness) -> list[Relevance]:
-    maps = [m for m in found.maps if m.about["scorer"] == found.main]
-    return [m for m in maps if m.about.get("pool", "disjoint") == "disjoint"]
+def _maps(found: Faithfulness, pool: str) -> list[Relevance]:
+    """Those of the scorer that was found again, on the seeds of its circuits, with scored rows of such a `pool`."""
+    scorer, seeds = found.found_again, set(found.seeds_of(found.found_again))
+    maps = [m for m in found.maps if m.about["scorer"] == scorer and m.about["seed"] in seeds]
+    return [m for m in maps if m.about.get("pool", "disjoint") == pool]
 
 
 def by_rows(found: Faithfulness) -> list[ByRows]:
@@ -49,7 +51,7 @@ def by_rows(found: Faithfulness) -> list[ByRows]:
 
     A start that answers few rows right scores the same ones, however many more are asked for: these count once.
     """
-    falling = sorted(_disjoint(found), key=lambda m: m.about["score_rows"], reverse=True)
+    falling = sorted(_maps(found, "disjoint"), key=lambda m: m.about["score_rows"], reverse=True)
     once = {(m.about["seed"], frozenset(m.about["score_row_ids"])): m for m in falling}  # the fewest asked come last
     disjoint = sorted(once.values(), key=lambda m: (m.about["score_rows"], m.about["seed"]))
     most = {m.about["seed"]: m for m in disjoint}
@@ -68,7 +70,7 @@ def settled_text(found: Faithfulness) -> str:
     Ties by index fill a circuit with the model's first heads, which are the same whatever the scores say. There the top
     tenth of the heads decides: only scores choose it.
     """
-    filled = any(m.ties == "index" for m in _disjoint(found))
+    filled = any(m.ties == "index" for m in _maps(found, "disjoint"))
     what = "the top tenths by score" if filled else "circuits"
     why = (
         "Ties by index filled these circuits with the model's first heads, whatever the scores say, so their overlap "
@@ -91,14 +93,14 @@ def settled_text(found: Faithfulness) -> str:
 
 def stability_cells(found: Faithfulness) -> pd.DataFrame:
     """Overlap of circuits: with the one from the most rows, between seeds, and with rows shared with the mean."""
-    disjoint = _disjoint(found)
+    disjoint = _maps(found, "disjoint")
     table, known = [], by_rows(found)
     several = Counter(one.scored for one in known)
     for one in known:
         rows = f"{one.scored} rows" + (f" ({one.asked} asked)" if several[one.scored] > 1 else "")
         table.append(_overlaps(f"{rows}, against the most", one.to_most))
         table.append(_overlaps(f"{rows}, between seeds", one.between))
-    shared = [m for m in found.maps if m.about["scorer"] == found.main and m.about.get("pool") == "shared"]
+    shared = _maps(found, "shared")
     pairs = [
         overlap(m, other)
         for m in shared
@@ -107,23 +109,25 @@ def stability_cells(found: Faithfulness) -> pd.DataFrame:
     ]
     table.append(_overlaps("rows shared with the mean, against disjoint", pairs))
     table += _starts(found)
-    table += [_overlaps(f"{scorer}, against {found.main}", _against(found, scorer)) for scorer in found.scorers[1:]]
+    others = [scorer for scorer in found.scorers if scorer != found.found_again]
+    table += [_overlaps(f"{scorer}, against {found.found_again}", _against(found, scorer)) for scorer in others]
     return pd.DataFrame([line for line in table if line["pairs"]])
 
 
 def _against(found: Faithfulness, scorer: str) -> list[Overlap]:
-    mine, theirs = found.maps_of(found.main), found.maps_of(scorer)
-    return [overlap(theirs[seed], mine[seed]) for seed in mine.keys() & theirs.keys()]
+    mine, theirs = found.maps_of(found.found_again), found.maps_of(scorer)
+    seeds = mine.keys() & theirs.keys() & set(found.seeds_of(found.found_again))
+    return [overlap(theirs[seed], mine[seed]) for seed in sorted(seeds)]
 
 
 def _starts(found: Faithfulness) -> list[dict[str, object]]:
     """The circuit of the start that was asked against those of other sources, and of fewer source rows."""
-    mine = found.maps_of(found.main)
+    mine = found.maps_of(found.found_again)
     rows = {str(m.about["score_rows"]) for m in mine.values()}
     pairs: dict[str, list[Overlap]] = {}
     for m in found.elsewhere:
         about = m.about
-        if about["scorer"] == found.main and about["seed"] in mine and usual(m, rows):
+        if about["scorer"] == found.found_again and about["seed"] in mine and usual(m, rows):
             theirs, ours = ((x["source"], x["n_source"]) for x in (about, mine[about["seed"]].about))
             name = f"theta1 on {about['n_source']} rows of {about['source']}, against {found.source}"
             name = "theta1 again on another machine, against the first" if theirs == ours else name

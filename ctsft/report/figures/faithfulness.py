@@ -109,7 +109,7 @@ def stability_figure(found: Faithfulness) -> plt.Figure | None:
         axes[0].set_ylim(-0.05, 1.05)
         axes[0].set_ylabel("overlap, or correlation")
         legend_below(figure, axes[:1], 2)
-        figure.suptitle(f"{found.sets['model'].iloc[0]}, scorer {found.main}", fontsize=10)
+        figure.suptitle(f"{found.sets['model'].iloc[0]}, scorer {found.found_again}", fontsize=10)
     return figure
 
 
