@@ -282,8 +282,10 @@ def test_of_two_scorers_on_different_seeds_each_is_compared_on_its_own(found):
     assert not both.by_index
     assert set(chance_cells(both)["seeds"]) == {1}
     assert faithful(both).data.endswith("seeds 777")
-    assert both.found_again == "cdt"  # the one with the most maps; seeds that had no circuit by it do not count
-    assert stability_cells(both)["pairs"].tolist() == stability_cells(found)["pairs"].tolist()
+    studied = replace(both, maps=maps + [m for m in maps if m.about["scorer"] == "cdt"] * 3)
+    assert studied.found_again == "cdt"  # the one with the most maps, on the seeds that have its circuits
+    assert studied.seeds_of("cdt") == [31]
+    assert studied.told("cdt") == "cdt (ties by index)"
     alone, together = area(found, "cdt_linear", "cdt"), area(both, "cdt_linear", "cdt")
     assert (together.value, together.low) == (alone.value, alone.low)
     only = replace(both, maps=[replace(m, ties="index") for m in maps])
