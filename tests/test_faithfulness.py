@@ -579,6 +579,13 @@ def test_tuned_circuits_are_compared_on_the_same_ground():
     assert lines.groupby("theta1")["target accuracy"].mean().abs().max() < 1e-12
 
 
+def test_a_seed_with_fewer_tuned_circuits_takes_nothing_from_paying():
+    found, results = Faithfulness.read(DEMO), Results.read(DEMO)
+    further = found.tuned[found.tuned["circuit"] == found.tuned["circuit"].iloc[-1]].assign(seed=2025, theta1="other")
+    more = replace(found, tuned=pd.concat([found.tuned, further]))
+    assert paying(more, results).equals(paying(found, results))
+
+
 def test_what_the_start_could_do_by_itself_does_not_matter_to_paying():
     """Tuned circuits are compared where the zero-shot rows of their start are elsewhere, or are of another start."""
     found, results = Faithfulness.read(DEMO), Results.read(DEMO)

@@ -22,14 +22,19 @@ OUTCOMES = ("target accuracy", "source change")
 def paying(found: Faithfulness, results: Results) -> pd.DataFrame:
     """Every tuned circuit that was asked: how faithful it is, and what tuning it gave on the target and the source.
 
+    On the seeds that have the most of them: correlations are over circuits that all seeds have.
+
     `kept` is the part of the margin that its heads keep alone, `needed` the part that is lost without them. Both
     outcomes are averaged over the targets and n that all of these circuits were tuned on from the theta1 that was
     asked, every cell at the one that its validation prefers of the learning rates that all circuits had.
     `target accuracy` is that above the mean of the circuits of the same theta1, so that what the start could do by
     itself drops out.
     """
-    rows = results.rows[results.rows["theta1"].isin(found.tuned["theta1"])]
-    asked = list(pick(found.tuned, selection="tuned").groupby(["circuit", "theta1"], sort=False))
+    tuned = pick(found.tuned, selection="tuned")
+    circuits = tuned.groupby("seed")["circuit"].transform("nunique")
+    tuned = tuned[circuits == circuits.max()]
+    rows = results.rows[results.rows["theta1"].isin(tuned["theta1"])]
+    asked = list(tuned.groupby(["circuit", "theta1"], sort=False))
     settings = [_setting(results, circuit, theta1) for (circuit, theta1), _ in asked]
     tried = [rates for same in settings if (rates := set(pick(rows, **same)["lr"]))]
     rows = at_validated_rate(rows[rows["lr"].isin(set.intersection(*tried) if tried else set())])
