@@ -553,10 +553,10 @@ def test_parallel_languages_of_ones_own_share_their_pools(tmp_path):
     with pytest.raises(UserError, match=r"d\d0 has 80 to train on \(pool B; the source has the others\)"):
         Workbench(too_many)
     write_jsonl(data / "topics" / "d50" / "test.jsonl", sentences("d50", "test", 99))
-    with pytest.raises(UserError, match="do not hold the same ids and labels"):
+    with pytest.raises(UserError, match="do not hold the same ids, labels and groups"):
         Workbench(config_of(data, tmp_path))
     for source, targets in (("d00", ["d50"]), ("d50", []), ("d00", [])):  # commands may name one language alone
-        with pytest.raises(UserError, match="do not hold the same ids and labels"):
+        with pytest.raises(UserError, match="do not hold the same ids, labels and groups"):
             ctsft.check(get_task("topics", data), source, targets)
 
 

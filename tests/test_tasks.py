@@ -116,7 +116,9 @@ def test_groups_read_off_a_text_split_every_language_alike(tmp_path):
         ]
         for split in ("train", "valid", "test"):
             write_jsonl(tmp_path / "own" / language / f"{split}.jsonl", rows)
-    (tmp_path / "own" / "task.json").write_text(json.dumps({"parallel": True, "columns": {"group": "premise"}}))
+    (tmp_path / "own" / "task.json").write_text(
+        json.dumps({"parallel": True, "columns": {"text": "text", "group": "premise"}})
+    )
     task = get_task("own", tmp_path)
     both = {language: task.load(language, "train", tmp_path) for language in ("aa", "bb")}
     check_aligned(*both.values())
