@@ -41,12 +41,13 @@ def curves_figure(found: Faithfulness) -> plt.Figure:
             look = (label, colour, marker, "-", True)
             _draw(left, found, *look, **base, seeds=found.seeds, selection=selection, direction=direction)
         total = int(found.sets["heads"].iloc[0])
-        by_chance = pick(found.sets, **base, selection="random:top", direction="keep")
-        for number, (size, group) in enumerate(by_chance.groupby("size")):
-            value = faithfulness_of(found, group)
-            look = dict(color=COLOURS["random"], marker=MARKERS["random"], linestyle="none", markersize=5)
-            label = None if number else "random heads of the same layers"
-            left.errorbar(size / total, value.value, yerr=arms_of_error(value), label=label, **look)
+        for direction, words, fill in (("keep", "kept", "full"), ("knock_out", "knocked out", "none")):
+            by_chance = pick(found.sets, **base, selection="random:top", direction=direction)
+            for number, (size, group) in enumerate(by_chance.groupby("size")):
+                value = faithfulness_of(found, group)
+                look = dict(color=COLOURS["random"], marker=MARKERS["random"], linestyle="none", fillstyle=fill)
+                label = None if number else f"random heads of the same layers {words}"
+                left.errorbar(size / total, value.value, yerr=arms_of_error(value), label=label, markersize=5, **look)
         left.set_title(f"scorer {found.main}", loc="left")
         palette = sns.color_palette("colorblind", 10)
         for number, scorer in enumerate(found.scorers):
