@@ -220,7 +220,7 @@ def report_page(folders: Iterable[Results]) -> str:
         if not judged:
             told = ", ".join(j.claim for j in every)
             out.append(
-                f"# Preset `{results.preset}`\n\n{names} have run its claims too ({told}); its own verdicts are in "
+                f"# Preset `{results.preset}`\n\nIts claims ({told}) were also run in {names}; its verdicts are in "
                 "`claims.md`.\n"
             )
             continue
