@@ -33,7 +33,7 @@ def serial(tmp_path_factory):
 
 
 def test_the_settings_of_a_users_own_task_can_be_sent_to_another_machine(tmp_path):
-    """The task itself holds its open tables; a worker reads it again."""
+    """Ray pickles what it sends. The task itself holds its open tables; a worker reads it again."""
     topics = dict(task="topics", source="d00", targets=("d50",), label_words=label_words())
     own = replace(small_study(tmp_path), **topics, data_dir=write_topics(tmp_path))
     labels = own.effective_task.labels

@@ -70,7 +70,7 @@ def at_one_rate(rows: pd.DataFrame) -> pd.DataFrame:
     best = (
         whole_rates(rows)
         .sort_values(["valid", "lr"], ascending=[False, True], kind="stable")
-        .drop_duplicates(OF_AN_ARM, keep="first")
+        .drop_duplicates(OF_AN_ARM)
     )
     kept = rows.merge(best[[*OF_AN_ARM, "lr"]], on=[*OF_AN_ARM, "lr"])["cell"]
     return rows[rows["lr"].isna() | rows["cell"].isin(kept)]

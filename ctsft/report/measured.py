@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.report.choosing import ODYSSEY, SETTING, at_own_strength, at_papers_share, at_validated_rate, texts_of
+from ctsft.report.related import fitting
 from ctsft.report.rows import Results, measured_lines
-from ctsft.report.stored import damage_told
-from ctsft.study.measure_files import measured, measures_of
+from ctsft.study.measure_files import measured
 
 
 def odyssey_results(folder: Path) -> Results | None:
@@ -29,8 +29,7 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
 
     `rates`: those that each was chosen from.
     """
-    with damage_told():
-        known = measures_of(results.folder, dict(zip(results.rows["cell"], results.rows["predictions"], strict=True)))
+    known = fitting(results.folder, results.rows)
     rows = at_own_strength(results.rows[_asked(results.rows, known.keys())])
     setting = rows.groupby([*SETTING, "draw", "seed"], dropna=False)
     tried = {number: tuple(sorted(set(group["lr"].dropna()))) for _, group in setting for number in group.index}
@@ -42,8 +41,7 @@ def odyssey_rows(results: Results) -> pd.DataFrame:
 
 def strayed(results: Results) -> pd.DataFrame:
     """The rows whose measures are left out: of a model that was tuned again, and answers otherwise."""
-    answers = dict(zip(results.rows["cell"], results.rows["predictions"], strict=True))
-    gone = measured(results.folder) - measures_of(results.folder, answers).keys()
+    gone = measured(results.folder) - fitting(results.folder, results.rows).keys()
     return results.rows[results.rows["cell"].isin(gone)]
 
 

@@ -11,14 +11,19 @@ from ctsft.study.measure_files import measures_of
 from ctsft.tuning.arms import ARMS
 
 
+def fitting(folder: Path, rows: pd.DataFrame) -> dict[str, dict]:
+    """What script 06 measured of models that answer as their `rows` do, by cell."""
+    with damage_told():
+        return measures_of(folder, dict(zip(rows["cell"], rows["predictions"], strict=True)))
+
+
 def related_lines(folder: Path, rows: pd.DataFrame) -> list[dict[str, object]]:
     """One line per measured cell and related test; what was before is the zero-shot cell of the same theta1.
 
     An arm that starts from the base model is compared with theta1 of its seed, from the most source rows, as in script
     04. Script 06 measures at the end alone, and not how far the weights moved: `epoch` is 0, the distances are empty.
     """
-    with damage_told():
-        known = measures_of(folder, dict(zip(rows["cell"], rows["predictions"], strict=True)))
+    known = fitting(folder, rows)
     here = rows[rows["cell"].isin(known.keys())]
     before: dict[object, dict[str, str]] = {}
     for _, row in here[here["arm"] == "zero_shot"].sort_values("n_source").iterrows():
