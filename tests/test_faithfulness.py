@@ -579,11 +579,23 @@ def test_tuned_circuits_are_compared_on_the_same_ground():
     assert lines.groupby("theta1")["target accuracy"].mean().abs().max() < 1e-12
 
 
-def test_a_seed_with_fewer_tuned_circuits_takes_nothing_from_paying():
-    found, results = Faithfulness.read(DEMO), Results.read(DEMO)
-    further = found.tuned[found.tuned["circuit"] == found.tuned["circuit"].iloc[-1]].assign(seed=2025, theta1="other")
-    more = replace(found, tuned=pd.concat([found.tuned, further]))
-    assert paying(more, results).equals(paying(found, results))
+def test_a_seed_with_fewer_tuned_circuits_takes_nothing_from_paying(tmp_path):
+    """Tuned on another number of rows, its one circuit would leave all others without common ground."""
+    folder = Path(shutil.copytree(DEMO, tmp_path / "demo"))
+    found, results = Faithfulness.read(folder), Results.read(folder)
+    name = found.tuned.loc[found.tuned["selection"] == "tuned", "circuit"].iloc[0]
+    about = json.loads((folder / "circuits" / f"{name}.json").read_text())
+    about.pop("sha256", None)
+    write_sealed(folder / "circuits" / "further.json", about | {"seed": 2025})
+    ends = found.sets[found.sets["selection"].isin(["none", "all"])]
+    tuned = [found.tuned[found.tuned["circuit"] == name].assign(circuit="further"), ends]
+    sets = pd.concat([found.tuned, *(lines.assign(seed=2025, theta1="other") for lines in tuned)])
+    rows = results.rows[results.rows["seed"] == about["seed"]]
+    rows = rows.assign(seed=2025, theta1="other", n_target=7, cell="x" + rows["cell"])
+    more = replace(results, rows=pd.concat([results.rows, rows], ignore_index=True))
+    known = paying(found, results)
+    assert len(known)
+    assert paying(replace(found, tuned=sets), more).equals(known)
 
 
 def test_what_the_start_could_do_by_itself_does_not_matter_to_paying():
