@@ -509,7 +509,7 @@ def test_measures_of_a_model_that_answers_otherwise_than_its_row_are_left_out(co
     assert strayed(again)["cell"].tolist() == [lora]
     assert lora not in set(odyssey_rows(again)["cell"])
     assert lora not in {line["cell"] for line in related_lines(folder, again.rows)}
-    assert "Measures of 1 cells are left out (lora on d30)" in odyssey_tables(again)[0].caption
+    assert "Cells whose measures are left out: 1 (lora on d30)" in odyssey_tables(again)[0].caption
 
 
 def test_an_arm_without_measures_is_named_and_not_picked():

@@ -70,8 +70,8 @@ def odyssey_tables(results: Results) -> list[Table]:
     marked = f"{UNEVEN}: not all seeds had this rate; the fewest tries of a seed are told. " if uneven else ""
     gone = strayed(results)
     left_out = (
-        f" Measures of {len(gone)} cells are left out ({listed(gone['arm'])} on {listed(gone['target'])}): their "
-        "models, tuned again on another machine, did not answer as the rows say."
+        f" Cells whose measures are left out: {len(gone)} ({listed(gone['arm'])} on {listed(gone['target'])}); tuned "
+        "again on another machine, the model did not answer as the row says."
     )
     return [
         Table(
