@@ -1062,15 +1062,23 @@ def test_panels_of_the_plane_have_limits_of_their_own(sentiment):
     plt.close(figure)
 
 
-def test_the_figure_by_target_rows_tells_its_seeds_and_rates(sentiment):
-    here = sentiment.only(
-        sentiment.rows["target"].eq("d30")
-        & sentiment.rows["arm"].isin(["zero_shot", "norm_only"])
-        & ~(sentiment.rows["lr"].eq(1e-2) & sentiment.rows["n_target"].eq(25))
-    )
-    figure = by_rows_figure(here)
-    assert figure.get_suptitle() == "demo: 2 seeds\nonly learning rates that every n has: 1e-3, 3e-3"
-    plt.close(figure)
+def test_the_figure_by_target_rows_draws_each_arm_at_the_rates_of_every_n(sentiment):
+    rows = sentiment.rows
+    lacking = rows["arm"].eq("norm_only") & rows["lr"].eq(1e-2) & rows["n_target"].eq(25)
+    here = rows["target"].eq("d30") & rows["arm"].isin(["zero_shot", "norm_only", "full"])
+    told = "demo: 2 seeds\neach arm at the learning rates that it had with every n"
+    for gone, star in ((~here, ""), (lacking, "*")):
+        figure = by_rows_figure(sentiment.only(here & ~gone))
+        assert figure.get_suptitle() == told + " (* fewer than another)" * bool(star)
+        (axis,) = figure.axes
+        lines = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        assert set(lines) == {"no target rows", arm_label("full"), arm_label("norm_only") + star}
+        drawn = lines[arm_label("norm_only") + star].lines[0].get_ydata()[1]  # 100 rows
+        own = at_validated_rate(
+            rows[here & rows["arm"].eq("norm_only") & rows["n_target"].eq(100) & (rows["lr"] < 1e-2 if star else True)]
+        )
+        assert drawn == pytest.approx(own["accuracy"].mean())
+        plt.close(figure)
 
 
 def test_arms_with_one_number_of_rows_are_not_in_the_figure_by_target_rows(sentiment):

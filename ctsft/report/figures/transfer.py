@@ -10,7 +10,6 @@ from ctsft.report.choosing import at_papers_share, at_validated_rate, chosen_by_
 from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.fair import rates_by_seed, short_of_rates
 from ctsft.report.figures.style import SHORT, WIDTH, arm_label, arms_of_error, legend_below, look_of, style, widen
-from ctsft.report.render import rates_text
 from ctsft.report.rows import Results
 from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
 
@@ -81,40 +80,41 @@ def _intervals(axis: plt.Axes, rows: pd.DataFrame, arms: list, columns: tuple[st
 
 
 def _in_common(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of every target the seeds and the rates that all of its numbers of rows have; arms that lack one are left out."""
+    """Of every target the seeds that all of its numbers of rows have, and of each arm the rates that it had with all.
+
+    An arm that lacks one of these seeds with some number of rows is left out.
+    """
     kept = []
     for _, here in rows.groupby("target", sort=False):
         tuned = here[here["arm"] != "zero_shot"].groupby("n_target")
         seeds = set.intersection(*tuned["seed"].agg(set)) if len(tuned) else set()
-        rates = set.intersection(*tuned["lr"].agg(lambda rate: set(rate.dropna()))) if len(tuned) else set()
-        here = here[here["seed"].isin(seeds) & (here["lr"].isna() | here["lr"].isin(rates))]
-        for _, own in here.groupby(["arm", "depth"], dropna=False, sort=False):
-            has = own[own["lr"].notna()].groupby(["n_target", "seed"])["lr"].agg(set)
-            if all(found == rates for found in has):
-                kept.append(own)
+        for _, own in here[here["seed"].isin(seeds)].groupby(["arm", "depth"], dropna=False, sort=False):
+            tried = own.groupby(["n_target", "seed"])["lr"].agg(lambda rates: set(rates.dropna()))
+            if len(tried) == len(seeds) * own["n_target"].nunique():
+                kept.append(own[own["lr"].isna() | own["lr"].isin(set.intersection(*tried))])
     return pd.concat(kept) if kept else rows.iloc[:0]
 
 
-def _common_told(common: pd.DataFrame) -> str:
-    """The seeds and rates of the rows that are `_in_common`, once for targets that have the same ones."""
-    by_ground: dict[tuple[int, str], list[str]] = {}
+def _common_told(common: pd.DataFrame, stars: bool) -> str:
+    """The seeds of the rows that are `_in_common`, once for targets that have equally many, and of which rates."""
+    by_number: dict[int, list[str]] = {}
     for target, here in common.groupby("target", sort=False):
-        rates = rates_text(set(here["lr"].dropna()))
-        by_ground.setdefault((here["seed"].nunique(), rates), []).append(str(target))
-    lines = [
-        f"{', '.join(targets) if len(by_ground) > 1 else common['model'].iloc[0]}: {seeds} seeds\n"
-        f"only learning rates that every n has: {rates}"
-        for (seeds, rates), targets in by_ground.items()
+        by_number.setdefault(here["seed"].nunique(), []).append(str(target))
+    told = [
+        f"{', '.join(targets) if len(by_number) > 1 else common['model'].iloc[0]}: {seeds} seeds"
+        for seeds, targets in by_number.items()
     ]
-    return "\n".join(lines)
+    fewer = f" ({SHORT} fewer than another)" if stars else ""
+    return "\n".join([*told, f"each arm at the learning rates that it had with every n{fewer}"])
 
 
 def by_rows_figure(results: Results) -> plt.Figure | None:
     """Accuracy on the target by number of target rows, one line an arm; None where there is only one number.
 
-    On the seeds and at the rates that a target has with every number of rows, without arms that lack one of these or
-    have one number of rows alone, and without heads that ties by index chose where the arm has others: what more rows
-    give must not be what other seeds, more rates, or other heads give. From the most source rows.
+    On the seeds that a target has with every number of rows, each arm at the rates that it had with all of them there,
+    without arms that lack such a seed or have one number of rows alone, and without heads that ties by index chose
+    where the arm has others: what more rows give must not be what other seeds, more rates, or other heads give. An arm
+    with fewer rates than another has a star. From the most source rows.
     """
     rows = at_papers_share(results.from_most_source_rows().rows)
     common = _in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)])
@@ -128,6 +128,7 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
     if not targets:
         return None
     arms = arms_in_order(tuned)
+    short = set().union(*(_short(here, arms, common) for _, here in tuned.groupby("target")))
     with style():
         figure, axes = plt.subplots(
             1, len(targets), figsize=(WIDTH, 3.2), sharey=True, sharex=True, squeeze=False, layout="constrained"
@@ -142,7 +143,7 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
                     # Beside each other, or the intervals of one n would hide each other.
                     x = np.array(list(known)) + (number - (len(arms) - 1) / 2) * 0.018 * max(sizes)
                     errors = np.hstack([arms_of_error(value) for value in known.values()])
-                    look = look_of(arm) | {"label": arm_label(arm, depth)}
+                    look = look_of(arm) | {"label": arm_label(arm, depth) + SHORT * ((arm, depth) in short)}
                     axis.errorbar(x, [value.value for value in known.values()], yerr=errors, **look)
             zero = pick(rows, target=target, arm="zero_shot")["accuracy"]
             if len(zero):
@@ -151,6 +152,6 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
             axis.set_xticks(sizes)
             axis.set_xlabel("target rows")
         axes[0][0].set_ylabel("accuracy on the target")
-        figure.suptitle(_common_told(common[common["target"].isin(targets)]), fontsize=9)
+        figure.suptitle(_common_told(common[common["target"].isin(targets)], bool(short)), fontsize=9)
         legend_below(figure, axes[0])
     return figure
