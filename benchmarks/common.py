@@ -20,8 +20,8 @@ from ctsft.discovery.problem import Problem
 from ctsft.heads import Head
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.load import Loaded, unembed_as_a_matrix
+from ctsft.provenance import git_commit, now, versions
 from ctsft.storage import write_atomic, write_json
-from ctsft.study.provenance import git_commit, now, versions
 from ctsft.tasks.prompts import Encoded, Layout
 
 RESULTS = Path(__file__).parent / "results"

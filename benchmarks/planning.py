@@ -20,10 +20,9 @@ from common import RESULTS, write
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ctsft.report.figures.style import save, style
-from ctsft.report.render import duration
 from ctsft.study.estimate import ROW_BYTES
 from ctsft.study.grid import Cell, Scores, Theta1, stages
-from ctsft.study.planning import Stage, best, plans
+from ctsft.study.planning import Stage, best, duration, plans
 from ctsft.study.record import read_rows
 
 ROWS = Path(__file__).parents[1] / "results" / "small"

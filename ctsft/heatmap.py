@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ctsft.discovery.circuits import stored_circuit
 from ctsft.discovery.relevance import Relevance
@@ -51,11 +50,9 @@ def picture(relevance: Relevance, depth: int, share: float, path: Path) -> None:
 
     Raises UserError for an ending that is no picture's.
     """
-    from ctsft.report.figures.circuits import relevance_figure
-    from ctsft.report.rows import Results
+    from ctsft.report.figures.circuits import scores_figure
 
-    empty = pd.DataFrame()
-    figure = relevance_figure(Results(path.parent, empty, empty, [relevance]), share, depth)
+    figure = scores_figure([relevance], share, depth)
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in known:
         raise UserError(f"'{path.name}' is no picture: its name must end in one of .{', .'.join(sorted(known))}.")

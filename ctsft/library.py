@@ -23,7 +23,7 @@ from ctsft.errors import UserError, refuse_other
 from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.models.precision import Asked, autocast, note_on, resolved
-from ctsft.study.provenance import now
+from ctsft.provenance import now
 from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens

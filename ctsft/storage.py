@@ -85,7 +85,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    write_atomic(path, json.dumps(content, indent=1, sort_keys=False) + "\n")
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 def digest(content: bytes | str) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
+from killing import shorter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from ctsft.heads import Slice
 from ctsft.models.anatomy import anatomy
 from ctsft.models.families import family_of
 from ctsft.models.load import Loaded, load_model, weight_hash
+from ctsft.study.run import run_study
 from ctsft.tasks.prompts import Encoded, Layout
 
 # Here and in the processes that tests start: tests run beside each other.
@@ -89,6 +92,32 @@ def random_rows(n: int = 12, seed: int = 0, longest: int = 14) -> Encoded:
     lengths = torch.randint(4, longest, (n,), generator=generator).tolist()
     prompts = tuple(tuple(torch.randint(8, 61, (length,), generator=generator).tolist()) for length in lengths)
     return Encoded(prompts, tuple(i % 3 for i in range(n)), tuple(f"r{i}" for i in range(n)))
+
+
+def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every weight."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def mask_of(model: torch.nn.Module, slices: Iterable[Slice]) -> dict[str, torch.Tensor]:
+    """For every parameter where `slices` lie in it."""
+    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    for piece in slices:
+        masks[piece.parameter].narrow(piece.dim, piece.start, piece.stop - piece.start).fill_(True)
+    return masks
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return load_model("demo").tokenizer
+
+
+@pytest.fixture(scope="module")
+def one_cell(tmp_path_factory) -> Path:
+    """The results of a study of one cell; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("one")
+    assert run_study(shorter(folder)) == 0
+    return folder
 
 
 @pytest.fixture(params=list(CONFIGS))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, LABEL_TOKENS, random_rows, there, tiny
+from conftest import CONFIGS, LABEL_TOKENS, mask_of, random_rows, state, there, tiny
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.heads import Head
@@ -63,17 +63,6 @@ def bench(tmp_path_factory) -> Workbench:
 
 def cell_of(arm: str, lr: float = 1e-3) -> Cell:
     return Cell("d30", 20, arm, 1 if get_arm(arm).needs_heads else None, lr, 31)
-
-
-def state(model) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def mask_of(model, slices) -> dict[str, torch.Tensor]:
-    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
-    for piece in slices:
-        masks[piece.parameter].narrow(piece.dim, piece.start, piece.stop - piece.start).fill_(True)
-    return masks
 
 
 @pytest.mark.parametrize("arm", TUNED)

@@ -83,13 +83,6 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(whole, tmp_path):
     assert {name: content for name, content in actual.items() if not name.endswith(".tmp")} == contents(whole)
 
 
-@pytest.fixture(scope="module")
-def one_cell(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("one")
-    assert run_study(shorter(folder)) == 0
-    return folder
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
     "pattern", ["theta1/*.json", "cache/theta1/*.safetensors", "relevance/*.json", "relevance/*.safetensors"]

@@ -27,13 +27,6 @@ from ctsft.study.run import run_study
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/circuits"))
 
 
-@pytest.fixture(scope="module")
-def one_cell(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("one")
-    assert run_study(shorter(folder)) == 0
-    return folder
-
-
 @pytest.fixture(params=DAMAGES)
 def damage(request):
     return DAMAGES[request.param]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import oracle
@@ -196,4 +196,4 @@ def test_scores_that_are_not_finite_name_the_layer_that_broke(number):
 
 @pytest.mark.parametrize(("scorer", "rules"), [(cdt, Rules()), (cdt_linear, LINEAR)])
 def test_a_map_records_the_rules_that_made_it(scorer, rules):
-    assert scorer(problem_for(tiny("llama-2kv")), None, []).about["rules"] == rules.to_dict()
+    assert scorer(problem_for(tiny("llama-2kv")), None, []).about["rules"] == asdict(rules)

@@ -22,13 +22,6 @@ KILOBYTES = [8, 700, 1432]
 OF_FILES = [8, 700, 1418]
 
 
-@pytest.fixture(scope="module")
-def one_cell(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("one")
-    assert run_study(shorter(folder)) == 0
-    return folder
-
-
 def ends_for_lack_of_space(disk: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device\. What was written before is"):
         run_study(shorter(disk))

@@ -19,8 +19,8 @@ from commands import COMMAND, is_taken
 from ctsft import cli
 from ctsft.discovery import scorers
 from ctsft.report.documents import MADE, filled
-from ctsft.report.render import duration
 from ctsft.report.rows import Results
+from ctsft.study.planning import duration
 from ctsft.tasks import registry
 
 ROOT = Path(__file__).parents[1]

@@ -20,10 +20,10 @@ from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_tables
 from ctsft.report.paper import matching, of_the_paper
 from ctsft.report.rows import Results
+from ctsft.report.select import EXPERIMENT, pick
 from ctsft.report.self_training import _starts
 from ctsft.report.share_of_heads import sweep_cells
 from ctsft.report.tradeoff import comparable
-from ctsft.report.transfer import EXPERIMENT, pick
 
 RESULTS = Path(__file__).parents[1] / "results"
 DEMO = RESULTS / "demo"

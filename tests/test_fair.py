@@ -16,8 +16,8 @@ from ctsft.report.figures.tradeoff import difficulty_figure
 from ctsft.report.forgetting import forgetting_cells, forgetting_tables, plane
 from ctsft.report.render import GAP, change
 from ctsft.report.rows import Results
+from ctsft.report.select import EXPERIMENT, pick
 from ctsft.report.tradeoff import correlation_text, difficulty_predicts, tradeoff_cells, tradeoff_tables
-from ctsft.report.transfer import EXPERIMENT, pick
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"
 FURTHER = 0.5

@@ -19,7 +19,7 @@ from conftest import LABEL_TOKENS, random_rows, tiny
 from safetensors.torch import save
 
 from ctsft.discovery.circuits import circuit
-from ctsft.discovery.faithfulness import heads_at_mean, margins, named, same_layers
+from ctsft.discovery.faithfulness import heads_at_mean, margins, marked, same_layers
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
@@ -34,8 +34,8 @@ from ctsft.report.figures.faithfulness import stability_figure
 from ctsft.report.paying import paying, paying_text
 from ctsft.report.render import interval
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.stability import ByRows, Overlap, by_rows, settled_text, stability_cells
-from ctsft.report.transfer import pick
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.faithfulness import Asked, run_faithfulness
@@ -92,7 +92,7 @@ def test_one_head_at_its_mean_is_what_ablation_measures():
     lost = get_scorer("ablation")(Problem(loaded, rows, LABEL_TOKENS, mean), None, []).logits
     whole = margins(answers(loaded, rows), rows.labels).mean()
     for head in (Head(0, 1), Head(2, 3)):
-        with heads_at_mean(loaded, mean, named([head], (3, 4))):
+        with heads_at_mean(loaded, mean, marked([head], (3, 4))):
             without = margins(answers(loaded, rows), rows.labels).mean()
         assert lost[head] == pytest.approx(whole - without, rel=1e-3, abs=1e-5)
 
@@ -175,7 +175,7 @@ def test_the_sentences_of_ioi_are_balanced():
 
 
 def test_known_rows_are_balanced_and_repeat():
-    for known in (planted(0), KnownCircuit(None, induction_rows, (1, 2, 3), {})):
+    for known in (planted(0), KnownCircuit(None, induction_rows, (1, 2, 3), ())):
         rows = known.rows(9, 4)
         assert rows == known.rows(9, 4)
         assert [rows.labels.count(label) for label in range(3)] == [3, 3, 3]

@@ -18,11 +18,10 @@ import pytest
 import torch
 from killing import ENVIRONMENT, contents, small_study
 
-from ctsft import evaluation
+from ctsft import evaluation, provenance
 from ctsft.discovery import gradient
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import with_less
-from ctsft.study import provenance
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.stopping import Stopped, finishing, stoppable

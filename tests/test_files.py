@@ -22,7 +22,6 @@ import ctsft
 from ctsft import cli
 from ctsft.errors import UserError
 from ctsft.evaluation import scores
-from ctsft.models.load import load_model
 from ctsft.report import compare
 from ctsft.report.rows import Results
 from ctsft.storage import digest
@@ -46,11 +45,6 @@ ROWS = [
     {"id": "b", "text": 'she said "no"', "label": "no"},
     {"id": "c", "text": "zeile äöü ไทย", "label": "yes"},
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_model("demo").tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ctsft.study.known import score_known
 from ctsft.tasks.known.induction import induction
 
-ROLES = {0: "looks at the previous token", 1: "looks at what followed before"}
-
 
 def test_an_untrained_model_has_no_induction_heads():
     assert not induction(0, steps=1).heads
@@ -15,8 +13,7 @@ def test_an_untrained_model_has_no_induction_heads():
 def test_a_trained_model_has_induction_heads_and_the_default_score_ranks_them_first():
     """Half of script 05's steps, and a seed whose first head the linear scores rank last: not every score passes."""
     known = induction(2, steps=1000)
-    assert {head.layer for head in known.heads} == set(ROLES)
-    assert all(role == ROLES[head.layer] for head, role in known.heads.items())
+    assert {head.layer for head in known.heads} == {0, 1}
     assert len(known.heads) < 6  # of 8: ranked before the others, it matters which they are
     row = score_known(known, "cdt", 2)
     assert sorted(map(int, row["ranks"].split())) == list(range(1, len(known.heads) + 1))

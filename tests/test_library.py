@@ -14,7 +14,7 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-from conftest import random_rows, tiny
+from conftest import random_rows, state, tiny
 from own_data import write_topics
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
@@ -59,10 +59,6 @@ def delta(theta1, task):
 @pytest.fixture(scope="module")
 def other(theta1, task):
     return ctsft.tune(theta1, task, "d90", heads=[Head(0, 1), Head(3, 7)], rows=60, recipe=RECIPE)
-
-
-def state(model) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def logits(loaded):

@@ -22,8 +22,9 @@ from ctsft.report.mixed import refuse_mixed
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.render import GAP
 from ctsft.report.rows import Results
+from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
 from ctsft.report.self_training import read_self_training
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick, transfer_cells, transfer_table
+from ctsft.report.transfer import transfer_cells, transfer_table
 from ctsft.study.record import SET_COLUMNS, append_rows, read_rows
 
 DEMO = Path(__file__).parents[1] / "results" / "demo"

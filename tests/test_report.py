@@ -45,6 +45,7 @@ from ctsft.report.paper import BEST, beside, matching, paper_tables, published, 
 from ctsft.report.printed import COLUMN, beside_the_paper, transfer
 from ctsft.report.render import Table, change, rate_text
 from ctsft.report.rows import Results
+from ctsft.report.select import ENTAILMENT, pick
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
 from ctsft.report.stats import (
     Difference,
@@ -60,7 +61,7 @@ from ctsft.report.stats import (
 )
 from ctsft.report.summary import HEADINGS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty, tradeoff_cells
-from ctsft.report.transfer import ENTAILMENT, about, pick, transfer_cells, transfer_table
+from ctsft.report.transfer import about, transfer_cells, transfer_table
 from ctsft.study.record import append_rows
 from ctsft.tasks.registry import get_task
 
@@ -905,10 +906,10 @@ def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo)
         line = f"- {judgement.claim}. {(claims.CLAIMS | BASELINE_CLAIMS)[judgement.claim]} {judgement.deciding}."
         assert [title for title, part in parts.items() if line in part] == [HEADINGS[judgement.verdict]]
     assert len(parts) == len({judgement.verdict for judgement in judged}) + 3 + bool(judge_otherwise(demo))
-    verdicts = {(judgement.claim, judgement.verdict) for judgement in judged}
+    verdicts = {f"{judgement.claim} {judgement.verdict}" for judgement in judged}
     for said in (TO_THE_AUTHORS, TO_A_USER):
         for cause, sentence in said.items():
-            assert (f"- {sentence} ({cause[0]}, {cause[1]}.)" in page) == (cause in verdicts)
+            assert (f"- {sentence} ({cause.replace(' ', ', ')}.)" in page) == (cause in verdicts)
     assert "2 of the paper's 4 seeds" in page
 
 

@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ctsft import provenance
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import highest_memory_mb
 from ctsft.models.load import load_model, weight_hash
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
 from ctsft.storage import digest, locked, read_sealed, write_sealed
-from ctsft.study import executors, provenance
+from ctsft.study import executors
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of, relevance_of
 from ctsft.study.config import StudyConfig
@@ -383,7 +384,7 @@ def test_a_folder_may_be_written_as_text(config, tmp_path):
 
 def test_the_commit_is_that_of_this_code_and_not_of_the_project_it_is_installed_in(tmp_path, monkeypatch):
     run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
-    installed = tmp_path / ".venv" / "ctsft" / "study" / "provenance.py"
+    installed = tmp_path / ".venv" / "ctsft" / "provenance.py"
     installed.parent.mkdir(parents=True)
     installed.write_text("")
     (tmp_path / ".gitignore").write_text(".venv\n")

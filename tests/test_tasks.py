@@ -13,22 +13,16 @@ from conftest import there
 from own_data import write_jsonl
 
 from ctsft.errors import UserError
-from ctsft.models.load import load_model
+from ctsft.hub import hub_answers
 from ctsft.tasks import nusax, smsa
 from ctsft.tasks.demo.entailment import ENTAILMENT
 from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
 from ctsft.tasks.demo.task import DEMO
-from ctsft.tasks.download import hub_answers
 from ctsft.tasks.nusax import NUSAX, parse_csv
 from ctsft.tasks.prompts import Layout, encode, label_tokens, pad_left
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.smsa import SMSA
 from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, draw_balanced, pools, split_pools
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_model("demo").tokenizer
 
 
 def test_pools_are_split_by_id_once_for_all_languages():
@@ -69,8 +63,8 @@ def test_draws_of_one_seed_are_nested_and_seeds_differ():
 
 
 def test_an_address_of_the_hub_that_is_none_is_named(monkeypatch):
-    monkeypatch.setattr("ctsft.tasks.download.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("ctsft.tasks.download.constants.ENDPOINT", "hf-mirror.example")
+    monkeypatch.setattr("ctsft.hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("ctsft.hub.constants.ENDPOINT", "hf-mirror.example")
     with pytest.raises(UserError, match="HF_ENDPOINT is 'hf-mirror"):
         hub_answers()
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_TOKENS, STORIES, random_rows, tiny
+from conftest import LABEL_TOKENS, STORIES, mask_of, random_rows, state, tiny
 from transformers.pytorch_utils import Conv1D
 
 from ctsft.discovery.circuits import circuit, heads_per_depth, select
@@ -32,17 +32,6 @@ def tune(loaded, arm, heads=HEADS, policy="shared", autocast=NO_AUTOCAST, recipe
         size = recipe.micro_batch
         gradients = Gradients(loaded.model, parameters, random_rows(), LABEL_TOKENS, loaded.layout, autocast, size)
         return train(gradients, recipe, 3, compact_slices.write_back)
-
-
-def state(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def mask_of(model, slices):
-    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
-    for piece in slices:
-        masks[piece.parameter].narrow(piece.dim, piece.start, piece.stop - piece.start).fill_(True)
-    return masks
 
 
 def masked_dense(loaded, slices, recipe=RECIPE):

@@ -15,8 +15,8 @@ import pandas as pd
 
 from ctsft.errors import UserError, ending_in_a_line
 from ctsft.report.choosing import at_papers_share, by_usual_circuits
-from ctsft.report.claims import MARGIN
 from ctsft.report.fair import at_common_rates
+from ctsft.report.judging import MARGIN
 from ctsft.report.kinds import is_of, kinds
 from ctsft.report.rows import Results
 from ctsft.storage import write_atomic

@@ -10,9 +10,9 @@ import pandas as pd
 from ctsft.advice.evidence import OFFERED, SETTING
 from ctsft.advice.probe import Probe
 from ctsft.discovery.circuits import PAPERS_DEPTH
-from ctsft.report.claims import MARGIN
+from ctsft.report.judging import MARGIN
 from ctsft.report.render import rate_text
-from ctsft.report.transfer import pick
+from ctsft.report.select import pick
 
 # One step of distance: a tenth of transfer, or a doubling of the target rows.
 TRANSFER_STEP = 0.1

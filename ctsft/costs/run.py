@@ -29,11 +29,11 @@ from ctsft.costs.measure import cost_of
 from ctsft.errors import CellFailed, UserError
 from ctsft.evaluation import scores
 from ctsft.memory import failing_without_memory
+from ctsft.provenance import now
 from ctsft.study.beside import write_settings
 from ctsft.study.config import OneProcess
 from ctsft.study.grid import cell_fingerprint, cells
 from ctsft.study.opening import Printed, keep_data, opened, run_alone
-from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_rows
 from ctsft.study.workbench import Workbench
 
@@ -121,7 +121,7 @@ def _tell_settings(bench: Workbench, config: CostConfig) -> None:
 
 def _where_from(bench: Workbench) -> dict[str, object]:
     return {
-        "model": bench.model_name,
+        "model": bench.loaded.name,
         "device": str(bench.device),
         "git_commit": bench.provenance["git_commit"],
         "created": now(),

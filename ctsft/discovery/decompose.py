@@ -8,7 +8,7 @@ RMSNorm, rotary positions, grouped keys and values, and gated MLPs are this proj
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,9 +31,6 @@ class Rules:
     gate: Literal["inclusive", "linear"] = "inclusive"
     clean_up: bool = True
     bias: Literal["split", "irrelevant"] = "split"
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 PAPER_RULES = Rules()

@@ -36,7 +36,7 @@ def heads_at_mean(loaded: Loaded, mean: LabelBalancedMean, replaced: np.ndarray)
         yield
 
 
-def named(heads: Iterable[Head], shape: tuple[int, int]) -> np.ndarray:
+def marked(heads: Iterable[Head], shape: tuple[int, int]) -> np.ndarray:
     """[layers, heads], true at `heads`."""
     chosen = np.zeros(shape, dtype=bool)
     for head in heads:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import psutil
@@ -104,7 +104,7 @@ def _by_propagation(problem: Problem, to_logits: ToLogits, to_heads: ToHeads) ->
                 inner[layer, chunk] += reached[1]
                 first = chunk.stop
     columns = {Head(t, h): inner[:, :, t, h] / n_rows for t in range(n_layers) for h in range(heads)}
-    return Relevance(logits / n_rows, columns, {"rules": problem.rules.to_dict()})
+    return Relevance(logits / n_rows, columns, {"rules": asdict(problem.rules)})
 
 
 def propagate(
@@ -151,7 +151,7 @@ def cdt_linear(problem: Problem, relevance: Relevance | None, targets: Sequence[
         return Response(leaves, batch.to_logits(stream).sum(), z)
 
     known = scores_by_gradient(replace(problem, rules=LINEAR), relevance, targets, respond)
-    known.about["rules"] = LINEAR.to_dict()
+    known.about["rules"] = asdict(LINEAR)
     return known
 
 

@@ -22,12 +22,12 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ctsft.errors import UserError
+from ctsft.hub import hub_answers
 from ctsft.memory import is_out_of_memory
 from ctsft.models.anatomy import Anatomy, anatomy
 from ctsft.models.families import family_of
 from ctsft.models.precision import leave_out_cudnn_attention
 from ctsft.models.weight_files import refuse_foreign_files
-from ctsft.tasks.download import hub_answers
 from ctsft.tasks.prompts import Layout
 
 DEMO_MODEL = Path(__file__).parents[1] / "tasks" / "demo" / "model"

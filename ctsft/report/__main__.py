@@ -38,11 +38,12 @@ from ctsft.report.pairs import pair_tables
 from ctsft.report.paper import paper_tables
 from ctsft.report.render import Table
 from ctsft.report.rows import Results
+from ctsft.report.select import ENTAILMENT, EXPERIMENT
 from ctsft.report.self_training import self_training_tables
 from ctsft.report.situations import odyssey_page
 from ctsft.report.summary import report_page
 from ctsft.report.tradeoff import tradeoff_tables
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, transfer_table
+from ctsft.report.transfer import transfer_table
 from ctsft.storage import write_atomic
 
 FIGURES = {

@@ -14,7 +14,7 @@ from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.least import CALIBRATION, FLIPS, fluent, least
 from ctsft.report.outcomes import Outcome
 from ctsft.report.render import GAP, change, fraction
-from ctsft.report.transfer import pick
+from ctsft.report.select import pick
 
 SMALL_SHARE = 0.02
 FLAGS = {"harmed": "Worse than not adapting", "forgetful": "Forgetful", "overfitted": "Overfitted"}

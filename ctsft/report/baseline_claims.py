@@ -33,6 +33,7 @@ from ctsft.report.judging import (
 from ctsft.report.measured import odyssey_results
 from ctsft.report.render import GAP, change, listed, rate_text
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.self_training import (
     ONE_STEP,
     by_ground,
@@ -44,7 +45,6 @@ from ctsft.report.self_training import (
     stacked,
 )
 from ctsft.report.stats import Difference, paired_difference
-from ctsft.report.transfer import pick
 from ctsft.tuning.arms import ARMS
 
 

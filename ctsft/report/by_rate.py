@@ -12,9 +12,10 @@ from ctsft.report.choosing import at_papers_share
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.judging import MARGIN
 from ctsft.report.render import GAP, Table, change, described, fraction, interval, rate_text
-from ctsft.report.rows import Results, precision_of
+from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.stats import mean_interval, paired_difference
-from ctsft.report.transfer import lines_of, pick
+from ctsft.report.transfer import lines_of
 
 
 def rate_points(results: Results) -> pd.DataFrame:
@@ -129,7 +130,7 @@ def rate_tables(results: Results, number: str) -> list[Table]:
         Table(
             f"{results.preset}_{number}_by_rate",
             f"Every learning rate that was tried, preset {results.preset}",
-            f"{described(rows, results.rows['source'].iloc[0])}. Computed in {precision_of(results)}. Accuracies are "
+            f"{described(rows, results.rows['source'].iloc[0])}. Computed in {rows['dtype'].iloc[0]}. Accuracies are "
             "means over seeds; those on test rows have 95 % intervals. `validation` is a small split, so a choice by "
             "it is noisy: this table shows what other choices would have given. Every strength of a penalty that was "
             "tried has its own lines; everywhere else a penalty has the one that bears its name. All targets: the "

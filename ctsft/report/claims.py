@@ -27,6 +27,7 @@ from ctsft.report.judging import (
     SAME,
     Judgement,
     Pairs,
+    both,
     by_interval,
     common_seeds,
     in_macro_f1,
@@ -38,9 +39,9 @@ from ctsft.report.judging import (
 from ctsft.report.measured import with_related
 from ctsft.report.render import change, listed
 from ctsft.report.rows import Results
+from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
 from ctsft.report.stats import Interval
 from ctsft.report.tradeoff import comparable, difficulty_predicts
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
 CLAIMS = {
     "C1": "CT-SFT at least matches tuning all weights on the target, with under 1 % of the weights.",
@@ -196,11 +197,9 @@ def second_task(results: Results | None) -> Judgement:
     parts = [target_accuracy(best), source_kept_better(best)]
     if any(part.number == "–" for part in parts):
         return not_run("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
-    verdicts = {part.verdict for part in parts}
-    verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
     beside = parts[0].number.removeprefix(parts[0].deciding)
-    both = f"{parts[0].deciding.removesuffix(BY_INDEX)}, {parts[1].deciding}"  # which have the same heads
-    return Judgement("C5", verdict, f"{both}{beside}", parts[0].data)
+    number = f"{parts[0].deciding.removesuffix(BY_INDEX)}, {parts[1].deciding}{beside}"  # which have the same heads
+    return Judgement("C5", both({part.verdict for part in parts}), number, parts[0].data)
 
 
 def compared(study: Results) -> Results:

@@ -10,8 +10,8 @@ import pandas as pd
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.render import GAP, Table, change, interval, listed, markdown, with_holm
 from ctsft.report.rows import labels_by_test
+from ctsft.report.select import arms_in_order, pick
 from ctsft.report.stats import mean_interval, paired_difference
-from ctsft.report.transfer import arms_in_order, pick
 from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "07_cost_and_energy"

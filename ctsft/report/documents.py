@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ctsft.errors import ending_in_a_line
 from ctsft.report import reproducing
-from ctsft.report.claims import CLAIMS, Judgement, judge
+from ctsft.report.claims import CLAIMS, judge
 from ctsft.report.claims_page import akin, differing
+from ctsft.report.judging import Judgement
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.rows import Results
-from ctsft.report.transfer import EXPERIMENT
+from ctsft.report.select import EXPERIMENT
 from ctsft.storage import write_atomic
 
 START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n", "<!-- end -->"

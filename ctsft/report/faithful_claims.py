@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ctsft.report.faithfulness import Faithfulness, area, asked_of, beaten, faithfulness_of
-from ctsft.report.judging import Judgement, by_interval, not_run, unless_by_index
+from ctsft.report.judging import Judgement, both, by_interval, not_run, unless_by_index
 from ctsft.report.render import change, interval, listed
-from ctsft.report.transfer import pick
+from ctsft.report.select import pick
 
 
 def faithful(found: Faithfulness | None) -> Judgement:
@@ -23,8 +23,7 @@ def faithful(found: Faithfulness | None) -> Judgement:
         return not_run("C6", "the circuit of depth 2 and random sets like it (script 05)")
     wins, draws = beaten(mine, random)
     better = "supported" if wins >= 0.95 * draws else "contradicted" if wins < 0.5 * draws else "undecided"
-    verdicts = {by_interval(kept, 0.5, 0.5), better}
-    verdict = verdicts.pop() if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
+    verdict = both({by_interval(kept, 0.5, 0.5), better})
     share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
     out = pick(sets, selection="circuit", direction="knock_out", size=circuits["size"].max())
     number = (

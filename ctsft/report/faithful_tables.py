@@ -11,8 +11,8 @@ from ctsft.report.faithfulness import Faithfulness, area, beaten, controls, fait
 from ctsft.report.paying import paying_text
 from ctsft.report.render import GAP, Table, change, fraction, interval, listed, markdown
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.stability import settled_text, stability_cells
-from ctsft.report.transfer import pick
 from ctsft.study.record import KNOWN, KNOWN_COLUMNS, read_rows
 
 MINUS = "−"

@@ -19,8 +19,8 @@ from ctsft.errors import UserError
 from ctsft.report.choosing import told_by
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.rows import counted, labels_by_test
+from ctsft.report.select import pick
 from ctsft.report.stats import Interval, combined
-from ctsft.report.transfer import pick
 from ctsft.study.record import SET_COLUMNS, SETS, read_rows
 
 # What a scorer's curve is made of.

@@ -11,8 +11,9 @@ from ctsft.report.fair import fair_pair, rates_by_seed, short_of_rates
 from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
+from ctsft.report.select import EXPERIMENT, by_a_model, pick
 from ctsft.report.stats import Interval, ratio_interval
-from ctsft.report.transfer import EXPERIMENT, KEYS, about, by_a_model, lines_of, pick
+from ctsft.report.transfer import KEYS, about, lines_of
 
 BEFORE = ("answers_before", "gold")
 

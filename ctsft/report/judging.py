@@ -10,8 +10,8 @@ from ctsft.report.choosing import chosen_by_index, circuits_told
 from ctsft.report.compare import macro_f1_gap
 from ctsft.report.fair import equal_rates, rates_by_seed
 from ctsft.report.render import change, listed, rates_text
+from ctsft.report.select import pick
 from ctsft.report.stats import Difference, Interval
-from ctsft.report.transfer import pick
 
 # About one standard error of an accuracy on 400 rows; an effect within it counts as none.
 MARGIN = 0.025
@@ -53,6 +53,11 @@ def unless_by_index(judgement: Judgement, by_index: bool) -> Judgement:
         return judgement
     beside = judgement.number.removeprefix(judgement.deciding)
     return replace(judgement, verdict="undecided", number=f"{judgement.deciding}{BY_INDEX}{beside}")
+
+
+def both(verdicts: set[str]) -> str:
+    """Of a claim with two parts: what both say; else contradicted where one is, and undecided where none is."""
+    return next(iter(verdicts)) if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
 
 
 def judged(claim: str, verdict: str, number: str, pairs: Pairs, tried: pd.DataFrame) -> Judgement:

@@ -11,7 +11,7 @@ from ctsft.report.judging import Judgement
 from ctsft.report.kinds import apart_from
 from ctsft.report.render import listed, rate_text
 from ctsft.report.rows import Results
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
+from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
 
 AT_PAPERS_RATE = f"at {rate_text(PAPERS_RATE)} alone"
 

@@ -24,8 +24,8 @@ from ctsft.report.forgetting import related_change
 from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_rows
 from ctsft.report.rows import Results, measured_lines
+from ctsft.report.select import arms_in_order, pick
 from ctsft.report.stats import Difference, Interval
-from ctsft.report.transfer import arms_in_order, pick
 from ctsft.study.measure_files import from_per_mille
 from ctsft.tuning.arms import ARMS
 

@@ -10,7 +10,8 @@ from ctsft.report.fair import at_rates_of_both
 from ctsft.report.judging import SAME, common_seeds, pairs_of
 from ctsft.report.render import GAP, Table, change, rate_text, rates_text
 from ctsft.report.rows import Results
-from ctsft.report.transfer import about, by_a_model, pick
+from ctsft.report.select import by_a_model, pick
+from ctsft.report.transfer import about
 
 # An arm and its depth. `ct_sft` is one of the two that it chooses from.
 Side = tuple[str, int | None]

@@ -16,7 +16,7 @@ from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval, listed, rate_text
 from ctsft.report.rows import Results
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
+from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
 from ctsft.tuning.arms import ARMS
 
 LANGUAGES = {
@@ -43,6 +43,7 @@ PRESETS = ("paper", "small")  # shown even where nothing was run
 # The tables of accuracies by task: languages of the same names in another task are another transfer.
 TABLES = {"nusax": ("table2_nusax_by_depth", "table4_nusax_anchors"), "xnli": ("table6_xnli_weak_source",)}
 TOLD = ("source rows", "precision", "heads")
+WEAK = 50  # source rows of the paper's start that fails
 
 
 def published(name: str) -> pd.DataFrame:
@@ -70,9 +71,6 @@ def of_the_paper(results: Results) -> pd.DataFrame:
         usual = line.transform(lambda found: next(reversed(found.mode().tolist()), None))
         rows = rows[rows[name].isna() | (rows[name] == usual)]
     return rows
-
-
-WEAK = 50
 
 
 def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:

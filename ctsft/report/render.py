@@ -25,15 +25,6 @@ LATEX = {
 }
 
 
-def duration(seconds: float) -> str:
-    """In seconds below two minutes, in minutes below an hour, in hours below two hundred, else in days."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
-
-
 def rate_text(rate: float) -> str:
     """A learning rate as one types it: 5e-5, 2e-4."""
     digits, power = f"{rate:e}".split("e")

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ctsft.report.claims_page import judged_together
-from ctsft.report.compare import SOURCE, accuracy
+from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.paper import BESIDE, BEST, matching, of_the_paper, published
-from ctsft.report.render import GAP, duration
+from ctsft.report.render import GAP
 from ctsft.report.rows import Results
+from ctsft.report.select import ENTAILMENT, EXPERIMENT
 from ctsft.report.stored import stored
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT
+from ctsft.study.planning import duration
 
 SOURCES = ("the paper's", "question", "script", "CSV", "tables", "drawn by", "notebook")
 NUMBERS = ("question", "paper / ours, at 5e-5", "verdict")
 COSTS = ("script", "folder: rows, time")
-TARGET = ("answers", "gold")
-ARMS = {BEST: "CT-SFT", "circuit": "CT-SFT", "full": "all weights"}
+CALLED = {BEST: "CT-SFT", "circuit": "CT-SFT", "full": "all weights"}
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
         if results.preset not in BESIDE:
             continue
         rows, lines = of_the_paper(results), published(name)
-        for arm, words in ARMS.items():
+        for arm, words in CALLED.items():
             asked = lines[lines["arm"] == arm]
             pairs = [
                 (line[column], value.value)

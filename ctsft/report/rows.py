@@ -153,11 +153,6 @@ class Results:
         return str(self.rows["model"].iloc[0])
 
 
-def precision_of(results: Results) -> str:
-    """What its rows were computed in, where that is one."""
-    return str(results.rows["dtype"].iloc[0])
-
-
 def _maps(folder: Path) -> list[Relevance]:
     """The stored scores that a circuit file was made of (script 05 scores in many more ways).
 

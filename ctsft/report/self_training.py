@@ -18,8 +18,8 @@ from ctsft.report.judging import by_interval
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.render import GAP, Table, change, described, interval, listed, markdown, rates_text
 from ctsft.report.rows import labels_by_test
+from ctsft.report.select import pick
 from ctsft.report.stats import Difference, mean_interval, paired_difference
-from ctsft.report.transfer import pick
 from ctsft.study.record import LATE
 from ctsft.study.spread import entropy
 from ctsft.tasks.task import from_digits

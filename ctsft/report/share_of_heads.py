@@ -28,7 +28,6 @@ def surface(results: Results) -> pd.DataFrame:
             accuracy=("accuracy", "mean"),
             source_change=("source_accuracy", "mean"),
             before=("source_accuracy_before", "mean"),
-            heads=("heads", "first"),
             cells=("cell", "nunique"),
         )
         .reset_index()

@@ -22,6 +22,7 @@ from ctsft.report.measured import odyssey_results, odyssey_rows
 from ctsft.report.outcomes import Outcome, outcomes
 from ctsft.report.render import GAP, change, fraction, markdown
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.self_training import (
     KEYS,
     ONE_STEP,
@@ -32,7 +33,7 @@ from ctsft.report.self_training import (
     read_self_training,
     resting_told,
 )
-from ctsft.report.transfer import about, pick
+from ctsft.report.transfer import about
 from ctsft.tuning.arms import ARMS
 
 

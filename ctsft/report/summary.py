@@ -24,8 +24,8 @@ from ctsft.report.outcomes import outcomes
 from ctsft.report.paper import published
 from ctsft.report.render import GAP, listed, markdown
 from ctsft.report.rows import Results
+from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
-from ctsft.report.transfer import ENTAILMENT, EXPERIMENT, pick
 
 HEADINGS = {
     "supported": "Claims that our rows support",
@@ -197,9 +197,9 @@ def _briefly(judgement: Judgement) -> str:
     return "not run" if judgement.verdict == "not run" else f"{judgement.verdict}: {judgement.deciding}"
 
 
-def _following(judged: list[Judgement], sentences: dict[tuple[str, str], str]) -> list[str]:
-    found = [(j, sentences[j.claim, j.verdict]) for j in judged if (j.claim, j.verdict) in sentences]
-    return [f"- {sentence} ({j.claim}, {j.verdict}.)" for j, sentence in found]
+def _following(judged: list[Judgement], sentences: dict[str, str]) -> list[str]:
+    found = [(j, sentences.get(f"{j.claim} {j.verdict}")) for j in judged]
+    return [f"- {sentence} ({j.claim}, {j.verdict}.)" for j, sentence in found if sentence]
 
 
 def report_page(folders: Iterable[Results]) -> str:

@@ -12,9 +12,10 @@ from ctsft.report.compare import accuracy, paired, right
 from ctsft.report.fair import at_common_rates, fair_pair
 from ctsft.report.render import Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.share_of_heads import share_of_heads_table, sweep_cells
 from ctsft.report.stats import Interval, spearman
-from ctsft.report.transfer import about, pick
+from ctsft.report.transfer import about
 from ctsft.tasks.demo.languages import DISTANCES
 
 # Above it a transfer counts as hard: zero-shot loses more than a third of what theta1 gets on the source. Set from the

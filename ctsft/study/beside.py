@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ctsft.errors import UserError
+from ctsft.provenance import now
 from ctsft.storage import Damaged, digest, locked, read_json, read_or_aside, write_json, write_sealed
-from ctsft.study.provenance import now
 from ctsft.study.record import SET_COLUMNS, SETS, read_cells, read_rows
 from ctsft.tasks.task import Rows, digits, from_digits
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from ctsft.memory import highest_memory_mb, start_memory
+from ctsft.provenance import now
 from ctsft.study.circuit_stage import heads_of
 from ctsft.study.grid import Cell
 from ctsft.study.measures import measure
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests, Watch
-from ctsft.study.provenance import now
 from ctsft.study.record import read_cells
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
@@ -70,7 +70,7 @@ def _identity(bench: Workbench, cell: Cell, theta1: dict | None) -> dict[str, ob
     return {
         "experiment": config.experiment,
         "preset": config.preset,
-        "model": bench.model_name,
+        "model": bench.loaded.name,
         "model_hash": bench.loaded.weights,
         "theta1": theta1["weight_hash"] if theta1 else None,
         "task": config.task,

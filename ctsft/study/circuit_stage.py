@@ -15,11 +15,11 @@ from ctsft.discovery.relevance import Relevance, files_of
 from ctsft.errors import CellFailed
 from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
+from ctsft.provenance import now
 from ctsft.storage import Damaged, locked, set_aside
 from ctsft.study.circuit_files import Choice
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, Scores, cells, relevance_settings, short_hash, stages
-from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
 from ctsft.tuning.arms import get_arm
 

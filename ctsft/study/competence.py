@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.models.load import weight_hash
+from ctsft.provenance import now
 from ctsft.storage import Damaged, locked, read_or_aside, read_sealed, set_aside, write_atomic, write_sealed
 from ctsft.study.grid import short_hash, theta1_settings
-from ctsft.study.provenance import now
 from ctsft.tuning.arms import get_arm
 
 if TYPE_CHECKING:

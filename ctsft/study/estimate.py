@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ctsft.report.render import duration
 from ctsft.storage import Damaged, read_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.grid import Cell, Scores, Theta1, relevance_settings, stages
-from ctsft.study.planning import Plan, Stage, best, plans
+from ctsft.study.planning import Plan, Stage, best, duration, plans
 from ctsft.study.probes import NamedTests
 from ctsft.study.record import read_cells
 from ctsft.study.workbench import Workbench

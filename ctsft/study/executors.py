@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
+from ctsft.provenance import git_commit, now, versions
 from ctsft.report.render import fraction
 from ctsft.storage import locked, write_json
 from ctsft.study.cell import run_cell
@@ -28,7 +29,6 @@ from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stag
 from ctsft.study.measure_files import related_by_cell
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests
-from ctsft.study.provenance import git_commit, now, versions
 from ctsft.study.record import PROBE_COLUMNS, PROBES, append_rows, read_cells, read_rows
 from ctsft.study.stopping import finishing
 from ctsft.study.workbench import Workbench

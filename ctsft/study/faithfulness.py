@@ -16,13 +16,14 @@ from tqdm import tqdm
 from tyro.conf import Suppress
 
 from ctsft.discovery.circuits import PAPERS_DEPTH
-from ctsft.discovery.faithfulness import heads_at_mean, margins, named
+from ctsft.discovery.faithfulness import heads_at_mean, margins, marked
 from ctsft.discovery.mean import LabelBalancedMean
 from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed, OutOfMemory, UserError
 from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
+from ctsft.provenance import now
 from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import problem_of, relevance_of
 from ctsft.study.config import OneProcess
@@ -31,7 +32,6 @@ from ctsft.study.head_sets import HeadSet, heads_of_set, plan, tuned_sets
 from ctsft.study.known import CIRCUITS, run_known
 from ctsft.study.opening import Printed, keep_data, opened, run_alone
 from ctsft.study.other_maps import maps_from, other_starts, stability_maps
-from ctsft.study.provenance import now
 from ctsft.study.record import KNOWN, SET_COLUMNS, SETS, append_rows, read_rows
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import digits
@@ -137,7 +137,7 @@ class Asked:
             if wanted.selection in ("none", "all"):
                 kept = np.full(shape, wanted.selection == "all")
             else:
-                kept = named(self.heads_of(wanted), shape)
+                kept = marked(self.heads_of(wanted), shape)
             out = kept if wanted.direction == "knock_out" else ~kept
             with failing_without_memory(), heads_at_mean(bench.loaded, self.mean, out):
                 answers = bench.predict(rows)
@@ -149,7 +149,7 @@ class Asked:
         return {
             "set": self.key(wanted),
             "preset": self.config.preset,
-            "model": bench.model_name,
+            "model": bench.loaded.name,
             "model_hash": bench.loaded.weights,
             "theta1": self.theta1["weight_hash"],
             "task": self.config.task,

@@ -70,7 +70,7 @@ def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
     return found
 
 
-def heads_of_set(wanted: HeadSet, relevance: Relevance | None, share: float) -> list[Head]:
+def heads_of_set(wanted: HeadSet, relevance: Relevance, share: float) -> list[Head]:
     """The heads that `wanted` names, by the scores of its scorer."""
     name, _, like = wanted.selection.partition(":")
     if like:

@@ -10,12 +10,12 @@ from pathlib import Path
 from sklearn.metrics import roc_auc_score
 
 from ctsft.discovery.circuits import ranked
-from ctsft.discovery.faithfulness import named
+from ctsft.discovery.faithfulness import marked
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.problem import Problem
 from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import CellFailed
-from ctsft.study.provenance import git_commit, now
+from ctsft.provenance import git_commit, now
 from ctsft.study.record import KNOWN_COLUMNS, append_rows, read_rows
 from ctsft.tasks.known import KnownCircuit
 from ctsft.tasks.known.induction import induction
@@ -40,7 +40,7 @@ def score_known(known: KnownCircuit, scorer: str, seed: int) -> dict[str, object
     scores = way(Problem(loaded, known.rows(SCORE_ROWS, seed), known.label_tokens, mean), None, []).logits
     first = ranked(scores)
     return {
-        "roc_auc": round(float(roc_auc_score(named(known.heads, scores.shape).ravel(), scores.ravel())), 6),
+        "roc_auc": round(float(roc_auc_score(marked(known.heads, scores.shape).ravel(), scores.ravel())), 6),
         "heads": " ".join([*map(str, known.heads), *(f"-{head}" for head in known.against)]),
         "ranks": " ".join(
             str(rank)

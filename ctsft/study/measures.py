@@ -10,11 +10,11 @@ import torch
 
 from ctsft.evaluation import Predictions
 from ctsft.models.precision import products
+from ctsft.provenance import now
 from ctsft.storage import write_sealed
 from ctsft.study.grid import Cell
 from ctsft.study.measure_files import path_of, per_mille, probabilities, read_measure
 from ctsft.study.probes import NamedTests, share_right
-from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.task import Example, digits
 from ctsft.tuning.arms import get_arm

@@ -35,7 +35,7 @@ def opened(config: StudyConfig) -> Workbench:
     """
     _prepare(config.folder)
     bench = Workbench(config)
-    refuse_other_model(config.folder, bench.model_name, bench.loaded.weights)
+    refuse_other_model(config.folder, bench.loaded.name, bench.loaded.weights)
     refuse_other_data(config.folder, config.task, bench.provenance["data_sha256"])
     _check_heads(config, bench.anatomy)
     if not config.dry_run:

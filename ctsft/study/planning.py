@@ -37,6 +37,15 @@ class Plan(NamedTuple):
     limit: Literal["work", "chain"]
 
 
+def duration(seconds: float) -> str:
+    """In seconds below two minutes, in minutes below an hour, in hours below two hundred, else in days."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 720_000 else f"{seconds / 86400:.0f} days"
+
+
 def makespan(stages: Sequence[Stage], workers: int) -> float:
     """Seconds until the last stage is done. A stage stands after its predecessor in `stages`."""
     followers: dict[int | None, list[int]] = {}
@@ -54,23 +63,10 @@ def makespan(stages: Sequence[Stage], workers: int) -> float:
     return now
 
 
-def longest_chain(stages: Sequence[Stage]) -> list[int]:
-    """The numbers of the stages, each waiting for the one before it, that take longest together."""
-    ends: list[float] = []
-    for stage in stages:
-        ends.append(stage.seconds + (0.0 if stage.after is None else ends[stage.after]))
-    chain: list[int] = []
-    number = max(range(len(stages)), key=ends.__getitem__, default=None)
-    while number is not None:
-        chain.append(number)
-        number = stages[number].after
-    return chain[::-1]
-
-
 def plans(stages: Sequence[Stage], workers: Sequence[int] = WORKERS) -> list[Plan]:
     """One plan for each number of workers."""
     total = sum(stage.seconds for stage in stages)
-    chain = sum(stages[number].seconds for number in longest_chain(stages))
+    chain = makespan(stages, len(stages))  # the longest, with a worker for every stage
     made = []
     for count in workers:
         seconds = makespan(stages, count)

@@ -8,8 +8,8 @@ import time
 import torch
 from torch.linalg import vector_norm as norm
 
+from ctsft.provenance import now
 from ctsft.study.grid import Cell
-from ctsft.study.provenance import now
 from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
 from ctsft.tasks.registry import get_task

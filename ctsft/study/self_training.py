@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ctsft.errors import CellFailed, OutOfMemory, UserError
 from ctsft.memory import failing_without_memory
+from ctsft.provenance import now
 from ctsft.storage import read_or_aside, read_sealed, write_sealed
 from ctsft.study.beside import write_settings
 from ctsft.study.chains import Chain, Labelled, chains_of, unlabelled_ids
@@ -31,7 +32,6 @@ from ctsft.study.config import OneProcess
 from ctsft.study.grid import Cell
 from ctsft.study.opening import Printed, keep_data, opened, run_alone
 from ctsft.study.probes import share_right
-from ctsft.study.provenance import now
 from ctsft.study.record import append_rows, mend_table, read_cells, read_rows
 from ctsft.study.spread import spread
 from ctsft.study.workbench import Workbench
@@ -204,7 +204,7 @@ def _generation(
     line = {
         "experiment": config.experiment,
         "preset": config.preset,
-        "model": bench.model_name,
+        "model": bench.loaded.name,
         "theta1": theta1["weight_hash"],
         "task": config.task,
         "source": config.source,

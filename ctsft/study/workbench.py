@@ -20,11 +20,11 @@ from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
 from ctsft.models.load import device_of
 from ctsft.models.precision import rounds
+from ctsft.provenance import git_commit, gpu, versions
 from ctsft.study.answering import Answering
 from ctsft.study.competence import read_or_make
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell
-from ctsft.study.provenance import git_commit, gpu, versions
 from ctsft.tasks.prompts import Encoded
 from ctsft.tuning.arms import Arm, FurtherPretraining, get_arm, moving_slices, trainable, trained_weights
 from ctsft.tuning.gradients import Job
@@ -212,7 +212,7 @@ class Workbench(Answering):
     def provenance(self) -> dict:
         """What every JSON file beside the results says of where it came from."""
         return {
-            "model": self.model_name,
+            "model": self.loaded.name,
             "model_commit": self.loaded.commit,
             "data_sha256": self.data_sha256(),
             "versions": versions(),
@@ -239,7 +239,3 @@ class Workbench(Answering):
     def start_of(self, cell: Cell) -> dict | None:
         """theta1 of the cell's seed, as in `theta1_of`, where its arm starts from it; None where it does not."""
         return self.theta1_of(cell.seed) if get_arm(cell.arm).start == "theta1" else None
-
-    @property
-    def model_name(self) -> str:
-        return self.loaded.name

@@ -20,8 +20,7 @@ from string import Formatter
 from typing import Literal
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import decode
-from ctsft.tasks.formats import holds_rows, parsed
+from ctsft.tasks.formats import decode, holds_rows, parsed
 from ctsft.tasks.tables import COLUMNS, Table, is_one_line, normal_label
 from ctsft.tasks.task import Rows, Task
 

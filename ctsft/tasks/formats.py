@@ -10,11 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import decode
 
 Records = Iterator[tuple[int, Mapping[str, object]]]  # (line, fields by name)
 LONGEST_FIELD = 2**24  # characters; the csv module's own limit of 131,072 is shorter than some documents
 NAMES = {"train": ("train",), "valid": ("valid", "validation", "dev"), "test": ("test",)}
+
+
+def decode(content: bytes, where: str) -> str:
+    """The text of a file, which must be UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{where}, line {line}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
 
 
 def parsed(text: str, where: str, expected: str) -> object:

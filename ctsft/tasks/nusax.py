@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import decode, fetch
+from ctsft.tasks.download import fetch
+from ctsft.tasks.formats import decode
 from ctsft.tasks.task import Example, Rows, Task
 
 COMMIT = "75b0be5d982348332509f296e10d9bf9cb66d60f"

@@ -11,7 +11,8 @@ import zlib
 from pathlib import Path
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import decode, fetch
+from ctsft.tasks.download import fetch
+from ctsft.tasks.formats import decode
 from ctsft.tasks.nusax import LABELS, NUSAX
 from ctsft.tasks.task import SPLITS, Example, Rows, Task
 

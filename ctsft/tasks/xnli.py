@@ -19,7 +19,7 @@ import pandas as pd
 from huggingface_hub import hf_hub_download
 
 from ctsft.errors import UserError
-from ctsft.tasks.download import HUB_ERRORS, hub_answers
+from ctsft.hub import HUB_ERRORS, hub_answers
 from ctsft.tasks.task import Example, Rows, Task
 
 REPOSITORY, REVISION = "facebook/xnli", "b8dd5d7af51114dbda02c0e3f6133f332186418e"

@@ -88,13 +88,12 @@ def train(
     after_step: Callable[[], None],
     after_epoch: Callable[[int], None] | None = None,
     adjust: Callable[[], float] | None = None,
-) -> list[float]:
+) -> None:
     """Minimise the objective of `gradients` over its parameters, on its rows in an order of `order_seed`.
 
     `adjust` is called when the gradients are whole and not clipped yet: it may change them, and returns what it adds to
     the loss. `after_epoch` is called with 1, 2, ... and the model in evaluation mode. The first process of a team
-    calls this; the others call `help_train`. Returns the loss of every step. Raises CellFailed when a loss or a
-    gradient is not finite.
+    calls this; the others call `help_train`. Raises CellFailed when a loss or a gradient is not finite.
     """
     model, parameters, n_rows = gradients.model, gradients.parameters, len(gradients.rows)
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
@@ -103,7 +102,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, recipe.warmup)
     )
-    losses: list[float] = []
+    steps = 0
     model.train()
     try:
         for epoch in range(1, recipe.epochs + 1):
@@ -118,19 +117,18 @@ def train(
                 size = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip))
                 for what, value in (("loss", loss), ("gradient", size)):
                     if not math.isfinite(value):
-                        step = f"step {len(losses) + 1} of {total}"
+                        step = f"step {steps + 1} of {total}"
                         raise CellFailed(f"the {what} became {value} at {step}; try a lower learning rate")
                 optimizer.step()
                 after_step()
                 schedule.step()
-                losses.append(loss)
+                steps += 1
             if after_epoch is not None:
                 model.eval()
                 after_epoch(epoch)
                 model.train()
     finally:
         model.eval()
-    return losses
 
 
 @dataclass

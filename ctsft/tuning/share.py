@@ -15,9 +15,9 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from ctsft.errors import UserError
+from ctsft.hub import HUB_ERRORS, hub_answers
 from ctsft.models.load import Loaded
 from ctsft.storage import write_json
-from ctsft.tasks.download import HUB_ERRORS, hub_answers
 from ctsft.tuning.delta import FILE, HeadDelta
 
 if TYPE_CHECKING:

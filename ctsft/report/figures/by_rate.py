@@ -9,8 +9,8 @@ from ctsft.report.by_rate import over_all, rate_points
 from ctsft.report.figures.style import COLOURS, WIDTH, arm_label, arms_of_error, legend_below, look_of, style
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
+from ctsft.report.select import EXPERIMENT, arms_in_order, pick
 from ctsft.report.stats import mean_interval
-from ctsft.report.transfer import EXPERIMENT, arms_in_order, pick
 
 # Fewer rates are no line.
 LEAST_RATES = 3

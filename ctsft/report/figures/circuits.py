@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -26,11 +28,13 @@ def _start(relevance: Relevance) -> str:
     return f"{relevance.about['source']} ({rows})" if rows else relevance.about["source"]
 
 
-def relevance_figure(results: Results, share: float = PAPERS_SHARE, depth: int = PAPERS_DEPTH) -> plt.Figure | None:
+def relevance_figure(results: Results) -> plt.Figure | None:
+    """`scores_figure` of the circuits that a folder's rows tuned; None where it has no scores."""
+    return scores_figure(results.maps, PAPERS_SHARE, PAPERS_DEPTH) if results.maps else None
+
+
+def scores_figure(maps: Sequence[Relevance], share: float, depth: int) -> plt.Figure:
     """Score of every head to the logits, layers x heads, one panel a map; the circuit's depths are outlined."""
-    maps = results.maps
-    if not maps:
-        return None
     outlines = [
         ("black", "tab:orange", "tab:green", "tab:purple", "tab:brown")[number % 5] for number in range(depth + 1)
     ]
@@ -69,7 +73,7 @@ def relevance_figure(results: Results, share: float = PAPERS_SHARE, depth: int =
     return figure
 
 
-def overlap_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure | None:
+def overlap_figure(results: Results) -> plt.Figure | None:
     """Share of heads that two circuits have in common (Jaccard), by seed and source, for each depth."""
     maps = results.maps
     if len(maps) < 2:
@@ -77,7 +81,7 @@ def overlap_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure 
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 1.8 + 0.35 * len(maps)), layout="constrained")
         for depth, axis in enumerate(axes):
-            sets = [{head for frontier in stored_circuit(m, depth, share) for head in frontier} for m in maps]
+            sets = [{head for frontier in stored_circuit(m, depth, PAPERS_SHARE) for head in frontier} for m in maps]
             grid = np.array([[len(a & b) / len(a | b) for b in sets] for a in sets])
             by = [f", {m.about['scorer']}" if len({n.about["scorer"] for n in maps}) > 1 else "" for m in maps]
             names = [f"{_start(m)}\nseed {m.about['seed']}{scorer}" for m, scorer in zip(maps, by, strict=True)]
@@ -90,7 +94,7 @@ def overlap_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure 
     return figure
 
 
-def layers_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure | None:
+def layers_figure(results: Results) -> plt.Figure | None:
     """In which layers the heads of depth 0, 1 and 2 sit, one line a map."""
     maps = results.maps
     if not maps:
@@ -99,7 +103,7 @@ def layers_figure(results: Results, share: float = PAPERS_SHARE) -> plt.Figure |
     with style():
         figure, axis = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * len(maps)), layout="constrained")
         for line, relevance in enumerate(maps):
-            for depth, frontier in enumerate(stored_circuit(relevance, 2, share)):
+            for depth, frontier in enumerate(stored_circuit(relevance, 2, PAPERS_SHARE)):
                 layers, sizes = np.unique([head.layer for head in frontier], return_counts=True)
                 height = np.full(len(layers), line + (depth - 1) * 0.27)
                 axis.scatter(layers, height, s=16 * sizes, color=colours[depth], marker=markers[depth])

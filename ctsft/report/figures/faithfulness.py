@@ -12,8 +12,8 @@ from ctsft.report.faithfulness import Faithfulness, controls, faithfulness_curve
 from ctsft.report.figures.style import COLOURS, MARKERS, WIDTH, arms_of_error, legend_below, style
 from ctsft.report.paying import MEASURES, OUTCOMES, paying
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.stability import Overlap, by_rows
-from ctsft.report.transfer import pick
 
 LINES = ("-", "--", ":", "-.")
 # What `ByRows` holds, by its field: a label, the arm whose colour it has, a marker.

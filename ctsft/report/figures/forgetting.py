@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ctsft.report.figures.style import (
-    ARMS,
     COLOURS,
     MARKERS,
     WIDTH,
@@ -19,7 +18,8 @@ from ctsft.report.figures.style import (
 )
 from ctsft.report.forgetting import by_epoch, plane
 from ctsft.report.rows import Results
-from ctsft.report.transfer import arms_in_order, pick
+from ctsft.report.select import arms_in_order, pick
+from ctsft.tuning.arms import ARMS
 
 FEWER = "fewer learning rates, not in the front"
 

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import FigureBase
 
 from ctsft.report.figures.style import WIDTH, arm_label, legend_below, look_of, style, widen
+from ctsft.report.select import arms_in_order, pick
 from ctsft.report.self_training import by_ground, labelled_text, read_self_training
-from ctsft.report.transfer import arms_in_order, pick
 
 PANELS = ("accuracy", "label_entropy", "confidence", "diversity")
 HEIGHT = 4.2  # inches, of the four panels

@@ -8,12 +8,13 @@ import seaborn as sns
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.report.compare import paired
 from ctsft.report.fair import fair_pair
-from ctsft.report.figures.style import ARMS, WIDTH, arms_of_error, style
+from ctsft.report.figures.style import WIDTH, arms_of_error, style
 from ctsft.report.render import change, rate_text
 from ctsft.report.rows import Results
+from ctsft.report.select import pick
 from ctsft.report.share_of_heads import surface
 from ctsft.report.tradeoff import PAIR, difficulty, difficulty_predicts, settings
-from ctsft.report.transfer import pick
+from ctsft.tuning.arms import ARMS
 
 
 def difficulty_figure(results: Results) -> plt.Figure | None:

@@ -1,4 +1,4 @@
-"""Figures of script 01: what every arm gets on the target and keeps on the source, and how that grows with n."""
+"""Figures of scripts 01 and 02: what every arm gets on the target and keeps on the source, and how it grows with n."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ctsft.discovery.circuits import PAPERS_DEPTH
 from ctsft.report.choosing import at_papers_share, at_validated_rate, chosen_by_index, circuits_by
 from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.fair import rates_by_seed, short_of_rates
 from ctsft.report.figures.style import SHORT, WIDTH, arm_label, arms_of_error, legend_below, look_of, style, widen
 from ctsft.report.rows import Results
-from ctsft.report.transfer import EXPERIMENT, arms_in_order, by_a_model, pick
+from ctsft.report.select import EXPERIMENT, arms_in_order, by_a_model, pick
 
 
 def transfer_figure(results: Results, experiment: str = EXPERIMENT) -> plt.Figure | None:
@@ -117,7 +118,7 @@ def by_rows_figure(results: Results) -> plt.Figure | None:
     with fewer rates than another has a star. From the most source rows.
     """
     rows = at_papers_share(results.from_most_source_rows().rows)
-    common = _in_common(rows[rows["depth"].isna() | (rows["depth"] == 2)])
+    common = _in_common(rows[rows["depth"].isna() | (rows["depth"] == PAPERS_DEPTH)])
     rows = at_validated_rate(common)
     ways = circuits_by(rows).groupby([rows["target"], rows["arm"]]).transform("nunique")
     rows = rows[(ways <= 1) | ~chosen_by_index(rows)]

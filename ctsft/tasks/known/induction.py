@@ -22,8 +22,8 @@ from ctsft.tasks.prompts import Encoded, Layout
 KEYS, LABEL_TOKENS, PAIRS = 6, (1, 2, 3), 10
 FIRST_KEY, HEADS = 4, 4
 STEPS, BATCH, LR, PRICE = 2000, 64, 3e-3, 1e-2
-# A head has a part in the circuit when more than this share of its attention does what the part asks.
-PART = 0.4
+# A head has a part in the circuit when more than this share of its attention does what the part asks, on so many rows.
+PART, LOOKED_AT = 0.4, 256
 # Heads that the price has silenced write next to nothing, wherever they look.
 ALIVE = 0.01
 
@@ -78,9 +78,12 @@ def trained(seed: int = 0, steps: int = STEPS) -> GPT2LMHeadModel:
     return model.eval().requires_grad_(False)
 
 
-def parts(model: GPT2LMHeadModel, n: int = 256) -> dict[Head, str]:
-    """Who does what, read off attention patterns and the size of what heads write: no score has a say in it."""
-    prompts, _ = draw(np.random.default_rng(1), n)
+def parts(model: GPT2LMHeadModel) -> tuple[Head, ...]:
+    """The heads with a part, read off attention patterns and the size of what they write: no score has a say in it.
+
+    Those of the first layer look at the previous token, those of the second at what followed the key before.
+    """
+    prompts, _ = draw(np.random.default_rng(1), LOOKED_AT)
     first, second = model(torch.from_numpy(prompts), output_attentions=True).attentions
     values = torch.arange(1, 2 * PAIRS, 2)
     same_key = torch.from_numpy(prompts[:, :-1:2] == prompts[:, -1:])
@@ -88,12 +91,11 @@ def parts(model: GPT2LMHeadModel, n: int = 256) -> dict[Head, str]:
         0: first[:, :, values, values - 1].mean((0, 2)),
         1: (second[:, :, -1, values] * same_key[:, None]).sum(-1).mean(0),
     }
-    names = {0: "looks at the previous token", 1: "looks at what followed before"}
-    return {
-        Head(layer, i): names[layer]
+    return tuple(
+        Head(layer, i)
         for layer, size in enumerate(written(model))
         for i in torch.nonzero((looks[layer] > PART) & (size > ALIVE * size.max())).flatten().tolist()
-    }
+    )
 
 
 def written(model: GPT2LMHeadModel) -> list[Tensor]:

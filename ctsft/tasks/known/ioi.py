@@ -22,6 +22,7 @@ MOVERS = (Head(9, 9), Head(9, 6), Head(10, 0))
 AGAINST = (Head(10, 7), Head(11, 10))
 PLACES = ("store", "park", "school", "station", "office", "garden", "library", "market")
 THINGS = ("drink", "book", "letter", "ring", "basket", "ticket")
+MODEL = "gpt2"
 REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 
 
@@ -35,14 +36,13 @@ def sentences() -> list[tuple[str, int]]:
     return out
 
 
-def ioi(seed: int, model: str = "gpt2") -> KnownCircuit:
+def ioi(seed: int) -> KnownCircuit:
     """GPT-2 small at a pinned revision; `seed` plays no part, because nothing is trained."""
-    loaded = load_model(model, REVISION if model == "gpt2" else None)
+    loaded = load_model(MODEL, REVISION)
     tokens = [loaded.tokenizer(name)["input_ids"] for name in NAMES]
     if any(len(one) != 1 for one in tokens):
-        raise UserError(f"the names {NAMES} must be one token each; the tokenizer of '{model}' splits them: {tokens}.")
-    heads = dict.fromkeys(MOVERS, "moves the name")
-    return KnownCircuit(loaded, partial(rows, loaded.tokenizer), tuple(one[0] for one in tokens), heads, AGAINST)
+        raise UserError(f"the names {NAMES} must be one token each; the tokenizer of '{MODEL}' splits them: {tokens}.")
+    return KnownCircuit(loaded, partial(rows, loaded.tokenizer), tuple(one[0] for one in tokens), MOVERS, AGAINST)
 
 
 def rows(tokenizer, n: int, seed: int) -> Encoded:

@@ -76,12 +76,8 @@ def planted(seed: int = 0) -> KnownCircuit:
     unembedding = model.lm_head.weight
     for label, token in enumerate(LABEL_TOKENS):
         unembedding[token, 3 + label] = 20.0
-    heads = dict.fromkeys(DIRECT, "writes the answer") | {
-        SENDER: "hands the label on",
-        RECEIVER: "reads what is handed on",
-    }
     loaded = Loaded(model, None, anatomy(model), Layout(0), weight_hash(model), None)
-    return KnownCircuit(loaded, rows, LABEL_TOKENS, heads)
+    return KnownCircuit(loaded, rows, LABEL_TOKENS, (*DIRECT, SENDER, RECEIVER))
 
 
 def rows(n: int, seed: int) -> Encoded:

@@ -1,4 +1,4 @@
-"""What every result says of where it came from: code, versions, memory, time."""
+"""What every result says of where it came from: code, versions, GPU, time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 def git_commit() -> str:
     """The commit of this code, with `+` when the working tree differs; `unknown` outside git."""
-    here, package = Path(__file__), Path(__file__).parents[1]
+    here, package = Path(__file__), Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
