@@ -24,7 +24,7 @@ def files_of(path: Path) -> tuple[Path, Path]:
 
 @dataclass
 class Relevance:
-    """Signed scores, averaged over the scored rows.
+    """Scores, averaged over the scored rows.
 
     logits [layers, heads]: R(s) of every head s to the answer. columns[t] [layers, heads]: R(s, t) of every head s to
     an inner head t, zero where s does not come before t. `about` records scorer, rules, rows and model. `ties`: what

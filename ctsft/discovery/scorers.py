@@ -46,7 +46,10 @@ ToHeads = Callable[[Batch, Tensor, int], Tensor]
 
 
 def cdt(problem: Problem, relevance: Relevance | None, targets: Sequence[Head]) -> Relevance:
-    """The paper's scores, signed and in the direction of the answer: Batch.to_logits, Batch.to_heads."""
+    """The paper's scores, in the direction of the answer: Batch.to_logits, Batch.to_heads.
+
+    The clean-up leaves few of them below zero, whichever way a head pushes: see docs/scores.md.
+    """
     return relevance or _by_propagation(problem, Batch.to_logits, Batch.to_heads)
 
 

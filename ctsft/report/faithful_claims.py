@@ -8,6 +8,7 @@ from ctsft.report.faithfulness import Faithfulness, area, asked_of, beaten, fait
 from ctsft.report.judging import Judgement, both, by_interval, not_run, unless_by_index
 from ctsft.report.render import change, interval, listed
 from ctsft.report.select import pick
+from ctsft.report.signs import like_unsigned
 
 
 def faithful(found: Faithfulness | None) -> Judgement:
@@ -48,6 +49,8 @@ def directional(found: Faithfulness | None) -> Judgement:
         number += f"; {found.main} − magnitude: {change(area(found, found.main, 'magnitude'))}"
     if found.no_negative("cdt"):
         number += "; no cdt score is negative, so their signs cannot make them rank better"
+    if (alike := like_unsigned(found, "cdt")) is not None:
+        number += f"; rank correlation of the two scores {alike:.2f}"
     seeds = asked_of(found, "cdt", "magnitude")
     return Judgement("C8", by_interval(value, 0, 0), number, _asked(found, "cdt and magnitude", seeds))
 

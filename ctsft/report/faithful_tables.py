@@ -12,6 +12,7 @@ from ctsft.report.paying import paying_text
 from ctsft.report.render import GAP, Table, change, fraction, interval, listed, markdown
 from ctsft.report.rows import Results
 from ctsft.report.select import pick
+from ctsft.report.signs import UNSIGNED, YARDSTICK, like_unsigned, negative, opponents
 from ctsft.report.stability import settled_text, stability_cells
 from ctsft.study.record import KNOWN, KNOWN_COLUMNS, read_rows
 
@@ -23,18 +24,22 @@ AGAINST = (
 
 
 def scorer_cells(found: Faithfulness) -> pd.DataFrame:
-    """One line per scorer: the area under its curve, against the main scorer's, and what scoring costs."""
+    """One line per scorer: the area under its curve, against the main scorer's, how signed it is, and what it costs."""
     table = []
     for scorer in found.scorers:
         lines = pick(found.sets, scorer=scorer, selection="top", direction="keep", language=found.source)
         failed = sorted(set(lines["error"]) - {""})
         seconds = [m.about["seconds"] for m in found.maps_of(scorer).values()]
+        below, told, alike = negative(found, scorer), opponents(found, scorer), like_unsigned(found, scorer)
         table.append(
             {
                 "scorer": scorer,
                 "area under faithfulness": interval(area(found, scorer)),
                 f"minus {found.main}": GAP if scorer == found.main else change(area(found, scorer, found.main)),
                 "accuracy, all sizes": fraction(lines["accuracy"].mean()),
+                "below zero": GAP if below is None else f"{below:.0%}",
+                "opponents found": GAP if told is None else f"{told[0]}/{told[1]}",
+                f"correlation with {UNSIGNED}": GAP if alike is None else f"{alike:+.2f}".replace("-", MINUS),
                 "scored rows": ", ".join(sorted(set(lines["score_rows"]))),
                 "seconds of scoring": f"{np.median(seconds):.0f}" if seconds else GAP,
                 "seeds": lines["seed"].nunique(),
@@ -132,8 +137,10 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
             f"{preset}_05_scorers",
             f"Which scores find the mechanism, preset {preset}",
             f"{about} The area is that under the curve of faithfulness against the share of heads kept, best heads "
-            "first: 1 if the first head does it all, 0.5 if every head counts the same. Options: pattern attention, "
-            "linear gate, raw (no clean-up), pooled mean.",
+            "first: 1 if the first head does it all, 0.5 if every head counts the same. `below zero`: share of heads "
+            f"with a negative score. Opponents are heads that `{YARDSTICK}` scores below zero (without them the answer "
+            f"gains); found are those that the scorer does too. Correlation with `{UNSIGNED}`: Spearman's, over all "
+            "heads. Options: pattern attention, linear gate, raw (no clean-up), pooled mean.",
             scorer_cells(found),
         ),
         Table(
