@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ctsft.answers import Evaluation, evaluate
     from ctsft.discovery.relevance import Relevance
     from ctsft.errors import CellFailed, UserError
+    from ctsft.faithful import Faithful, faithfulness
     from ctsft.heads import Head
     from ctsft.library import check, choose, discover, load_task, tune
     from ctsft.models.load import Loaded, load_model
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CellFailed",
     "Evaluation",
+    "Faithful",
     "Head",
     "HeadDelta",
     "HeadTrainerMixin",
@@ -39,6 +41,7 @@ __all__ = [
     "discover",
     "evaluate",
     "export",
+    "faithfulness",
     "load_model",
     "load_task",
     "merge",
@@ -50,6 +53,7 @@ _HOMES = {
     "ctsft.answers": ("Evaluation", "evaluate"),
     "ctsft.discovery.relevance": ("Relevance",),
     "ctsft.errors": ("CellFailed", "UserError"),
+    "ctsft.faithful": ("Faithful", "faithfulness"),
     "ctsft.heads": ("Head",),
     "ctsft.library": ("check", "choose", "discover", "load_task", "tune"),
     "ctsft.models.load": ("Loaded", "load_model"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 import tyro
@@ -28,6 +29,12 @@ The usual way:
 
 COMMAND --help explains every flag."""
 
+
+def _note(message: Warning | str, *rest: object) -> None:
+    """A warning of the library, to somebody who did not write the code that it points to."""
+    print(f"note: {message}")
+
+
 # In the order of use.
 COMMANDS = {
     "discover": Discover,
@@ -47,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         COMMANDS, prog="ctsft", description=ABOUT, args=argv, config=(tyro.conf.OmitArgPrefixes,)
     )
     try:
-        command.run()
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            command.run()
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
         sys.exit(130)

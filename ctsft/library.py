@@ -124,8 +124,13 @@ def discover(
     )
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
     asked = n_labels * (score_rows // n_labels)
+    if not rows.only_right:
+        told = "the model gets too few rows of some label right, so rows that it gets wrong are scored too"
+        warnings.warn(f"{told}: make it competent on the source first.", stacklevel=2)
     if len(rows.scored) < asked:
-        warnings.warn(f"{len(rows.scored)} rows are scored, not {asked}: the source has no more of them.", stacklevel=2)
+        why = "gets right no more of some label" if rows.only_right else "has no more of some label"
+        who = "the model" if rows.only_right else "the source"
+        warnings.warn(f"{len(rows.scored)} rows are scored, not {asked}: {who} {why}.", stacklevel=2)
     problem = rows.problem(loaded, lambda part: encode_rows(loaded, task, part, max_tokens), tokens, EVAL_BATCH, scorer)
     relevance = score_to_depth(scorer, problem, None, depth, heads_per_depth(anatomy.n_heads, share))
     relevance.about |= {
@@ -151,12 +156,17 @@ def choose(
     share: float = PAPERS_SHARE,
     seed: int = SEED,
 ) -> list[Head]:
-    """The heads of an arm: the circuit of `depth`, or a control with exactly its number of heads and weights."""
+    """The heads of an arm: the circuit of `depth`, or a control with exactly its number of heads and weights.
+
+    Warns where the scores were made on other weights than the model has now.
+    """
     if relevance.logits.shape != (len(loaded.anatomy.layers), loaded.anatomy.heads):
         raise UserError(
             f"the scores are of a model with {relevance.logits.shape[0]} layers of {relevance.logits.shape[1]} heads, "
             f"this one has {len(loaded.anatomy.layers)} of {loaded.anatomy.heads}."
         )
+    if relevance.about.get("weights", made_on := weight_hash(loaded.model)) != made_on:
+        warnings.warn("the scores were made on other weights than this model's", stacklevel=2)
     if arm not in SELECTIONS:
         raise UserError(f"no heads are chosen for an arm '{arm}'. Valid: {', '.join(SELECTIONS)}.")
     check_size(loaded.anatomy.n_heads, depth, share)
@@ -192,7 +202,7 @@ def tune(
     validation split then gives the delta its metrics and its temperature (see `ctsft.calibration`). `dtype` is that of
     the computation; weights are float32, and auto is bfloat16 on a GPU. Raises CellFailed where the loss explodes.
     """
-    chosen = plain_arm(arm)
+    chosen, heads = plain_arm(arm), [Head(*head) for head in heads]
     refuse_other("kv_policy", kv_policy, KVPolicy)
     refuse_other("dtype", dtype, Asked)
     if chosen.needs_heads != bool(heads):
@@ -207,9 +217,9 @@ def tune(
     precision = resolved(dtype, device)
     if note := note_on(precision, device):
         warnings.warn(note, stacklevel=2)
-    base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, list(heads), kv_policy)
+    base, moving = weight_hash(model), moving_slices(model, loaded.anatomy, chosen, heads, kv_policy)
     with put_back(model, moving):
-        with trainable(model, loaded.anatomy, chosen, list(heads), kv_policy) as (parameters, compact):
+        with trainable(model, loaded.anatomy, chosen, heads, kv_policy) as (parameters, compact):
             size = recipe.micro_batch
             gradients = Gradients(model, parameters, encoded, tokens, loaded.layout, autocast(precision, device), size)
             train(gradients, recipe, seed, compact.write_back)

@@ -48,7 +48,11 @@ CONFIGS = {
     "gemma2-1kv": ("gemma2", {**GEMMA, "num_key_value_heads": 1}),
     "gemma2-2kv": ("gemma2", {**GEMMA, "num_key_value_heads": 2, "attn_logit_softcapping": 3.0}),
     "gemma2-4kv": ("gemma2", {**GEMMA, "num_key_value_heads": 4}),
-    "gemma3-1kv": ("gemma3_text", {**GEMMA, "num_key_value_heads": 1, "layer_types": LAYER_TYPES}),
+    # The library names a soft cap of its attention there, and applies none.
+    "gemma3-1kv": (
+        "gemma3_text",
+        {**GEMMA, "num_key_value_heads": 1, "layer_types": LAYER_TYPES, "attn_logit_softcapping": 3.0},
+    ),
     "gemma3-2kv": ("gemma3_text", {**GEMMA, "num_key_value_heads": 2, "layer_types": LAYER_TYPES}),
     "gemma3-4kv": ("gemma3_text", {**GEMMA, "num_key_value_heads": 4, "layer_types": LAYER_TYPES}),
     "phi3-1kv": ("phi3", {**ROPE, "num_key_value_heads": 1, **SPECIAL}),

@@ -9,6 +9,7 @@ import sys
 import typing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import numpy as np
@@ -177,9 +178,63 @@ def test_words_that_mean_nothing_are_refused_and_do_not_stand_for_a_default(thet
             ctsft.HeadTuning(theta1, [head])
 
 
-def test_fewer_rows_to_score_on_than_were_asked_for_are_told(theta1, task):
-    with pytest.warns(UserWarning, match=r"\d+ rows are scored, not 900"):
-        ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0, mean_rows=12, score_rows=900)
+@pytest.mark.parametrize(("always", "why"), [(None, "the model gets right no more"), (0, "the source has no more")])
+def test_fewer_rows_to_score_on_than_were_asked_for_are_told(theta1, task, monkeypatch, always, why):
+    """Whether a model that gets all right but ten of a label, or one that always gives the same answer."""
+
+    def answers(loaded, task, rows, max_tokens):
+        labels = np.array([example.label for example in rows])
+        labels[np.flatnonzero(labels == 2)[10:]] = 0
+        return SimpleNamespace(labels=labels if always is None else np.full(len(labels), always))
+
+    monkeypatch.setattr("ctsft.library.answer", answers)
+    asked = 48 if always is None else 900
+    with pytest.warns(UserWarning, match=rf"\d+ rows are scored, not {asked}: {why} of some label"):
+        ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0, mean_rows=12, score_rows=asked)
+
+
+def test_a_model_that_knows_too_little_and_scores_of_another_one_are_told(theta1, task):
+    base = ctsft.load_model("demo")
+    with pytest.warns(UserWarning, match="rows that it gets wrong are scored too: make it competent"):
+        of_base = ctsft.discover(base, task, "d00", scorer="cdt_linear", depth=0)
+    assert ctsft.choose(base, of_base, depth=0)
+    with pytest.warns(UserWarning, match="scores were made on other weights"):
+        ctsft.choose(theta1, of_base, depth=0)
+
+
+def test_scores_are_found_by_every_name_that_a_user_has_for_them(tmp_path):
+    scores = ctsft.Relevance(np.arange(6.0).reshape(2, 3))
+    scores.save(str(tmp_path / "v1.2"))
+    for name in (tmp_path / "v1.2", tmp_path / "v1.2.json", str(tmp_path / "v1.2.json")):
+        assert (ctsft.Relevance.load(name).logits == scores.logits).all()
+
+
+def test_a_circuit_can_be_asked_whether_it_is_the_mechanism(theta1, task):
+    relevance = ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0)
+    before, shape = weight_hash(theta1.model), relevance.logits.shape
+    every = [Head(*place) for place in np.ndindex(shape)]
+    found = ctsft.faithfulness(theta1, task, "d00", every, relevance, draws=1)
+    assert found.kept[:1] == found.kept_by_chance[:1] == (1.0,)
+    assert found.left[:1] == (0.0,)
+    best = sorted(every, key=lambda head: -relevance.logits[head])
+    half, rest = (ctsft.faithfulness(theta1, task, "d00", part, relevance, draws=2) for part in (best[:16], best[16:]))
+    assert half.kept.value > half.kept_by_chance.value
+    assert half.kept == rest.left  # keeping these is leaving out the others
+    assert half.left == rest.kept
+    assert f"these heads alone keep {half.kept.value:.2f} [" in str(half)
+    assert weight_hash(theta1.model) == before
+
+
+def test_questions_of_faithfulness_without_an_answer_are_refused(theta1, task):
+    relevance = ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0)
+    for heads, message in (([], "name at least one"), ([(4, 0)], "of 4 layers of 8 heads"), ([(0, -1)], "of 4 layers")):
+        with pytest.raises(UserError, match=message):
+            ctsft.faithfulness(theta1, task, "d00", heads, relevance)
+    for about in ({}, {"source": "d00", "mean_row_ids": ["nobody"]}):
+        with pytest.raises(UserError, match="rows of the scores' mean are not in this task"):
+            ctsft.faithfulness(theta1, task, "d00", HEADS, replace(relevance, about=about))
+    with pytest.raises(UserError, match="split is 'dev'"):
+        ctsft.faithfulness(theta1, task, "d00", HEADS, relevance, split="dev")
 
 
 def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta1, task, monkeypatch):
@@ -487,6 +542,34 @@ def test_a_loop_of_ones_own_gives_our_loops_weights(theta1, task):
     assert tuning.delta(language="d50").about["language"] == "d50"
     tuning.revert()
     assert all(torch.equal(before[name], value) for name, value in state(theta1.model).items())
+
+
+def test_an_optimizer_may_ask_for_the_loss_inside_its_step(theta1, task):
+    """Every loss that it is told must be that of the heads as they are then, or the step ends elsewhere."""
+    rows, tokens, layout = rows_of(theta1, task), label_tokens(theta1.tokenizer, task, theta1.layout), theta1.layout
+    gold = torch.tensor([tokens[label] for label in rows.labels])
+
+    def loss() -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(
+            theta1.model(**pad_left(rows.prompts, layout, "cpu")).logits[:, -1], gold
+        )
+
+    with ctsft.HeadTuning(theta1, [tuple(head) for head in HEADS]) as tuning:
+        optimizer = tuning.follow(torch.optim.LBFGS(tuning.parameters(), max_iter=4, line_search_fn="strong_wolfe"))
+        told = []
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            now = loss()
+            now.backward()
+            told.append(now.item())
+            return now
+
+        optimizer.step(closure)
+        assert loss().item() == pytest.approx(min(told), rel=1e-4)
+        assert told[-1] < 0.95 * told[0]
+    assert tuning.heads == HEADS
+    tuning.revert()
 
 
 def test_a_loop_without_its_optimizer_is_told(theta1):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ctsft
-from ctsft.commands.options import OnTask, check_output, in_colour, stem_of_scores, tell_checks
+from ctsft.commands.options import OnTask, check_output, in_colour, tell_checks
 from ctsft.commands.tuned import OnTuned
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.discovery.relevance import SCORE_ROWS, files_of
@@ -39,8 +39,8 @@ class Discover:
     def run(self) -> None:
         from ctsft.heatmap import terminal
 
-        output = stem_of_scores(self.output)
-        check_output(files_of(output)[0])
+        written = files_of(self.output)[0]
+        check_output(written)
         task = self.data.load()
         tell_checks(task, self.source)
         self.using.tell_other_prompt(task)
@@ -57,8 +57,6 @@ class Discover:
             seed=self.seed,
             max_tokens=self.using.longest_of_checkpoint(),
         )
-        relevance.save(output)
+        relevance.save(self.output)
         print(terminal(relevance, self.depth, self.share, in_colour()))
-        if not relevance.about["only_correct_rows"]:
-            print("note: the model gets too few rows of some label right, so rows that it gets wrong were scored too")
-        print(f"scores: {files_of(output)[0]}")
+        print(f"scores: {written}")

@@ -77,23 +77,18 @@ def check_output(path: Path, folder: bool = False) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
-def stem_of_scores(path: Path) -> Path:
-    """What a user calls scores: without the ending, or by the file that `ctsft discover` names at its end."""
-    return path.with_suffix("") if path.suffix == ".json" else path
-
-
 def load_scores(path: Path) -> Relevance:
     """What `ctsft discover` wrote; `path` may lack the ending."""
     from ctsft.discovery.relevance import files_of
 
-    stem = stem_of_scores(path)
-    path = files_of(stem)[0]
-    if not all(file.is_file() for file in files_of(stem)):
+    files = files_of(path)
+    path = files[0]
+    if not all(file.is_file() for file in files):
         raise UserError(
             f"no scores at {path}: both the .json and the .safetensors that `ctsft discover` writes are needed."
         )
     try:
-        return ctsft.Relevance.load(stem)
+        return ctsft.Relevance.load(path)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not hold scores: {error}.") from error
 

@@ -68,8 +68,6 @@ class Tune:
         self._tell_checks(task, scores)
         self.using.tell_other_prompt(task)
         loaded = self.using.load()
-        if scores and scores.about.get("weights", loaded.weights) != loaded.weights:
-            print("note: the scores were made on other weights than this model's")
         longest = self.using.longest_of_checkpoint()
         self._tell_cut_texts(task, loaded, longest)
         heads = (

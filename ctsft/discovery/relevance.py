@@ -17,8 +17,10 @@ Ties = Literal["logits", "index"]
 SCORE_ROWS = 48  # that the protocol scores
 
 
-def files_of(path: Path) -> tuple[Path, Path]:
-    """Of the scores at `path`, a name without ending: the file of what they are, and that of the columns."""
+def files_of(path: str | Path) -> tuple[Path, Path]:
+    """Of the scores at `path`, a name without ending or that of the first: what they are, and the columns."""
+    path = Path(path)
+    path = path.with_suffix("") if path.suffix == ".json" else path
     return path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.safetensors")
 
 
@@ -36,7 +38,7 @@ class Relevance:
     about: dict = field(default_factory=dict)
     ties: Ties = "logits"
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """`path`.json holds the scores to the logits and what they came from; .safetensors beside it, the columns."""
         columns = {str(target): np.ascontiguousarray(column) for target, column in sorted(self.columns.items())}
         content = save(columns)
@@ -47,7 +49,7 @@ class Relevance:
         write_sealed(about_path, about)
 
     @classmethod
-    def load(cls, path: Path) -> Relevance:
+    def load(cls, path: str | Path) -> Relevance:
         """What `save` wrote, verified; Damaged names the file that is not it."""
         about_path, columns_path = files_of(path)
         about = read_sealed(about_path)

@@ -183,7 +183,7 @@ def _layer(family: Family, config: object, module: nn.Module, prefix: str, qkv: 
         activation=module.get_submodule(family.activation),
         post_mlp=norm(family.post_mlp),
         scaling=attention.scaling,
-        softcap=getattr(attention, "attn_logit_softcapping", None),
+        softcap=attention.attn_logit_softcapping if family.capped_attention else None,
         window=family.window(config, attention),
         parallel=family.parallel(config),
         post_norm=family.embedding_norm is not None,

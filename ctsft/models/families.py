@@ -30,9 +30,9 @@ class Family:
     Equal paths for q, k and v mean one fused projection: queries, keys and values in this order, or head by head with
     `per_head_qkv`. Equal paths for gate and up: the gate is the first half. `gate` is None for an MLP without a gate.
     q_norm and k_norm act on every head before the positions; post_attention and post_mlp on what is written to the
-    stream. `one_plus`: norms multiply by 1 + weight. `parallel(config)`: the MLP reads the stream before attention.
-    `window(config, attention)`: how many positions a layer sees back, or None. `refuse` returns why a configuration
-    cannot be decomposed, or None.
+    stream. `one_plus`: norms multiply by 1 + weight. `capped_attention`: attention logits have the soft cap that the
+    layer names. `parallel(config)`: the MLP reads the stream before attention. `window(config, attention)`: how many
+    positions a layer sees back, or None. `refuse` returns why a configuration cannot be decomposed, or None.
 
     `embedding_norm`, a path inside the model, marks post-norm residuals, which carry what leaves a norm and not what
     enters it. Their norms come in the same order (before attention, before the MLP, at the end), but `attention_norm`
@@ -62,6 +62,7 @@ class Family:
     post_mlp: str | None = None
     per_head_qkv: bool = False
     one_plus: bool = False
+    capped_attention: bool = False
     embedding_norm: str | None = None
     mask_head: MaskHead | None = None
     first_position: Callable[[object], int] = lambda config: 0
@@ -133,7 +134,7 @@ FAMILIES = (
     Family("Mistral", ("mistral",), window=_everywhere),
     Family("Qwen2", ("qwen2",)),
     Family("Qwen3", ("qwen3",), q_norm="self_attn.q_norm", k_norm="self_attn.k_norm"),
-    Family("Gemma 2", ("gemma2",), **_GEMMA),
+    Family("Gemma 2", ("gemma2",), capped_attention=True, **_GEMMA),
     Family("Gemma 3", ("gemma3_text",), q_norm="self_attn.q_norm", k_norm="self_attn.k_norm", **_GEMMA),
     Family(
         "Phi-3",

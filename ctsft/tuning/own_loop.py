@@ -30,7 +30,7 @@ class HeadTuning:
 
     def __init__(self, loaded: Loaded, heads: Iterable[Head], kv_policy: KVPolicy = "shared"):
         refuse_other("kv_policy", kv_policy, KVPolicy)
-        self.loaded, self.heads, self.kv_policy = loaded, sorted(set(heads)), kv_policy
+        self.loaded, self.heads, self.kv_policy = loaded, sorted({Head(*head) for head in heads}), kv_policy
         self._arm = get_arm("circuit" if self.heads else "norm_only")
         self._slices = moving_slices(loaded.model, loaded.anatomy, self._arm, self.heads, kv_policy)
         self._before: HeadDelta | None = None

@@ -48,12 +48,19 @@ class SlicedLinear(nn.Module):
         self.register_buffer("index", index, persistent=False)
         self.part = nn.Parameter(self._matrix().index_select(0 if outputs else 1, index).clone())
         self.bias_part = nn.Parameter(inner.bias[index].clone()) if outputs and inner.bias is not None else None
+        self._written = self._versions()
 
     def _matrix(self) -> Tensor:
         weight = self.inner.weight.detach()
         return weight.T if isinstance(self.inner, Conv1D) else weight
 
+    def _versions(self) -> tuple[int, ...]:
+        """Which torch raises whenever a tensor is changed in place."""
+        return tuple(part._version for part in (self.part, self.bias_part) if part is not None)
+
     def forward(self, x: Tensor) -> Tensor:
+        if self._versions() != self._written:  # inside a step that asks for the loss again, as L-BFGS does
+            self.write_back()
         bias = None if self.inner.bias is None else self.inner.bias.detach()
         return _SlicedMap.apply(x, self._matrix(), bias, self.part, self.bias_part, self.index, self.outputs)
 
@@ -63,6 +70,7 @@ class SlicedLinear(nn.Module):
         self._matrix().index_copy_(0 if self.outputs else 1, self.index, self.part)
         if self.bias_part is not None:
             self.inner.bias.index_copy_(0, self.index, self.bias_part)
+        self._written = self._versions()
 
 
 @dataclass(frozen=True)
