@@ -221,6 +221,24 @@ def test_every_set_of_the_plan_is_asked_once(config, found):
     assert not found.sets["error"].any()
 
 
+@pytest.mark.parametrize("direction", ["keep", "knock_out"])
+def test_a_set_is_asked_with_all_others_at_their_mean_or_with_itself(config, found, direction):
+    asked = Asked(Workbench(config), 31)
+    wanted = next(one for one in plan(config, 31, 32) if one.selection == "circuit" and one.direction == direction)
+    row, own = asked.ask(wanted), marked(asked.heads_of(wanted), (4, 8))
+    assert own.sum() == wanted.size
+    rows = asked.bench.prompts("d00", "valid")
+    with heads_at_mean(asked.bench.loaded, asked.mean, ~own if direction == "keep" else own):
+        logits = asked.bench.predict(rows).logits
+    assert row["margin"] == pytest.approx(margins(logits, rows.labels).mean(), abs=1e-5)
+
+
+def test_draws_of_random_sets_differ(config, found):
+    asked = Asked(Workbench(config), 31)
+    sets = [one for one in plan(config, 31, 32) if one.selection == "random:top" and one.direction == "keep"]
+    assert len({tuple(asked.heads_of(one)) for one in sets}) > len(sets) / 2
+
+
 def test_a_second_run_asks_nothing_again(config, found):
     paths = [config.folder / f"05_faithfulness.{kind}" for kind in ("sets.csv", "config.json")]
     before = [path.read_text() for path in paths]

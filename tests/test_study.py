@@ -47,7 +47,7 @@ TIMES = {"train_seconds", "eval_seconds", "peak_memory_mb", "created", "git_comm
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> StudyConfig:
-    """Every arm once, on one target, after a short competence stage."""
+    """Every arm once, on one target, from a start that does not give one answer to all rows."""
     return replace(
         PRESETS["demo"],
         targets=("d30",),
@@ -56,7 +56,8 @@ def config(tmp_path_factory) -> StudyConfig:
         lrs=(1e-3,),
         depths=(1,),
         arms=("zero_shot", "full", "direct", "circuit", "near_zero", "bottom", "random", "norm_only"),
-        n_source=60,
+        n_source=200,
+        source_epochs=2,
         epochs=1,
         mean_rows=24,
         score_rows=12,
@@ -93,6 +94,24 @@ def test_accuracies_follow_from_the_predictions(config, rows):
             assert len(digits) == 400
             share = sum(a == b for a, b in zip(digits, gold[language], strict=True)) / 400
             assert float(row[accuracy]) == pytest.approx(share, abs=1e-6)
+
+
+def test_a_row_tells_of_its_own_model_and_of_the_splits_that_it_names(config, rows):
+    """Validation is no test split, and the source's accuracy before and afterwards are those of two models."""
+    by_arm = {row["arm"]: row for row in rows}
+    bench = Workbench(config)
+    bench.theta1_of(31)
+    before = by_arm["zero_shot"]
+    for column, language, split in (
+        ("accuracy", "d30", "test"),
+        ("valid_accuracy", "d30", "valid"),
+        ("source_accuracy", "d00", "test"),
+    ):
+        assert float(before[column]) == pytest.approx(bench.accuracy(language, split)[1]["accuracy"], abs=1e-6)
+    assert len({before["accuracy"], before["valid_accuracy"]}) == 2
+    for arm in ("full", "circuit"):
+        assert by_arm[arm]["source_accuracy_before"] == before["source_accuracy"]
+        assert by_arm[arm]["source_predictions"] != before["source_predictions"]
 
 
 def test_the_same_seed_gives_the_same_rows(config, rows, tmp_path):
@@ -336,23 +355,11 @@ def test_a_start_that_fails_is_tried_once_and_told_without_a_traceback(config, t
 
 
 def test_a_killed_run_leaves_whole_rows_and_goes_on_to_the_same(config, rows, tmp_path):
+    settings = (
+        "--targets d30 --n-targets 20 --seeds 31 --lrs 1e-3 --depths 1 --n-source 200 --source-epochs 2 --epochs 1"
+    )
     flags = [
-        "--targets",
-        "d30",
-        "--n-targets",
-        "20",
-        "--seeds",
-        "31",
-        "--lrs",
-        "1e-3",
-        "--depths",
-        "1",
-        "--n-source",
-        "60",
-    ]
-    flags += [
-        "--epochs",
-        "1",
+        *settings.split(),
         "--mean-rows",
         "24",
         "--score-rows",
