@@ -36,6 +36,7 @@ from ctsft.report.render import interval
 from ctsft.report.rows import Results
 from ctsft.report.select import pick
 from ctsft.report.stability import ByRows, Overlap, by_rows, settled_text, stability_cells
+from ctsft.report.stats import Interval
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.faithfulness import Asked, run_faithfulness
@@ -231,6 +232,25 @@ def test_a_set_is_asked_with_all_others_at_their_mean_or_with_itself(config, fou
     with heads_at_mean(asked.bench.loaded, asked.mean, ~own if direction == "keep" else own):
         logits = asked.bench.predict(rows).logits
     assert row["margin"] == pytest.approx(margins(logits, rows.labels).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wins", "kept", "verdict"),
+    [
+        (38, 0.9, "supported"),
+        (37, 0.9, "undecided"),
+        (20, 0.9, "undecided"),
+        (19, 0.9, "contradicted"),
+        (38, 0.5, "undecided"),
+        (38, 0.1, "contradicted"),
+    ],
+)
+def test_a_faithful_circuit_keeps_half_and_more_than_nearly_all_random_sets(found, monkeypatch, wins, kept, verdict):
+    monkeypatch.setattr("ctsft.report.faithful_claims.beaten", lambda *_, **__: (wins, 40))
+    monkeypatch.setattr(
+        "ctsft.report.faithful_claims.faithfulness_of", lambda *_: Interval(kept, kept - 0.1, kept + 0.1)
+    )
+    assert faithful(found).verdict == verdict
 
 
 def test_draws_of_random_sets_differ(config, found):

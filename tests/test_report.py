@@ -985,6 +985,29 @@ def test_bounds_decide_as_they_are_printed(low, high, verdict, demo, monkeypatch
     assert found == (other_way or ("contradicted" if low > -MARGIN else "undecided"))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "as_good", "better"),
+    [
+        (-0.02, 0.01, "supported", "undecided"),
+        (-0.06, -0.03, "contradicted", "contradicted"),
+        (-0.04, 0.01, "undecided", "undecided"),
+        (0.01, 0.03, "supported", "supported"),
+    ],
+)
+def test_what_is_matched_has_a_margin_and_what_is_better_has_none(low, high, as_good, better, demo, monkeypatch):
+    monkeypatch.setattr(claims, "pooled", lambda *_: Difference((low + high) / 2, low, high, 0.04))
+    study = demo.of(claims.EXPERIMENT)
+    few = replace(study, rows=study.rows.assign(trainable_share=0.005))
+    for judge, verdict in (
+        (claims.target_accuracy, as_good),
+        (claims.source_kept, as_good),
+        (claims.source_kept_better, better),
+    ):
+        assert judge(few).verdict == verdict
+    many = replace(few, rows=few.rows.assign(trainable_share=0.01))
+    assert claims.target_accuracy(many).verdict == ("undecided" if as_good == "supported" else as_good)
+
+
 def test_verdicts_follow_the_rows(folder):
     """Rows in which full answers everything right contradict the claim that the circuit matches it; and the reverse."""
     gold = json.loads((folder / "gold.json").read_text())
