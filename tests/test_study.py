@@ -342,7 +342,7 @@ def test_a_start_that_fails_is_tried_once_and_told_without_a_traceback(config, t
     bad = replace(config, output=tmp_path, source_lr=1e30, arms=("zero_shot", "full", "norm_only"))
     assert run_study(bad) == 1
     out = capsys.readouterr()
-    assert len(re.findall("tuning all weights on 60 rows", out.out + out.err)) == 1
+    assert len(re.findall("tuning all weights on 200 rows", out.out + out.err)) == 1
     assert out.err.count("the loss became nan") == 3
 
     def fails(config, table):
