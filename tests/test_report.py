@@ -161,16 +161,27 @@ def test_macro_f1_is_sklearns():
     assert low < value < high
 
 
+def test_seeds_that_disagree_widen_macro_f1s_interval():
+    gold = np.arange(300) % 3
+    alike = np.tile(np.where(np.arange(300) % 2, gold, 0), (2, 1))
+    apart = np.stack([gold, np.zeros(300, dtype=int)])
+    spans = [found.high - found.low for found in (macro_f1_interval(answers, gold) for answers in (alike, apart))]
+    assert spans[1] > 3 * spans[0]
+
+
 def test_the_permutation_is_exact_on_few_rows():
     """Eight rows that all favour one arm: two of the 2^8 swaps are as extreme."""
     difference = paired_difference(np.ones((1, 8)), np.zeros((1, 8)))
     assert difference.value == 1
     assert difference.p == pytest.approx(2 / 2**8)
-    apart = np.random.default_rng(3).choice([-1, -0.5, 0, 0.5, 1], 12)
-    exact = stats.permutation_test(
-        (apart, np.zeros(12)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=2**12
-    )
-    assert permutation_p(apart) == pytest.approx(exact.pvalue)
+    for parts in (2, 3):  # means over as many seeds
+        apart = np.random.default_rng(3).integers(-parts, parts + 1, 12) / parts
+        exact = stats.permutation_test(
+            (apart, np.zeros(12)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=2**12
+        )
+        assert permutation_p(apart) == pytest.approx(exact.pvalue)
+    opposed = np.stack([np.ones(8), np.zeros(8)]), np.stack([np.zeros(8), np.ones(8)])
+    assert paired_difference(*opposed).p == 1  # both seeds count
     none = paired_difference(np.ones((2, 8)), np.ones((2, 8)))
     assert (none.value, none.p) == (0, 1)
 
@@ -190,6 +201,9 @@ def test_retention_is_a_ratio_with_an_interval():
     value, low, high = ratio_interval(after.astype(float), before.astype(float))
     assert value == pytest.approx(0.9)
     assert low < 0.9 < high < 1
+    assert ratio_interval(after.astype(float), after.astype(float)) == (1, 1, 1)  # the same rows are drawn
+    uneven = np.array([[1.0, 1.0], [0.25, 0.25]])
+    assert ratio_interval(np.array([[0.5, 0.5], [0.25, 0.25]]), uneven).value == pytest.approx(0.375 / 0.625)
 
 
 def test_spearman_wants_three_targets_and_variation():

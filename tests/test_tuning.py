@@ -335,6 +335,12 @@ def test_groups_by_length_hold_every_row_once():
     assert [len(group) for group in groups] == [4, 4, 3]
 
 
+def test_the_recipe_is_the_protocols():
+    """No key of a row names these."""
+    assert (Recipe().warmup, Recipe().clip, Recipe().weight_decay) == (0.1, 1.0, 0.0)
+    assert (Recipe().epochs, Recipe().batch_size) == (5, 16)
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     factors = [learning_rate_factor(step, 35, 0.1) for step in range(35)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
