@@ -92,7 +92,5 @@ def _mean_rows(task: Task, relevance: Relevance) -> list:
     source, ids = relevance.about.get("source"), relevance.about.get("mean_row_ids", ())
     by_id = {example.id: example for example in task.load(source, "train").examples} if source else {}
     if not ids or any(i not in by_id for i in ids):
-        raise UserError(
-            "the rows of the scores' mean are not in this task: give scores that `discover` made on it."
-        )
+        raise UserError("the rows of the scores' mean are not in this task: give scores that `discover` made on it.")
     return [by_id[i] for i in ids]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.colors import to_rgb
 
 from ctsft.report.figures.style import (
     COLOURS,
@@ -45,9 +46,11 @@ def plane_figure(results: Results) -> plt.Figure | None:
     points = plane(results.only(~results.rows["arm"].isin({"direct", "bottom"} if twice else {"direct"})))
     tuned = results.rows[results.rows["n_target"] > 0].drop_duplicates(["n_target", "target", "seed"])
     run = tuned["n_target"].value_counts()
-    points = points[points["n_target"] == run.index[run == run.max()].max()]
+    n_target = run.index[run == run.max()].max()
+    points = points[points["n_target"] == n_target]
     if points.empty:
         return None
+    twice &= bool(len(pick(results.rows, arm="bottom", n_target=n_target)))
     targets = list(dict.fromkeys(points["target"]))
     columns = 2 if len(targets) == 4 else min(3, len(targets))
     lines = -(-len(targets) // columns)
@@ -73,7 +76,7 @@ def plane_figure(results: Results) -> plt.Figure | None:
                 axis.set_ylabel("gain on the target")
         legend_below(figure, axes.flat)
         note = f"\nwithout {ARMS['bottom'].words}, which answer as {ARMS['near_zero'].words}"
-        title = f"{results.model}, {points['n_target'].max()} target rows, validated rates{note if twice else ''}"
+        title = f"{results.model}, {n_target} target rows, validated rates{note if twice else ''}"
         figure.suptitle(title, fontsize=9 if twice else 10)
     return figure
 
@@ -84,8 +87,7 @@ def _panel(axis: plt.Axes, points: pd.DataFrame) -> None:
     axis.plot(*zip(*front, strict=True), color="grey", linewidth=1, label="Pareto front")
     for arm, depth in arms_in_order(points):
         mine = pick(points, arm=arm, depth=depth)
-        face = "white" if not pd.isna(depth) and depth == 0 else COLOURS[arm]
-        look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=face, elinewidth=0.6)
+        look = dict(marker=MARKERS[arm], color=COLOURS[arm], markerfacecolor=_face(arm, depth), elinewidth=0.6)
         kept, gain = mine["kept"].iloc[0], mine["gain"].iloc[0]
         bars = dict(xerr=arms_of_error(kept), yerr=arms_of_error(gain))
         axis.errorbar(kept.value, gain.value, label=arm_label(arm, depth), **bars, **look)
@@ -95,6 +97,12 @@ def _panel(axis: plt.Axes, points: pd.DataFrame) -> None:
         axis.plot(*zip(*short, strict=True), label=FEWER, linestyle="none", **ring)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
+
+
+def _face(arm: str, depth: object) -> tuple[float, ...]:
+    """The arm's colour; paler at depth 1, and white at depth 0."""
+    white = 0.0 if pd.isna(depth) else {0: 1.0, 1: 0.6}.get(int(depth), 0.0)
+    return tuple(white + (1 - white) * part for part in to_rgb(COLOURS[arm]))
 
 
 def epochs_figure(results: Results) -> plt.Figure | None:
