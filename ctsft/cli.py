@@ -32,7 +32,7 @@ COMMAND --help explains every flag."""
 
 def _note(message: Warning | str, *rest: object) -> None:
     """A warning of the library, to somebody who did not write the code that it points to."""
-    print(f"note: {message}")
+    print(f"note: {message}", file=sys.stderr)
 
 
 # In the order of use.

@@ -15,7 +15,7 @@ from ctsft.errors import UserError
 from ctsft.heads import Head
 from ctsft.models.load import Loaded
 from ctsft.report.stats import Interval, combined
-from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Task
+from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task
 
 
 class Faithful(NamedTuple):
@@ -61,8 +61,10 @@ def faithfulness(
     """
     if split not in SPLITS:
         raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
+    if draws < 1:
+        raise UserError(f"draws is {draws}; it must be at least 1, or there is no chance to compare with.")
     chosen, rows = [Head(*head) for head in heads], task.load(language, split).examples
-    shape = relevance.logits.shape
+    shape = (len(loaded.anatomy.layers), loaded.anatomy.heads)
     if not chosen or any(not (0 <= head.layer < shape[0] and 0 <= head.index < shape[1]) for head in chosen):
         raise UserError(f"heads: name at least one, each of {shape[0]} layers of {shape[1]} heads.")
     mean = label_balanced_mean(
@@ -87,7 +89,7 @@ def faithfulness(
     return Faithful(share(kept[0]), share(left[0]), share(np.mean(kept[1:], axis=0)), share(np.mean(left[1:], axis=0)))
 
 
-def _mean_rows(task: Task, relevance: Relevance) -> list:
+def _mean_rows(task: Task, relevance: Relevance) -> list[Example]:
     """The rows that the mean of `relevance` was made on."""
     source, ids = relevance.about.get("source"), relevance.about.get("mean_row_ids", ())
     by_id = {example.id: example for example in task.load(source, "train").examples} if source else {}

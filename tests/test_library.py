@@ -233,8 +233,9 @@ def test_questions_of_faithfulness_without_an_answer_are_refused(theta1, task):
     for about in ({}, {"source": "d00", "mean_row_ids": ["nobody"]}):
         with pytest.raises(UserError, match="rows of the scores' mean are not in this task"):
             ctsft.faithfulness(theta1, task, "d00", HEADS, replace(relevance, about=about))
-    with pytest.raises(UserError, match="split is 'dev'"):
-        ctsft.faithfulness(theta1, task, "d00", HEADS, relevance, split="dev")
+    for wrong, message in (({"split": "dev"}, "split is 'dev'"), ({"draws": 0}, "draws is 0; it must be at least 1")):
+        with pytest.raises(UserError, match=message):
+            ctsft.faithfulness(theta1, task, "d00", HEADS, relevance, **wrong)
 
 
 def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta1, task, monkeypatch):
