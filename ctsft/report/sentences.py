@@ -15,8 +15,8 @@ TO_THE_AUTHORS = {
     "C5 contradicted": "On entailment from a competent start we do not see both of your effects: see C5's numbers.",
     "C6 contradicted": "The circuit's heads alone do not keep the task. Please report faithfulness (keep and "
     "knock-out) with the circuits.",
-    "C8 supported": "Please say whether you apply CD-T's clean-up. With it no score is negative in our rows (column "
-    "`below zero` of `*_05_scorers.md`), so it names no head that works against the answer.",
+    "C8 supported": "Please say whether you apply CD-T's clean-up. With it hardly a score is negative (column `below "
+    "zero` of `*_05_scorers.md`), so it names no head that works against the answer.",
     "C8 contradicted": "By faithfulness, unsigned scores rank heads no worse than directional ones.",
     "C8 undecided": "On real text, faithfulness does not separate directional from unsigned scores.",
     "B9 contradicted": "Please also report a classifier without a language model on the same rows: here character "
