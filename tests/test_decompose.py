@@ -82,7 +82,7 @@ def close(actual, expected, relative):
 
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_rel_and_irrel_add_up_to_the_models_logits(loaded, rules):
+def test_the_references_two_streams_add_up_to_the_models_logits(loaded, rules):
     batch = pad_left(random_rows(5).prompts, loaded.layout, "cpu")
     totals = record(loaded, batch)
     for layer, kept in enumerate(totals.layers):
