@@ -42,7 +42,7 @@ def test_a_new_family_passes_the_checks_of_the_others(starcoder2):
         return conftest.tiny(starcoder2)
 
     for rules in test_decompose.RULES.values():
-        test_decompose.test_rel_and_irrel_add_up_to_the_models_logits(fresh(), rules)
+        test_decompose.test_the_references_two_streams_add_up_to_the_models_logits(fresh(), rules)
         test_decompose.test_scores_equal_the_reference(fresh(), rules)
     test_decompose.test_chunks_and_batches_do_not_change_a_score(fresh())
     test_decompose.test_one_backward_pass_equals_head_by_head_propagation(fresh())
