@@ -17,6 +17,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.discovery.scorers import magnitude
 from ctsft.discovery.totals import record
 from ctsft.heads import Head, head_slices
+from ctsft.study.circuit_files import Choice
 from ctsft.tasks.prompts import pad_left
 from ctsft.tuning.arms import get_arm, moving_slices
 from ctsft.tuning.slices import read_slices, write_slices
@@ -53,6 +54,12 @@ def test_a_depth_is_chosen_by_its_mean_relevance_to_the_last_one():
         left = [head for head in heads if not any(head in part for part in expected)]
         expected.append(sorted(left, key=lambda head: -(columns[one][head] + columns[other][head]))[:2])
     assert circuit(relevance, 2, 0.1) == expected
+
+
+def test_every_draw_of_random_heads_is_another_one():
+    relevance = Relevance(np.arange(64.0).reshape(8, 8))
+    drawn = {tuple(Choice("random", 0, seed, draw, 0.1).heads(relevance, 1)) for seed in (31, 777) for draw in range(4)}
+    assert len(drawn) == 8
 
 
 @pytest.mark.parametrize("long", [MIN_ROWS - 1, MIN_ROWS])

@@ -1009,7 +1009,8 @@ def test_bounds_decide_as_they_are_printed(low, high, verdict, demo, monkeypatch
     ],
 )
 def test_what_is_matched_has_a_margin_and_what_is_better_has_none(low, high, as_good, better, demo, monkeypatch):
-    monkeypatch.setattr(claims, "pooled", lambda *_: Difference((low + high) / 2, low, high, 0.04))
+    for name in ("pooled", "related_change"):
+        monkeypatch.setattr(claims, name, lambda *_: Difference((low + high) / 2, low, high, 0.04))
     study = demo.of(claims.EXPERIMENT)
     few = replace(study, rows=study.rows.assign(trainable_share=0.005))
     for judge, verdict in (
@@ -1018,6 +1019,7 @@ def test_what_is_matched_has_a_margin_and_what_is_better_has_none(low, high, as_
         (claims.source_kept_better, better),
     ):
         assert judge(few).verdict == verdict
+    assert claims.related_kept(demo).verdict == as_good
     many = replace(few, rows=few.rows.assign(trainable_share=0.01))
     assert claims.target_accuracy(many).verdict == ("undecided" if as_good == "supported" else as_good)
 
