@@ -99,6 +99,11 @@ def have_one_rate_to_choose(rows: pd.DataFrame) -> bool:
     return arms > 0 and len(number) == arms and bool((number > 1).all())
 
 
+def is_at_papers_rate(rows: pd.DataFrame) -> pd.Series:
+    """Whether each row is at the paper's learning rate, or is of an arm without one."""
+    return rows["lr"].isna() | (rows["lr"] == PAPERS_RATE)
+
+
 def at_papers_share(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose circuit has the paper's 2 % of the heads a depth, and those of arms without heads.
 

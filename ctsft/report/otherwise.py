@@ -5,7 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
-from ctsft.report.choosing import PAPERS_RATE, Choice, at_one_rate, at_validated_rate, have_one_rate_to_choose
+from ctsft.report.choosing import (
+    PAPERS_RATE,
+    Choice,
+    at_one_rate,
+    at_validated_rate,
+    have_one_rate_to_choose,
+    is_at_papers_rate,
+)
 from ctsft.report.claims import BOTH, compared, of_transfer, second_task
 from ctsft.report.judging import Judgement
 from ctsft.report.kinds import apart_from
@@ -69,6 +76,4 @@ def _had_papers_rate(study: Results) -> bool:
 
 
 def _at_papers_rate(study: Results) -> Results:
-    """The rows at that rate alone, and those without one."""
-    rates = study.rows["lr"]
-    return study.only(rates.isna() | (rates == PAPERS_RATE))
+    return study.only(is_at_papers_rate(study.rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two
+from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two, is_at_papers_rate
 from ctsft.report.compare import SOURCE, TARGET, pooled
 from ctsft.report.fair import at_rates_of_both
 from ctsft.report.judging import SAME, common_seeds, pairs_of
@@ -69,7 +69,7 @@ def pair_cells(results: Results) -> pd.DataFrame:
     table = []
     for n_target in sorted(set(rows["n_target"]) - {0}):
         here = rows[rows["n_target"] == n_target]
-        at_papers_rate = here[here["lr"].isna() | (here["lr"] == PAPERS_RATE)]
+        at_papers_rate = here[is_at_papers_rate(here)]
         for pair in PAIRS:
             pairs = compared(here, pair)
             if not pairs:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, stored_circuit
 from ctsft.discovery.relevance import Relevance
-from ctsft.report.choosing import PAPERS_RATE, at_papers_share, circuits_by, told_by
+from ctsft.report.choosing import PAPERS_RATE, at_papers_share, circuits_by, is_at_papers_rate, told_by
 from ctsft.report.compare import SOURCE, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval, listed, rate_text
@@ -60,8 +60,7 @@ def of_the_paper(results: Results) -> pd.DataFrame:
     A line of a table has one precision, and one rule for keys and values: that of the most rows of its target and n.
     How its heads were chosen is told beside it: at this rate that may be another way than at others.
     """
-    rates = results.rows["lr"]
-    setting = results.only(results.rows["task"].isin(TABLES) & (rates.isna() | (rates == PAPERS_RATE)))
+    setting = results.only(results.rows["task"].isin(TABLES) & is_at_papers_rate(results.rows))
     studies = [study.rows for name in (EXPERIMENT, ENTAILMENT) for study in setting.studies(name)]
     if not studies:
         return results.rows.iloc[:0]
