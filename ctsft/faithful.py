@@ -14,7 +14,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head
 from ctsft.models.load import Loaded
-from ctsft.report.stats import Interval, combined
+from ctsft.report.stats import Interval, kept_share
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task
 
 
@@ -82,7 +82,7 @@ def faithfulness(
         raise UserError("the margin is the same with and without all heads, so no share of it can be kept.")
 
     def share(margins_of: np.ndarray) -> Interval:
-        return combined(lambda c, n, w: (c - n) / (w - n), margins_of[None], none[None], whole[None])
+        return kept_share(margins_of[None], none[None], whole[None])
 
     sets = [chosen, *(same_layers(chosen, shape[1], seed + draw) for draw in range(draws))]
     kept, left = ([margin(~at if keep else at) for at in (marked(s, shape) for s in sets)] for keep in (True, False))

@@ -123,14 +123,8 @@ def discover(
         seed,
     )
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
-    asked = n_labels * (score_rows // n_labels)
-    if not rows.only_right:
-        told = "the model gets too few rows of some label right, so rows that it gets wrong are scored too"
-        warnings.warn(f"{told}: make it competent on the source first.", stacklevel=2)
-    if len(rows.scored) < asked:
-        why = "gets right no more of some label" if rows.only_right else "has no more of some label"
-        who = "the model" if rows.only_right else "the source"
-        warnings.warn(f"{len(rows.scored)} rows are scored, not {asked}: {who} {why}.", stacklevel=2)
+    for note in rows.oddities(n_labels * (score_rows // n_labels)):
+        warnings.warn(note, stacklevel=2)
     problem = rows.problem(loaded, lambda part: encode_rows(loaded, task, part, max_tokens), tokens, EVAL_BATCH, scorer)
     relevance = score_to_depth(scorer, problem, None, depth, heads_per_depth(anatomy.n_heads, share))
     relevance.about |= {
@@ -165,7 +159,7 @@ def choose(
             f"the scores are of a model with {relevance.logits.shape[0]} layers of {relevance.logits.shape[1]} heads, "
             f"this one has {len(loaded.anatomy.layers)} of {loaded.anatomy.heads}."
         )
-    if relevance.about.get("weights", made_on := weight_hash(loaded.model)) != made_on:
+    if (made_on := relevance.about.get("weights")) and made_on != weight_hash(loaded.model):
         warnings.warn("the scores were made on other weights than this model's", stacklevel=2)
     if arm not in SELECTIONS:
         raise UserError(f"no heads are chosen for an arm '{arm}'. Valid: {', '.join(SELECTIONS)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -36,6 +36,17 @@ class ScoringRows(NamedTuple):
         aligned = get_scorer(scorer).aligned
         mean = label_balanced_mean(loaded, encode(self.mean), len(tokens), batch_size, aligned)
         return Problem(loaded, encode(self.scored), tokens, mean)
+
+    def oddities(self, asked: int) -> Iterator[str]:
+        """What somebody who asked for so many scored rows should know, a sentence each."""
+        if not self.only_right:
+            yield (
+                "the model gets too few rows of some label right, so rows that it gets wrong are scored too: make it "
+                "competent on the source first."
+            )
+        if len(self.scored) < asked:
+            why = "the model gets right no more" if self.only_right else "the source has no more"
+            yield f"{len(self.scored)} rows are scored, not {asked}: {why} of some label."
 
     @property
     def about(self) -> dict[str, object]:

@@ -20,7 +20,7 @@ from ctsft.report.choosing import told_by
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.rows import counted, labels_by_test
 from ctsft.report.select import pick
-from ctsft.report.stats import Interval, combined
+from ctsft.report.stats import Interval, combined, kept_share
 from ctsft.study.record import SET_COLUMNS, SETS, read_rows
 
 # What a scorer's curve is made of.
@@ -178,9 +178,7 @@ def faithfulness_of(found: Faithfulness, lines: pd.DataFrame) -> Interval | None
     seeds = sorted(mine.keys() & none.keys() & whole.keys())
     if not seeds:
         return None
-    return combined(
-        lambda c, n, w: (c - n) / (w - n), *([side[seed] for seed in seeds] for side in (mine, none, whole))
-    )
+    return kept_share(*([side[seed] for seed in seeds] for side in (mine, none, whole)))
 
 
 def curve(
@@ -210,7 +208,7 @@ def faithfulness_curve(found: Faithfulness, **wanted: object) -> tuple[list[floa
         return None
     shares, values = points
     none, whole = (values[-1], values[0]) if wanted.get("direction") == "knock_out" else (values[0], values[-1])
-    return shares, [combined(lambda m, n, w: (m - n) / (w - n), value, none, whole) for value in values]
+    return shares, [kept_share(value, none, whole) for value in values]
 
 
 def asked_of(found: Faithfulness, *scorers: str) -> set[int]:

@@ -73,6 +73,11 @@ def combined(function: Callable[..., np.ndarray], *values: np.ndarray | Sequence
     return _middle(point, function(*(mean_draws(array) for array in arrays)))
 
 
+def kept_share(kept: np.ndarray, none: np.ndarray, whole: np.ndarray) -> Interval:
+    """(m(C) - m(none)) / (m(all) - m(none)) of margins [seeds, rows]: what a set of heads keeps of the answer."""
+    return combined(lambda c, n, w: (c - n) / (w - n), kept, none, whole)
+
+
 def macro_f1_interval(answers: np.ndarray, gold: np.ndarray) -> Interval:
     """Macro-F1 of answers [seeds, rows], averaged over seeds."""
     return _middle(*_macro_f1(answers, gold))
