@@ -32,7 +32,6 @@ from ctsft.tuning.extra_rows import Lexicon, Material, Replay, synonyms
 from ctsft.tuning.gradients import EWC, L2SP, Job, _pull
 from ctsft.tuning.loop import Gradients, Recipe, text_loss, token_losses, train
 from ctsft.tuning.ngrams import NGrams
-from ctsft.tuning.slices import count
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DEMO = runpy.run_path(str(EXPERIMENTS / "01_nusax_transfer.py"))["PRESETS"]["demo"]
@@ -236,15 +235,6 @@ def test_the_rank_is_counted_by_hand():
 
 
 # ---- layers and biases --------------------------------------------------------------------------------------------
-
-
-def test_top_and_rest_are_all_weights(loaded):
-    top, below, whole = (
-        count(loaded.model, moving_slices(loaded.model, loaded.anatomy, get_arm(arm), [], "shared"))
-        for arm in ("layers_top", "layers_below", "full")
-    )
-    assert top + below == whole
-    assert 0 < top < whole
 
 
 def test_a_model_without_biases_fails_bitfit_with_the_reason():

@@ -247,7 +247,7 @@ def test_attribution_is_the_slope_towards_the_mean():
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_inner_columns_stop_before_their_target(scorer):
+def test_heads_are_fed_by_earlier_layers_alone(scorer):
     problem = small_problem("llama-2kv")
     targets = [Head(2, 1), Head(0, 3)]
     relevance = get_scorer(scorer)(problem, get_scorer(scorer)(problem, None, []), targets)

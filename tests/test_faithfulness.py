@@ -284,7 +284,7 @@ def test_a_dry_run_says_what_is_left(config, found, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.csv"))
 
 
-def test_the_ends_of_every_curve_are_exact(config, found):
+def test_a_curve_runs_from_no_heads_to_all_or_back(config, found):
     base = dict(language="d00", scorer="cdt", selection="top")
     for direction, ends in (("keep", (0, 1)), ("knock_out", (1, 0))):
         shares, points = curve(found, **base, direction=direction)
