@@ -12,7 +12,7 @@ from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import Loaded
 from ctsft.models.precision import autocast
-from ctsft.report.stats import Interval, mean_interval
+from ctsft.stats import Interval, mean_interval
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
 from ctsft.tasks.task import MAX_TOKENS, SPLITS, Example, Task
 

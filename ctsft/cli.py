@@ -37,10 +37,10 @@ def _note(message: Warning | str, *rest: object) -> None:
 
 # In the order of use.
 COMMANDS = {
+    "tune": Tune,
     "discover": Discover,
     "show": Show,
     "advise": Advise,
-    "tune": Tune,
     "evaluate": Evaluate,
     "predict": Predict,
     "merge": Merge,

@@ -14,7 +14,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.heads import Head
 from ctsft.models.load import Loaded
-from ctsft.report.stats import Interval, kept_share
+from ctsft.stats import Interval, kept_share
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task
 
 

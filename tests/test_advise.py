@@ -26,7 +26,7 @@ from ctsft.report import documents
 from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
 from ctsft.report.fair import at_common_rates
 from ctsft.report.rows import Results
-from ctsft.report.stats import Interval
+from ctsft.stats import Interval
 from ctsft.study.record import append_rows, read_rows
 from ctsft.tasks.task import Rows
 

@@ -36,7 +36,7 @@ from ctsft.report.render import interval
 from ctsft.report.rows import Results
 from ctsft.report.select import pick
 from ctsft.report.stability import ByRows, Overlap, by_rows, settled_text, stability_cells
-from ctsft.report.stats import Interval
+from ctsft.stats import Interval
 from ctsft.storage import write_atomic, write_sealed
 from ctsft.study.competence import theta1_paths
 from ctsft.study.faithfulness import Asked, run_faithfulness

@@ -33,7 +33,7 @@ from ctsft.report.related import related_lines
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.select import pick
 from ctsft.report.situations import odyssey_page, settings_of
-from ctsft.report.stats import Difference, calibration_difference, calibration_interval
+from ctsft.stats import Difference, calibration_difference, calibration_interval
 from ctsft.study import executors
 from ctsft.study.measure_files import from_per_mille, per_mille, probabilities, read_measures
 from ctsft.study.measures import bits_per_byte

@@ -13,7 +13,7 @@ from ctsft.discovery.circuits import PAPERS_SHARE, heads_per_depth
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import Loaded
-from ctsft.report.stats import Interval, mean_interval
+from ctsft.stats import Interval, mean_interval
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.task import MAX_TOKENS, Example, Task
 from ctsft.tuning.ngrams import NGrams

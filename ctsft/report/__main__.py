@@ -105,7 +105,7 @@ def figures_of(results: Results) -> dict[str, plt.Figure]:
         drawn["05_paying"] = paying_figure(found, results)
     drawn |= {"07_cost_and_energy": costs_figure(results.folder), "07_arithmetic": arithmetic_figure(results.folder)}
     drawn["08_self_training"] = self_training_figure(results.folder)
-    return {f"{results.preset}_{name}": figure for name, figure in drawn.items() if figure is not None}
+    return {f"{results.name}_{name}": figure for name, figure in drawn.items() if figure is not None}
 
 
 def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
@@ -116,7 +116,7 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
             written += table.write(tables)
         for name, figure in figures_of(results).items():
             written += save(figure, figures / name)
-    real = {results.preset: results for results in folders if results.preset != "demo"}
+    real = {results.name: results for results in folders if results.name != "demo"}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
     pages = {"claims.md": claims_page(folders), "odyssey.md": odyssey_page(folders)}
@@ -139,10 +139,9 @@ def main() -> None:
         raise UserError("two results folders have the same name, which names tables and figures: rename one.")
     folders = [Results.read(folder) for folder in arguments.results]
     if arguments.page:
-        tables = {results.preset: tables_of(results) for results in folders}
+        tables = {results.name: tables_of(results) for results in folders}
         pictures = {
-            results.preset: [picture(figure, name) for name, figure in figures_of(results).items()]
-            for results in folders
+            results.name: [picture(figure, name) for name, figure in figures_of(results).items()] for results in folders
         }
         write_atomic(arguments.page, page(folders, tables, pictures, claims_page(folders)))
         print(arguments.page)

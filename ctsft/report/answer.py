@@ -46,7 +46,7 @@ def tag(one: Outcome) -> str:
     return f"`{one.arm}`{SHORT_OF_RATES if one.short_of_rates else ''}"
 
 
-def listed(some: Sequence[Outcome]) -> str:
+def tags(some: Sequence[Outcome]) -> str:
     """Their arms, each once; `none` of nothing."""
     return ", ".join(dict.fromkeys(map(tag, some))) or "none"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.answer import ON_TEST, Answer, listed, lowest, tag, told_by_name
+from ctsft.report.answer import ON_TEST, Answer, lowest, tag, tags, told_by_name
 from ctsft.report.compare import paired
 from ctsft.report.fair import equal_rates
 from ctsft.report.judging import MARGIN, by_interval
@@ -67,7 +67,7 @@ class Teller:
             sentence = f"{sentence} Among the tuned models: {_all_told(models, words)}"
             taken = f"{taken}; {_in_short(models)}"
         if rivals:
-            sentence = f"{sentence} Within {MARGIN} of it on validation: {listed(rivals)}."
+            sentence = f"{sentence} Within {MARGIN} of it on validation: {tags(rivals)}."
             taken = f"{taken} ({len(rivals)})"
         return Answer(situation, sentence, taken, by)
 
@@ -101,7 +101,7 @@ def answers(here: Sequence[Outcome], zero: Outcome, teller: Teller, costs: pd.Da
             for one in here
             if not one.is_model
         ),
-        *(Answer(words, f"{listed([one for one in here if flag in one.flags])}.") for flag, words in FLAGS.items()),
+        *(Answer(words, f"{tags([one for one in here if flag in one.flags])}.") for flag, words in FLAGS.items()),
     ]
 
 
@@ -140,5 +140,5 @@ def _little_to_compute(teller: Teller, here: Sequence[Outcome], costs: pd.DataFr
     helped = [one for one in here if "helped" in one.flags]
     known = [one for one in helped if of(one) is not None]
     unknown = [one for one in helped if one not in known]
-    by += f"; not measured: {listed(unknown)}" if unknown else ""
+    by += f"; not measured: {tags(unknown)}" if unknown else ""
     return teller.answer(situation, known, by, lambda some: lowest(some, of), words)

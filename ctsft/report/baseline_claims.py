@@ -44,7 +44,7 @@ from ctsft.report.self_training import (
     resting_told,
     stacked,
 )
-from ctsft.report.stats import Difference, paired_difference
+from ctsft.stats import Difference, paired_difference
 from ctsft.tuning.arms import ARMS
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH
-from ctsft.report.choosing import at_papers_share
+from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.judging import MARGIN
 from ctsft.report.render import GAP, Table, change, described, fraction, interval, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.select import pick
-from ctsft.report.stats import mean_interval, paired_difference
 from ctsft.report.transfer import lines_of
+from ctsft.stats import mean_interval, paired_difference
 
 
 def rate_points(results: Results) -> pd.DataFrame:
@@ -94,6 +94,34 @@ def _as_text(points: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def edges(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Arms on a target by what rate each chose: the `only` one, or on every seed the `highest` or `lowest`; or another.
+
+    Those at an end of several may want rates beyond it.
+    """
+    found: dict[str, list[str]] = {"highest": [], "lowest": [], "only": [], "another": []}
+    rows = at_papers_share(rows[rows["lr"].notna()])
+    keys = ["target", "n_target", "arm", "depth"]
+    for key, chosen in at_validated_rate(rows).groupby(keys, dropna=False, sort=False):
+        tried = set(pick(rows, **dict(zip(keys, key, strict=True)))["lr"])
+        ends = {"only": {max(tried)}} if len(tried) == 1 else {"highest": {max(tried)}, "lowest": {min(tried)}}
+        which = next((word for word, end in ends.items() if set(chosen["lr"]) == end), "another")
+        target, n, arm, depth = key
+        found[which].append(f"{arm}{'' if pd.isna(depth) else f' {depth:g}'} ({target}, {n} rows)")
+    return found
+
+
+def edges_text(rows: pd.DataFrame) -> str:
+    """Which arms chose an end of their rates on every seed."""
+    found = edges(rows)
+    return "".join(
+        f" Arms that chose the {word} of several rates on every seed, and so are perhaps not at their best: "
+        f"{', '.join(found[word])}."
+        for word in ("highest", "lowest")
+        if found[word]
+    )
+
+
 def kept_text(points: pd.DataFrame) -> str:
     """Of the rates that cost the source at most MARGIN, what heads of depth 2 learn more than all weights.
 
@@ -128,14 +156,14 @@ def rate_tables(results: Results, number: str) -> list[Table]:
     points = rate_points(results)
     return [
         Table(
-            f"{results.preset}_{number}_by_rate",
-            f"Every learning rate that was tried, preset {results.preset}",
+            f"{results.name}_{number}_by_rate",
+            f"Every learning rate that was tried, folder {results.name}",
             f"{described(rows, results.rows['source'].iloc[0])}. Computed in {rows['dtype'].iloc[0]}. Accuracies are "
             "means over seeds; those on test rows have 95 % intervals. `validation` is a small split, so a choice by "
             "it is noisy: this table shows what other choices would have given. Every strength of a penalty that was "
             "tried has its own lines; everywhere else a penalty has the one that bears its name. All targets: the "
             "mean over the targets above with the same n, if all of them have the "
-            f"rate on every seed.{kept_text(points)}",
+            f"rate on every seed.{kept_text(points)}{edges_text(rows)}",
             _as_text(points),
         )
     ]

@@ -27,7 +27,7 @@ from ctsft.report.judging import (
     SAME,
     Judgement,
     Pairs,
-    both,
+    all_agree,
     by_interval,
     common_seeds,
     in_macro_f1,
@@ -40,8 +40,8 @@ from ctsft.report.measured import with_related
 from ctsft.report.render import change, listed
 from ctsft.report.rows import Results
 from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
-from ctsft.report.stats import Interval
 from ctsft.report.tradeoff import comparable, difficulty_predicts
+from ctsft.stats import Interval
 
 CLAIMS = {
     "C1": "CT-SFT at least matches tuning all weights on the target, with under 1 % of the weights.",
@@ -147,7 +147,7 @@ def source_kept_better(results: Results, choose: Choice = at_validated_rate) -> 
 
 
 def related_kept(results: Results) -> Judgement:
-    """C7: related tests lose less than MARGIN under the circuit."""
+    """C7: every related test loses less than MARGIN under the circuit, averaged over what it was tuned on."""
     found = with_related(results)
     lines = last_lines(found or results)
     lines = lines[lines["role"] == "related"]
@@ -158,19 +158,20 @@ def related_kept(results: Results) -> Judgement:
     rows = found.rows
     fair = equal_rates(*(rows[rows["cell"].isin(side["cell"])] for side in (circuit, full)), rows)
     gap = related_change(circuit, full) if len(full) and fair else None
-    number = f"related tests after − before: {change(kept)}"
     tests, targets = sorted(set(circuit["test"])), list(dict.fromkeys(circuit["target"]))
-    # A mean over targets and tests may hide that they differ in sign.
-    parts = [{"test": test} for test in tests] + [{"target": target} for target in targets if len(targets) > 1]
-    for part in parts if len(parts) > 1 else []:
-        number += f", {next(iter(part.values()))} {change(related_change(pick(circuit, **part)))}"
+    by_test = {test: related_change(pick(circuit, test=test)) for test in tests}
+    number = f"after − before: {', '.join(f'{test} {change(value)}' for test, value in by_test.items())}"
+    number += f"; over all tests {change(kept)}"  # a mean in which one test's gain may hide another's loss
+    for target in targets if len(targets) > 1 else []:
+        number += f", {target} {change(related_change(pick(circuit, target=target)))}"
     number += f"; circuit − full: {change(gap)}"
     for target in targets if len(targets) > 1 and gap is not None else []:
         number += f", {target} {change(related_change(*(pick(side, target=target) for side in (circuit, full))))}"
     sizes, seeds = listed(circuit["n_target"]), listed(circuit["seed"])
     heads = rows[rows["cell"].isin(circuit["cell"])]
     data = f"{', '.join(tests)}; tuned on {', '.join(targets)}; n = {sizes}; seeds {seeds}{circuits_told(heads)}"
-    told = Judgement("C7", by_interval(kept, -MARGIN, -MARGIN), number, data)
+    verdict = all_agree({by_interval(value, -MARGIN, -MARGIN) for value in by_test.values()})
+    told = Judgement("C7", verdict, number, data)
     return unless_by_index(told, chosen_by_index(heads).any())
 
 
@@ -193,16 +194,16 @@ def second_task(results: Results | None) -> Judgement:
     """C5: what C1 and C3b say holds on entailment too. A second model family is a results folder of its own."""
     if results is None:
         return not_run("C5", "script 02")
-    best = compared(results)
+    best = at_shared_rates(results)
     parts = [target_accuracy(best), source_kept_better(best)]
     if any(part.number == "–" for part in parts):
         return not_run("C5", "circuit and near_zero at depth 2, and full, of script 02 on a common seed")
     beside = parts[0].number.removeprefix(parts[0].deciding)
     number = f"{parts[0].deciding.removesuffix(BY_INDEX)}, {parts[1].deciding}{beside}"  # which have the same heads
-    return Judgement("C5", both({part.verdict for part in parts}), number, parts[0].data)
+    return Judgement("C5", all_agree({part.verdict for part in parts}), number, parts[0].data)
 
 
-def compared(study: Results) -> Results:
+def at_shared_rates(study: Results) -> Results:
     """The rows that C1, C3a, C3b and C5 are judged by: from the competent start, at rates that all their arms had."""
     best = study.from_most_source_rows()
     return best.only(best.rows.index.isin(at_common_rates(best.rows, ("full", *BOTH)).index))
@@ -210,7 +211,7 @@ def compared(study: Results) -> Results:
 
 def of_transfer(study: Results, choose: Choice = at_validated_rate) -> list[Judgement]:
     """C1 to C3b on a study of scripts 01, 03 and 04. `full` is no arm of C2, so its rates do not matter there."""
-    best = compared(study)
+    best = at_shared_rates(study)
     return [
         target_accuracy(best, choose),
         hard_transfers(study.from_most_source_rows(), choose),
@@ -233,6 +234,6 @@ def judge(results: Results) -> list[Judgement]:
         competent_start(second),
         second_task(second),
         faithful(found),
-        related_kept(results if main is None else compared(main)),
+        related_kept(results if main is None else at_shared_rates(main)),
         directional(found),
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ctsft.report.mixed import refuse_mixed
-from ctsft.report.stats import (
+from ctsft.stats import (
     Difference,
     Interval,
     macro_f1_difference,

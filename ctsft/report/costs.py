@@ -11,7 +11,7 @@ from ctsft.report.mixed import refuse_mixed
 from ctsft.report.render import GAP, Table, change, interval, listed, markdown, with_holm
 from ctsft.report.rows import labels_by_test
 from ctsft.report.select import arms_in_order, pick
-from ctsft.report.stats import mean_interval, paired_difference
+from ctsft.stats import mean_interval, paired_difference
 from ctsft.tasks.task import from_digits
 
 EXPERIMENT = "07_cost_and_energy"
@@ -117,7 +117,7 @@ def cost_tables(folder: Path) -> list[Table]:
         tables.append(
             Table(
                 f"{folder.resolve().name}_{EXPERIMENT}",
-                f"What tuning on one target costs, preset {folder.resolve().name}",
+                f"What tuning on one target costs, folder {folder.resolve().name}",
                 f"Model `{one['model']}`, n target rows, on {one['device']} in {one['dtype']}, "
                 f"{one['threads']} threads, seeds {seeds}. Operations are those of all matrix products (a "
                 "multiplication with its addition counts as two), during training only. Seconds (wall-clock, and "
@@ -132,7 +132,7 @@ def cost_tables(folder: Path) -> list[Table]:
         tables.append(
             Table(
                 f"{folder.resolve().name}_07_arithmetic",
-                f"Products in fewer bits, preset {folder.resolve().name}",
+                f"Products in fewer bits, folder {folder.resolve().name}",
                 f"Model `{one['model']}`, theta1 on {one['n_rows']} test rows of {one['language']}; inference only, "
                 "emulated in float32. L-Mul (arXiv 2410.00907) adds mantissas; float8 multiplies rounded operands. "
                 "Against float32: change in accuracy, paired on rows, with its 95 % interval; p is from a paired "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ctsft.report.faithfulness import Faithfulness, area, asked_of, beaten, faithfulness_of
-from ctsft.report.judging import Judgement, both, by_interval, not_run, unless_by_index
+from ctsft.report.judging import Judgement, all_agree, by_interval, not_run, unless_by_index
 from ctsft.report.render import change, interval, listed
 from ctsft.report.select import pick
 from ctsft.report.signs import like_unsigned
@@ -24,7 +24,7 @@ def faithful(found: Faithfulness | None) -> Judgement:
         return not_run("C6", "the circuit of depth 2 and random sets like it (script 05)")
     wins, draws = beaten(mine, random)
     better = "supported" if wins >= 0.95 * draws else "contradicted" if wins < 0.5 * draws else "undecided"
-    verdict = both({by_interval(kept, 0.5, 0.5), better})
+    verdict = all_agree({by_interval(kept, 0.5, 0.5), better})
     share = f"{mine['size'].iloc[0]} of {mine['heads'].iloc[0]} heads"
     out = pick(sets, selection="circuit", direction="knock_out", size=circuits["size"].max())
     number = (

@@ -123,10 +123,10 @@ def _beaten(mine: pd.DataFrame, random: pd.DataFrame, knocked_out: bool = False)
 
 def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
     """The tables of script 05, of the folder that `results` were read from."""
-    preset, known = results.preset, known_cells(results.folder)
+    name, known = results.name, known_cells(results.folder)
     sets = found.sets
     about = (
-        f"Preset `{preset}`, model `{sets['model'].iloc[0]}`, theta1 on {found.source}; "
+        f"Folder `{name}`, model `{sets['model'].iloc[0]}`, theta1 on {found.source}; "
         f"{len(next(v for v in sets['values'] if v is not None))} validation rows, seeds "
         f"{listed(sets['seed'])}. Faithfulness is (m(C) - m(none)) / (m(all) - m(none)), "
         "where m(C) is the mean margin with all heads outside C set to their label-balanced mean; 95 % intervals over "
@@ -134,8 +134,8 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
     )
     return [
         Table(
-            f"{preset}_05_scorers",
-            f"Which scores find the mechanism, preset {preset}",
+            f"{name}_05_scorers",
+            f"Which scores find the mechanism, folder {name}",
             f"{about} The area is that under the curve of faithfulness against the share of heads kept, best heads "
             "first: 1 if the first head does it all, 0.5 if every head counts the same. `below zero`: share of heads "
             f"with a negative score. Opponents are heads that `{YARDSTICK}` scores below zero (without them the answer "
@@ -144,8 +144,8 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
             scorer_cells(found),
         ),
         Table(
-            f"{preset}_05_faithfulness",
-            f"Circuits against chance, preset {preset}",
+            f"{name}_05_faithfulness",
+            f"Circuits against chance, folder {name}",
             f"{about} Scorer `{found.told(found.main)}`, seeds {listed(found.seeds)}. `circuit` is what CT-SFT tunes "
             "(depths 0 to 2), `top` the best heads by the score to the logits. Random sets have the same number of "
             "heads in every layer; `random beaten` counts those with a lower margin than ours. "
@@ -154,9 +154,9 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
             chance_cells(found),
         ),
         Table(
-            f"{preset}_05_stability",
-            f"How stable circuits are, preset {preset}",
-            f"Preset `{preset}`, scorer `{found.told(found.found_again)}` unless named. Jaccard overlap of circuits "
+            f"{name}_05_stability",
+            f"How stable circuits are, folder {name}",
+            f"Folder `{name}`, scorer `{found.told(found.found_again)}` unless named. Jaccard overlap of circuits "
             "(depths 0 to 2) and of the top tenth of the heads by score, and Spearman's correlation of all scores; "
             f"means over pairs of score maps. {settled_text(found)} Seeds {listed(found.seeds_of(found.found_again))}.",
             stability_cells(found),
@@ -164,7 +164,7 @@ def faithfulness_tables(found: Faithfulness, results: Results) -> list[Table]:
         *(
             [
                 Table(
-                    f"{preset}_05_known",
+                    f"{name}_05_known",
                     "Circuits that are known",
                     "ROC AUC for separating the heads of the known circuit from all others (1: ranked first; 0.5: "
                     "chance), mean over seeds, and the ranks of those heads for each seed. `planted`: a hand-made "

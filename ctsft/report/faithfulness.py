@@ -20,7 +20,7 @@ from ctsft.report.choosing import told_by
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.rows import counted, labels_by_test
 from ctsft.report.select import pick
-from ctsft.report.stats import Interval, combined, kept_share
+from ctsft.stats import Interval, combined, kept_share
 from ctsft.study.record import SET_COLUMNS, SETS, read_rows
 
 # What a scorer's curve is made of.

@@ -12,8 +12,8 @@ from ctsft.report.measured import with_related
 from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
 from ctsft.report.rows import Results
 from ctsft.report.select import EXPERIMENT, by_a_model, pick
-from ctsft.report.stats import Interval, ratio_interval
 from ctsft.report.transfer import KEYS, about, lines_of
+from ctsft.stats import Interval, ratio_interval
 
 BEFORE = ("answers_before", "gold")
 
@@ -178,8 +178,8 @@ def forgetting_tables(results: Results) -> list[Table]:
     if len(shown):
         tables.append(
             Table(
-                f"{results.preset}_04_forgetting",
-                f"What is kept of the source, preset {results.preset}",
+                f"{results.name}_04_forgetting",
+                f"What is kept of the source, folder {results.name}",
                 f"{about(results, shown)} Changes are paired on test rows, with 95 % intervals. `retention` is "
                 "accuracy on the source after tuning divided by before. Against full: the source's accuracy after this "
                 "arm minus after tuning all weights, both from the learning rates that both had on a seed (maybe other "
@@ -194,8 +194,8 @@ def forgetting_tables(results: Results) -> list[Table]:
         asked = related.rows[related.rows["cell"].isin(related.probes["cell"])]
         tables.append(
             Table(
-                f"{results.preset}_04_related_tasks",
-                f"Related tests before and after, preset {results.preset}",
+                f"{results.name}_04_related_tasks",
+                f"Related tests before and after, folder {results.name}",
                 f"{about(related, asked)} `target` is the language tuned on; `before` is theta1. "
                 f"Intervals are 95 %, paired on test rows.{_strayed_told(related)}",
                 related_cells(related),

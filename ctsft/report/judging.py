@@ -11,7 +11,7 @@ from ctsft.report.compare import macro_f1_gap
 from ctsft.report.fair import equal_rates, rates_by_seed
 from ctsft.report.render import change, listed, rates_text
 from ctsft.report.select import pick
-from ctsft.report.stats import Difference, Interval
+from ctsft.stats import Difference, Interval
 
 # About one standard error of an accuracy on 400 rows; an effect within it counts as none.
 MARGIN = 0.025
@@ -55,8 +55,8 @@ def unless_by_index(judgement: Judgement, by_index: bool) -> Judgement:
     return replace(judgement, verdict="undecided", number=f"{judgement.deciding}{BY_INDEX}{beside}")
 
 
-def both(verdicts: set[str]) -> str:
-    """Of a claim with two parts: what both say; else contradicted where one is, and undecided where none is."""
+def all_agree(verdicts: set[str]) -> str:
+    """Of a claim with several parts: what all say; else contradicted where one is, and undecided where none is."""
     return next(iter(verdicts)) if len(verdicts) == 1 else "contradicted" if "contradicted" in verdicts else "undecided"
 
 
@@ -69,8 +69,9 @@ def judged(claim: str, verdict: str, number: str, pairs: Pairs, tried: pd.DataFr
 def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
     """supported where the whole interval lies above `good`, else contradicted where it lies below `bad`.
 
-    Its bounds count as they are printed, rounded to two decimals: the bootstrap's own error (about 0.001) may put a
-    bound of +0.0006 on either side of 0, and a reader of [+0.00, +0.07] could not tell what has decided.
+    Its bounds count as they are printed, rounded to two decimals, so one must lie 0.005 beyond a threshold: the
+    bootstrap's own error (0.001 to 0.003) may put a bound on either side, and a reader of [+0.00, +0.07] could not tell
+    what has decided.
     """
     low, high = round(value.low, 2), round(value.high, 2)
     return "supported" if low > good else "contradicted" if high < bad else "undecided"

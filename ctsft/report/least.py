@@ -14,7 +14,7 @@ import numpy as np
 from ctsft.report.answer import ON_TEST, Answer, listed, lowest, tag, told_by_name
 from ctsft.report.judging import by_interval
 from ctsft.report.outcomes import Outcome
-from ctsft.report.stats import Interval, calibration_difference, calibration_interval, mean_interval
+from ctsft.stats import Interval, calibration_difference, calibration_interval, mean_interval
 
 MORE_BITS = 0.02
 Values = Sequence[np.ndarray]

@@ -75,8 +75,8 @@ def odyssey_tables(results: Results) -> list[Table]:
     )
     return [
         Table(
-            f"{results.preset}_{ODYSSEY}",
-            f"Does adapting help or hurt? Preset {results.preset}",
+            f"{results.name}_{ODYSSEY}",
+            f"Does adapting help or hurt? Folder {results.name}",
             f"{about(results, odyssey_rows(results))} Changes are after minus before (theta1), paired on test rows, "
             "with 95 % intervals. Bits per byte of held-out text are after minus before (above zero is worse; `others` "
             "are the related languages). `harmed` / `helped`: the target's interval lies below / above zero. "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import pandas as pd
+
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.report.choosing import (
     PAPERS_RATE,
@@ -13,7 +15,7 @@ from ctsft.report.choosing import (
     have_one_rate_to_choose,
     is_at_papers_rate,
 )
-from ctsft.report.claims import BOTH, compared, of_transfer, second_task
+from ctsft.report.claims import BOTH, at_shared_rates, of_transfer, second_task
 from ctsft.report.judging import Judgement
 from ctsft.report.kinds import apart_from
 from ctsft.report.render import listed, rate_text
@@ -29,13 +31,14 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
 
     Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
     seeds (where these have several in common); with each number of target rows, but for the one that the verdict rests
-    on where it is one, and with that one on those seeds alone that had more rates than others; in every other
-    precision, from every other source, and under every other rule for keys and values.
+    on where it is one, and with that one on those seeds alone that had more rates than others, at all of their rates
+    and at those that the others had too; in every other precision, from every other source, and under every other rule
+    for keys and values.
     """
     studies = results.studies(EXPERIMENT)
     others: list[tuple[str, Results, Choice]] = []
     if studies:
-        main, best = studies[0], compared(studies[0])
+        main, best = studies[0], at_shared_rates(studies[0])
         if _had_papers_rate(best):
             others.append((AT_PAPERS_RATE, _at_papers_rate(main), at_validated_rate))
         if have_one_rate_to_choose(pick(best.rows, arm="full")) and all(
@@ -52,19 +55,32 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
             if some:
                 here = main.only(main.rows["n_target"].isin([0, n]) & main.rows["seed"].isin(some))
                 others.append((f"on seeds {listed(some)}, which had the most learning rates", here, at_validated_rate))
+                # Else what these seeds show differently would be put down to their rates.
+                common = here.only(here.rows["lr"].isna() | here.rows["lr"].isin(_rates_of_every_seed(best, n)))
+                others.append((f"on seeds {listed(some)}, at the rates of all seeds", common, at_validated_rate))
         for study in studies[1:]:
             others.append((" ".join(apart_from(main.rows, study.rows).values()), study, at_validated_rate))
     told = [(which, judged) for which, study, choose in others for judged in of_transfer(study, choose)]
     second = results.of(ENTAILMENT)
-    if second is not None and _had_papers_rate(compared(second)):
+    if second is not None and _had_papers_rate(at_shared_rates(second)):
         told.append((AT_PAPERS_RATE, second_task(_at_papers_rate(second))))
     return told
 
 
+def _of_c1(best: Results, n_target: int) -> pd.DataFrame:
+    rows = best.rows[best.rows["arm"].isin(("full", *BOTH)) & (best.rows["n_target"] == n_target)]
+    return rows[rows["depth"].isna() | (rows["depth"] == PAPERS_DEPTH)]
+
+
+def _rates_of_every_seed(best: Results, n_target: int) -> set[float]:
+    """Those that the arms of C1 had on every target and seed."""
+    by_setting = _of_c1(best, n_target).groupby(["seed", "target", "arm"])["lr"]
+    return set.intersection(*(set(rates) for _, rates in by_setting))
+
+
 def _seeds_with_most_rates(best: Results, n_target: int) -> set[int]:
     """The seeds on which the arms of C1 had more rates to choose from, on every target; none where all had as many."""
-    rows = best.rows[best.rows["arm"].isin(("full", *BOTH)) & (best.rows["n_target"] == n_target)]
-    rows = rows[rows["depth"].isna() | (rows["depth"] == PAPERS_DEPTH)]
+    rows = _of_c1(best, n_target)
     number = rows.groupby(["seed", "target"])["lr"].nunique().groupby("seed").min()
     return set(number.index[number == number.max()]) if number.nunique() > 1 else set()
 

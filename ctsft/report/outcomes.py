@@ -25,7 +25,7 @@ from ctsft.report.judging import MARGIN, by_interval
 from ctsft.report.measured import odyssey_rows
 from ctsft.report.rows import Results, measured_lines
 from ctsft.report.select import arms_in_order, pick
-from ctsft.report.stats import Difference, Interval
+from ctsft.stats import Difference, Interval
 from ctsft.study.measure_files import from_per_mille
 from ctsft.tuning.arms import ARMS
 

@@ -50,8 +50,8 @@ def page(
     pictures: Mapping[str, Sequence[str]],
     claims: str,
 ) -> str:
-    """The page as text: each preset's `picture`s and tables, after the claims."""
-    names = [results.preset for results in folders]
+    """The page as text: each folder's `picture`s and tables, after the claims."""
+    names = [results.name for results in folders]
     links = "".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in names)
     out = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>ctsft: results</title>',
@@ -61,8 +61,8 @@ def page(
         str(mistune.html(claims)),
     ]
     for results in folders:
-        out.append(f'<h1 id="{html.escape(results.preset)}">Preset {html.escape(results.preset)}</h1>')
-        out += pictures[results.preset]
-        out += [table_html(table) for table in tables[results.preset]]
+        out.append(f'<h1 id="{html.escape(results.name)}">Folder {html.escape(results.name)}</h1>')
+        out += pictures[results.name]
+        out += [table_html(table) for table in tables[results.name]]
     out.append("</body></html>\n")
     return "\n".join(out)

@@ -103,8 +103,8 @@ def pair_tables(results: Results, number: str) -> list[Table]:
         return []
     return [
         Table(
-            f"{results.preset}_{number}_pairs",
-            f"Pairs of arms over all targets, preset {results.preset}",
+            f"{results.name}_{number}_pairs",
+            f"Pairs of arms over all targets, folder {results.name}",
             f"{about(results, results.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
             "with 95 % intervals over rows and seeds (not over languages). Both arms of a pair have the same learning "
             "rates to choose from on each target and seed; `chosen rates` are those that validation chose. Only "

@@ -44,6 +44,7 @@ PRESETS = ("paper", "small")  # shown even where nothing was run
 TABLES = {"nusax": ("table2_nusax_by_depth", "table4_nusax_anchors"), "xnli": ("table6_xnli_weak_source",)}
 TOLD = ("source rows", "precision", "heads")
 WEAK = 50  # source rows of the paper's start that fails
+SOURCE_ROWS = {"nusax": 50, "xnli": 250}  # of the paper's competent starts
 
 
 def published(name: str) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from ctsft.report.faithfulness import Faithfulness, ends_of_theta1
 from ctsft.report.render import change
 from ctsft.report.rows import Results
 from ctsft.report.select import pick
-from ctsft.report.stats import Interval, spearman
 from ctsft.report.stored import stored
+from ctsft.stats import Interval, spearman
 
 TUNED = ["arm", "depth", "draw", "share", "scorer", "ties", "seed"]
 # Two ways to be faithful, by column of `paying`.

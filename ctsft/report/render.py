@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ctsft.report.stats import DIGITS, Difference, Interval, holm
+from ctsft.stats import DIGITS, Difference, Interval, holm
 from ctsft.storage import write_atomic
 
 GAP = "–"
@@ -77,11 +77,11 @@ def _escaped(text: str) -> str:
 
 
 def described(rows: pd.DataFrame, source: str) -> str:
-    """What rows (with their labels in `gold`) are: preset, model, task, source, test rows, seeds and learning rates."""
+    """What rows (with their labels in `gold`) are: folder, model, task, source, test rows, seeds and learning rates."""
     shares = [np.bincount(gold).max() / len(gold) for gold in rows["gold"]]
     majority = " to ".join(dict.fromkeys((fraction(min(shares)), fraction(max(shares)))))
     return (
-        f"Preset `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, task {rows['task'].iloc[0]}, "
+        f"Folder `{rows['preset'].iloc[0]}`, model `{rows['model'].iloc[0]}`, task {rows['task'].iloc[0]}, "
         f"source {source}, {len(rows['gold'].iloc[0])} test rows (majority class {majority}), "
         f"seeds {listed(rows['seed'])}; learning rates {_rates(rows)}"
     )

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctsft.report.claims_page import judged_together
 from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.paper import BESIDE, BEST, matching, of_the_paper, published
 from ctsft.report.render import GAP
 from ctsft.report.rows import Results
 from ctsft.report.select import ENTAILMENT, EXPERIMENT
 from ctsft.report.stored import stored
+from ctsft.report.verdicts import judged_together
 from ctsft.study.planning import duration
 
 SOURCES = ("the paper's", "question", "script", "CSV", "tables", "drawn by", "notebook")
@@ -157,13 +157,13 @@ def tables(folders: Sequence[Results]) -> str:
 
 def _numbers(folders: Sequence[Results]) -> list[tuple[str, ...]]:
     """Entries with numbers beside the paper's, or with claims."""
-    verdicts = {results.preset: {j.claim: j.verdict for j in judged} for results, judged in judged_together(folders)}
+    verdicts = {results.name: {j.claim: j.verdict for j in judged} for results, judged in judged_together(folders)}
     lines = []
     for entry in ENTRIES:
         told = [
-            f"{c}: {', '.join(f'{v[c]} ({preset})' for preset, v in verdicts.items() if c in v)}" for c in entry.claims
+            f"{c}: {', '.join(f'{v[c]} ({folder})' for folder, v in verdicts.items() if c in v)}" for c in entry.claims
         ]
-        numbers = [line for name, column in entry.numbers for line in compared(name, column, folders)]
+        numbers = [line for name, column in entry.numbers for line in beside_the_papers(name, column, folders)]
         if told or numbers:
             lines.append((entry.question, "<br>".join(numbers) or GAP, "<br>".join(told) or GAP))
     return lines
@@ -173,7 +173,7 @@ def _markdown(header: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, ("---",) * len(header), *lines))
 
 
-def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
+def beside_the_papers(name: str, column: str, folders: Sequence[Results]) -> list[str]:
     """Paper / ours: the mean over those lines of a published table that a real model's rows answer, for each arm.
 
     Means of unlike lines can agree by chance, so the least and the greatest difference of a line stand beside them.
@@ -181,7 +181,7 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
     found = []
     columns = TARGET if column == "accuracy" else SOURCE
     for results in folders:
-        if results.preset not in BESIDE:
+        if results.name not in BESIDE:
             continue
         rows, lines = of_the_paper(results), published(name)
         for arm, words in CALLED.items():
@@ -197,7 +197,7 @@ def compared(name: str, column: str, folders: Sequence[Results]) -> list[str]:
                 apart = [ours - paper for paper, ours in pairs]
                 told = f"{min(apart):+.2f} to {max(apart):+.2f}".replace("-", "−")
                 found.append(
-                    f"{words}, {where}: {paper:.3f} / {ours:.3f} ({results.preset}; {len(pairs)} of {len(asked)} "
+                    f"{words}, {where}: {paper:.3f} / {ours:.3f} ({results.name}; {len(pairs)} of {len(asked)} "
                     f"lines; ours − paper by line: {told})"
                 )
     return found
@@ -213,10 +213,10 @@ def cost(results: Results, entry: Entry) -> str:
         return ""
     timed = [part for part in tables if {"train_seconds", "seconds"} & set(part) and "dtype" in part]
     if not timed:
-        return f"{results.preset}: {sum(map(len, tables))} rows, time not recorded"
+        return f"{results.name}: {sum(map(len, tables))} rows, time not recorded"
     seconds = sum(part.reindex(columns=["train_seconds", "eval_seconds", "seconds"]).sum().sum() for part in timed)
     kinds = sorted({f"{dtype} on {device}" for part in timed for dtype, device in part[["dtype", "device"]].to_numpy()})
-    told = f"{results.preset}: {sum(map(len, timed))} rows, {duration(seconds)} ({', '.join(kinds)})"
+    told = f"{results.name}: {sum(map(len, timed))} rows, {duration(seconds)} ({', '.join(kinds)})"
     if entry.script not in (EXPERIMENT, ENTAILMENT):
         return told
     tasks = {task for part in timed for task in part["task"]}

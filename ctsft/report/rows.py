@@ -145,7 +145,7 @@ class Results:
         return self.only(self.rows["n_source"].isin([0, self.rows["n_source"].max()]))
 
     @property
-    def preset(self) -> str:
+    def name(self) -> str:
         return str(self.rows["preset"].iloc[0])
 
     @property

@@ -19,7 +19,7 @@ from ctsft.report.mixed import refuse_mixed
 from ctsft.report.render import GAP, Table, change, described, interval, listed, markdown, rates_text
 from ctsft.report.rows import labels_by_test
 from ctsft.report.select import pick
-from ctsft.report.stats import Difference, mean_interval, paired_difference
+from ctsft.stats import Difference, mean_interval, paired_difference
 from ctsft.study.record import LATE
 from ctsft.study.spread import entropy
 from ctsft.tasks.task import from_digits
@@ -204,7 +204,7 @@ def self_training_tables(folder: Path) -> list[Table]:
     return [
         Table(
             f"{folder.resolve().name}_{EXPERIMENT}",
-            f"Generations that learn from the previous one's labels, preset {folder.resolve().name}",
+            f"Generations that learn from the previous one's labels, folder {folder.resolve().name}",
             f"{described(rows, one['source'])}. Every generation starts from theta1. {_starts(rows)}Generation 0 "
             "learns from the human rows. Later ones learn from labels that the previous generation gave to target rows "
             "of pool A (whose translations theta1 has seen with their labels), with or without the human rows. If a "

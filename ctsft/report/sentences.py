@@ -16,7 +16,8 @@ TO_THE_AUTHORS = {
     "C6 contradicted": "The circuit's heads alone do not keep the task. Please report faithfulness (keep and "
     "knock-out) with the circuits.",
     "C8 supported": "Please say whether you apply CD-T's clean-up. With it hardly a score is negative (column `below "
-    "zero` of `*_05_scorers.md`), so it names no head that works against the answer.",
+    "zero` of `*_05_scorers.md`), so it names no head that works against the answer, and signs are not why it ranks "
+    "heads better.",
     "C8 contradicted": "By faithfulness, unsigned scores rank heads no worse than directional ones.",
     "C8 undecided": "On real text, faithfulness does not separate directional from unsigned scores.",
     "B9 contradicted": "Please also report a classifier without a language model on the same rows: here character "
@@ -38,7 +39,8 @@ TO_A_USER = {
     "of what to tune.",
     "C6 supported": "The circuit may be read as (part of) the mechanism.",
     "B15 supported": "If you have source rows, tune all weights with one source row for every four target rows: "
-    "this learns more than the circuit, as tuning all weights without them may do too. See B1 for what it keeps.",
+    "this learns more than the circuit, as tuning all weights without them may do too.",
+    "B1 contradicted": "Replaying source rows keeps less of the source than the circuit does: check both languages.",
     "B1 supported": "If you have source rows, replay them: this keeps the source better than the circuit does.",
     "B3 supported": "If you can tune all weights, try a penalty (EWC): over these languages it kept more of the source "
     "than plain tuning. Look at each language, and at equal rates.",

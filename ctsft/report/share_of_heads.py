@@ -74,8 +74,8 @@ def sweep_cells(results: Results) -> pd.DataFrame:
 def share_of_heads_table(results: Results, rows: pd.DataFrame) -> Table:
     """`sweep_cells` with a caption that tells of `rows`."""
     return Table(
-        f"{results.preset}_03_share_of_heads",
-        f"How many heads, preset {results.preset}",
+        f"{results.name}_03_share_of_heads",
+        f"How many heads, folder {results.name}",
         f"{about(results, rows)} Means over targets; only lines that exist for every target and seed, each at the "
         "rate that validation prefers of those that all lines of its arm had there.",
         sweep_cells(results),

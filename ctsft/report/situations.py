@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctsft.report.answer import ON_TEST, SHORT_OF_RATES, Answer, listed, named
+from ctsft.report.answer import ON_TEST, SHORT_OF_RATES, Answer, named, tags
 from ctsft.report.answers import Teller, answers
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.costs import read_costs
@@ -116,7 +116,7 @@ def odyssey_page(folders: Sequence[Results]) -> str:
     ]
     travelled = [(folder, odyssey_results(folder.folder)) for folder in folders]
     found = {
-        folder.preset: settings_of(results, read_costs(folder.folder))
+        folder.name: settings_of(results, read_costs(folder.folder))
         for folder, results in travelled
         if results is not None and len(odyssey_rows(results))
     }
@@ -134,13 +134,13 @@ def odyssey_page(folders: Sequence[Results]) -> str:
             "",
         ]
     for folder, results in travelled:
-        out.append(f"## Preset {folder.preset}, {folder.model}\n")
-        ran = folder.preset in found
+        out.append(f"## Folder {folder.name}, {folder.model}\n")
+        ran = folder.name in found
         if not ran and read_self_training(folder.folder).empty:
             out.append("Not run (scripts 06 and 08).\n")
             continue
         out.append(f"{about(results, odyssey_rows(results))}\n" if ran else "Not run (script 06).\n")
-        for one in found.get(folder.preset, []):
+        for one in found.get(folder.name, []):
             out.append(f"### {one.target}, {one.n_target} rows (zero-shot {fraction(one.zero_shot)})\n")
             if one.fewer:
                 names = ", ".join(f"`{arm}`" for arm in one.fewer)
@@ -148,7 +148,7 @@ def odyssey_page(folders: Sequence[Results]) -> str:
             if one.short:
                 out.append(
                     "With fewer learning rates than others on some seed, and so worse chances to be picked: "
-                    f"{listed(one.short)}.\n"
+                    f"{tags(one.short)}.\n"
                 )
             out += [*(answer.line for answer in one.answers), ""]
         out += ["### Self-training on the model's own labels\n", *own_labels(folder.folder), ""]

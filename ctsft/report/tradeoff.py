@@ -14,8 +14,8 @@ from ctsft.report.render import Table, change, fraction, interval, markdown, wit
 from ctsft.report.rows import Results
 from ctsft.report.select import pick
 from ctsft.report.share_of_heads import share_of_heads_table, sweep_cells
-from ctsft.report.stats import Interval, spearman
 from ctsft.report.transfer import about
+from ctsft.stats import Interval, spearman
 from ctsft.tasks.demo.languages import DISTANCES
 
 # Above it a transfer counts as hard: zero-shot loses more than a third of what theta1 gets on the source. Set from the
@@ -177,8 +177,8 @@ def tradeoff_tables(results: Results) -> list[Table]:
     fewer = "`seeds` are those of a line; behind them stand controls that have fewer. " if told else ""
     return [
         Table(
-            f"{results.preset}_03_editing_preserving_tradeoff",
-            f"Circuit against near-zero heads, preset {results.preset}",
+            f"{results.name}_03_editing_preserving_tradeoff",
+            f"Circuit against near-zero heads, folder {results.name}",
             f"{about(results, rows)} Differences are paired on test rows, with 95 % intervals. p is from a paired "
             "permutation test over rows, Holm-corrected over the table's lines, and concerns these checkpoints only. "
             "`difficulty` is 1 - zero-shot accuracy / accuracy on the source. Both arms of a difference have the same "

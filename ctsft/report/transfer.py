@@ -99,8 +99,8 @@ def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
     uneven = any(str(rates).endswith(UNEVEN) for rates in cells["rates"])
     told = f" {UNEVEN}: not all seeds had the same rates; the fewest of a seed are told." if uneven else ""
     return Table(
-        f"{results.preset}_{experiment}",
-        f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, preset {results.preset}",
+        f"{results.name}_{experiment}",
+        f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, folder {results.name}",
         f"{about(results, own.rows)} Accuracy has a 95 % interval (bootstrap over rows and seeds). `seeds` and "
         "`rates` count those of a line: an arm with more rates has better chances. `ct_sft` is circuit or "
         f"near_zero, whichever the target's validation split prefers.{told}",

@@ -42,17 +42,17 @@ class StudyConfig:
     model: str
     """Hub id, local folder, or .gguf file."""
     n_source: int
-    """Labelled source rows for competence, from pool A; where it has fewer, all from the task's further rows."""
+    """Labelled source rows for competence, from pool A (training rows that are no target's); or from further rows."""
     label_words: tuple[str, ...] = ()
     """One word per label, each a single token after the prompt; without them, the task's own."""
     revision: str | None = None
     """Hub revision of the model; without one the resolved commit is recorded."""
     n_targets: tuple[int, ...] = (25, 50, 75, 100)
-    """Labelled target rows, drawn from pool B; nested."""
+    """Labelled target rows, drawn from pool B (training rows that are no source's); the fewer are among the more."""
     arms: tuple[str, ...] = ("zero_shot", "full", "direct", "circuit", "near_zero", "random", "norm_only")
-    """Arms; `circuit:0,2` runs an arm at its own depths instead of --depths."""
+    """Arms, baselines too (docs/arms.md); `circuit:0,2` runs one at its own depths instead of --depths."""
     depths: tuple[int, ...] = (0, 1, 2)
-    """Depths of the circuit and of the controls of its size: K, 2K, 3K heads."""
+    """Depths of the circuit and of the controls of its size: K, 2K, 3K heads, with K a share (--shares) of all."""
     seeds: tuple[int, ...] = (31, 777, 2025, 12345)
     """A seed draws the rows and orders them."""
     lrs: tuple[float, ...] = (5e-5,)
@@ -88,7 +88,7 @@ class StudyConfig:
     pool: Literal["disjoint", "shared"] = "disjoint"
     """Whether the scored rows are other rows than those of the mean, or some of them."""
     kv_policy: KVPolicy = "shared"
-    """Whether the keys and values of a chosen head's group move."""
+    """Keys and values: shared (those of a chosen head's group move), all (of wholly chosen groups), or frozen."""
     random_draws: int = 1
     """Draws of the random control per seed."""
     device: str = "auto"

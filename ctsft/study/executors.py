@@ -20,7 +20,6 @@ from tqdm import tqdm
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
 from ctsft.provenance import git_commit, now, versions
-from ctsft.report.render import fraction
 from ctsft.storage import locked, write_json
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
@@ -34,7 +33,7 @@ from ctsft.study.stopping import finishing
 from ctsft.study.workbench import Workbench
 
 
-class Outcome(NamedTuple):
+class Settled(NamedTuple):
     """What became of a cell: its row is written, another process had written it, or the reason it gave none."""
 
     key: str
@@ -83,14 +82,14 @@ def job_of(bench: Workbench, tests: NamedTests) -> Job:
     return Job(bench, tests, {cell: cell.key(cell_fingerprint(config, cell, weights)) for cell in cells(config)})
 
 
-def settle(job: Job, cell: Cell, wait: bool = False) -> Outcome | None:
+def settle(job: Job, cell: Cell, wait: bool = False) -> Settled | None:
     """Run one cell and write its row; None while another process has it (with `wait`, wait for that process)."""
     key, folder = job.keys[cell], job.bench.config.folder
     with locked(folder / "cache" / "claims" / key, wait) as mine:
         if not mine:
             return None
         if key in job.finished():
-            return Outcome(key, "known")
+            return Settled(key, "known")
         note = folder / "failed" / f"{key}.json"
         started = time.perf_counter()
         try:
@@ -99,14 +98,15 @@ def settle(job: Job, cell: Cell, wait: bool = False) -> Outcome | None:
         except CellFailed as error:
             about = {"cell": key, "reason": str(error), "git_commit": git_commit(), "created": now(), **versions()}
             write_json(note, about)
-            return Outcome(key, "failed", str(error))
+            return Settled(key, "failed", str(error))
         with finishing():
             _write(job, key, row, lines)
             note.unlink(missing_ok=True)
-        return Outcome(
+        before = row["source_accuracy_before"]  # an arm without theta1 has none
+        return Settled(
             key,
             "done",
-            f"accuracy {row['accuracy']:.3f}  source {fraction(row['source_accuracy_before'])} -> "
+            f"accuracy {row['accuracy']:.3f}  source {'–' if before is None else f'{before:.3f}'} -> "
             f"{row['source_accuracy']:.3f}  trainable {row['trainable_share']:.2%}  "
             f"{time.perf_counter() - started:.0f} s",
         )
@@ -128,7 +128,7 @@ def run_here(job: Job, left: Sequence[Cell]) -> dict[str, str]:
     failed: dict[str, str] = {}
     with tqdm(total=len(left), unit="cell", disable=None) as bar:
 
-        def tell(outcome: Outcome) -> None:
+        def tell(outcome: Settled) -> None:
             report(outcome, failed)
             bar.update()
 
@@ -144,7 +144,7 @@ def run_here(job: Job, left: Sequence[Cell]) -> dict[str, str]:
     return failed
 
 
-def report(outcome: Outcome, failed: dict[str, str]) -> None:
+def report(outcome: Settled, failed: dict[str, str]) -> None:
     """One line per cell that was run here."""
     if outcome.status == "failed":
         failed[outcome.key] = outcome.text
@@ -200,7 +200,7 @@ def _submit(ray, job: Job, config: StudyConfig, left: Sequence[Cell]) -> dict[st
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayError as error:
-                outcome = Outcome(key, "failed", f"its worker was lost: {str(error).splitlines()[0]}")
+                outcome = Settled(key, "failed", f"its worker was lost: {str(error).splitlines()[0]}")
             report(outcome, failed)
             bar.update()
     return failed
@@ -239,7 +239,7 @@ def _scores_there(config: StudyConfig, stage: Scores, after: None) -> None:
         return
 
 
-def _settle_there(config: StudyConfig, cell: Cell, after: None) -> Outcome:
+def _settle_there(config: StudyConfig, cell: Cell, after: None) -> Settled:
     return settle(_job_there(config), cell, wait=True)
 
 

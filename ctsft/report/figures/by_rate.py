@@ -10,7 +10,7 @@ from ctsft.report.figures.style import COLOURS, WIDTH, arm_label, arms_of_error,
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
 from ctsft.report.select import EXPERIMENT, arms_in_order, pick
-from ctsft.report.stats import mean_interval
+from ctsft.stats import mean_interval
 
 # Fewer rates are no line.
 LEAST_RATES = 3

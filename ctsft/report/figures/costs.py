@@ -10,7 +10,7 @@ import numpy as np
 from ctsft.report.costs import read_arithmetic, read_costs
 from ctsft.report.figures.style import COLOURS, MARKERS, PALETTE, WIDTH, arm_label, arms_of_error, style
 from ctsft.report.select import arms_in_order, pick
-from ctsft.report.stats import mean_interval
+from ctsft.stats import mean_interval
 
 COSTS = {
     "flops": ("operations, GFLOP", 1e9),

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from ctsft.report.stats import Interval
+from ctsft.stats import Interval
 from ctsft.tuning.arms import ARMS
 
 # A marker of its own for every arm, because ten colours do not tell two dozen apart and a grey print has none; colours

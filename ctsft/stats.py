@@ -1,8 +1,10 @@
 """Intervals and tests, paired on rows: what 400 test rows and a handful of seeds can tell apart.
 
 Values are [seeds, rows]: what each seed got on each test row. An interval is the middle 95 % of a bootstrap that draws
-rows (the same for all seeds, which answer the same rows) and seeds. With two seeds the part that seeds add is too
-narrow; the tables say how many there are. Every generator is explicit, so equal rows give equal intervals.
+rows (the same for all seeds, which answer the same rows) and seeds. Drawing S seeds of S would show (S - 1) / S of the
+variance between seeds, so their weights are stretched (as in the rescaling bootstrap of Rao and Wu, JASA 1988). With
+two seeds that variance itself is hardly known; the tables say how many there are. Every generator is explicit, so equal
+rows give equal intervals.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from math import lcm
+from math import lcm, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -45,9 +47,15 @@ def _weights(size: int, stream: int) -> np.ndarray:
     return generator.multinomial(size, np.full(size, 1 / size), DRAWS) / size
 
 
+def _seed_weights(seeds: int) -> np.ndarray:
+    """The same of seeds, stretched about 1 / seeds, so that draws vary as much as the mean of that many seeds does."""
+    even = 1 / seeds
+    return even + (_weights(seeds, 1) - even) * sqrt(seeds / max(1, seeds - 1))
+
+
 def mean_draws(values: np.ndarray) -> np.ndarray:
     """The mean of values [seeds, rows] in every bootstrap draw [DRAWS]."""
-    return ((_weights(values.shape[1], 0) @ values.T) * _weights(len(values), 1)).sum(1)
+    return ((_weights(values.shape[1], 0) @ values.T) * _seed_weights(len(values))).sum(1)
 
 
 def _middle(value: float, draws: np.ndarray) -> Interval:
@@ -95,7 +103,7 @@ def macro_f1_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]], gold: Se
 
 def _macro_f1(answers: np.ndarray, gold: np.ndarray) -> tuple[float, np.ndarray]:
     """The value, and that of every bootstrap draw. F1 of a class is 2 TP / (answers of it + rows of it)."""
-    rows, seeds = _weights(answers.shape[1], 0), _weights(len(answers), 1)
+    rows, seeds = _weights(answers.shape[1], 0), _seed_weights(len(answers))
     even = np.full((1, answers.shape[1]), 1 / answers.shape[1])
 
     def score(weights: np.ndarray) -> np.ndarray:
@@ -129,7 +137,7 @@ def _calibration(gaps: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
     """
     values = [np.abs(gap.mean(-1)).sum() for gap in gaps]
     drawn = np.stack([np.abs(_weights(gap.shape[-1], 0) @ gap.T).sum(-1) for gap in gaps], axis=-1)
-    value, draws = float(np.mean(values)), (drawn * _weights(len(gaps), 1)).sum(-1)
+    value, draws = float(np.mean(values)), (drawn * _seed_weights(len(gaps))).sum(-1)
     return value, draws - (draws.mean() - value)
 
 
@@ -176,7 +184,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def spearman(x: np.ndarray, y: np.ndarray) -> Interval | None:
     """Spearman's correlation of x and y, both [targets, seeds], with a bootstrap over targets and seeds.
 
-    None for fewer than three targets, or where all x or all y are equal. Draws without variation are left out.
+    As few as both are, it is too narrow: what is drawn twice cannot be stretched in a rank. None for fewer than three
+    targets, or where all x or all y are equal. Draws without variation are left out.
     """
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None

@@ -1,0 +1,93 @@
+"""Which folder tells a claim, and on which other rows or in which other folders it has another verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
+from ctsft.report.claims import CLAIMS, judge
+from ctsft.report.judging import Judgement
+from ctsft.report.otherwise import judge_otherwise
+from ctsft.report.rows import Results
+
+ALL_CLAIMS = CLAIMS | BASELINE_CLAIMS
+
+
+@dataclass(frozen=True)
+class Told:
+    """A claim's first verdict, the folder whose rows gave it, and in words where it is another one."""
+
+    judgement: Judgement
+    folder: Results
+    elsewhere: tuple[str, ...]
+
+
+def judge_all(results: Results) -> list[Judgement]:
+    return [*judge(results), *judge_baselines(results)]
+
+
+def akin(one: Results, other: Results) -> bool:
+    """Whether two folders answer the same questions: of the same weights, on one task at least from the same source."""
+    scopes = [set(zip(r.rows["model_hash"], r.rows["task"], r.rows["source"], strict=True)) for r in (one, other)]
+    return bool(set.intersection(*scopes))
+
+
+def groups(folders: Iterable[Results]) -> list[list[Results]]:
+    """The folders that are `akin` to one before them, together."""
+    found: list[list[Results]] = []
+    for results in folders:
+        group = next((group for group in found if any(akin(results, other) for other in group)), None)
+        if group is None:
+            found.append([results])
+        else:
+            group.append(results)
+    return found
+
+
+def differing(first: Judgement, others: Iterable[tuple[str, Judgement]]) -> list[tuple[str, str]]:
+    """On which other rows the same claim has another verdict, and which."""
+    same = ((which, j.verdict) for which, j in others if j.claim == first.claim)
+    return [(which, verdict) for which, verdict in same if verdict not in ("not run", first.verdict)]
+
+
+def first_told(group: Sequence[Results]) -> list[Told]:
+    """Every claim by the first of these folders, all `akin`, that has run it; else *not run*, by the first of all."""
+    told = []
+    for claim in ALL_CLAIMS:
+        own = [(results, j) for results in group for j in judge_all(results) if j.claim == claim]
+        if own:
+            results, first = next((pair for pair in own if pair[1].verdict != "not run"), own[0])
+            told.append(Told(first, results, tuple(_elsewhere(first, results, group))))
+    return told
+
+
+def _elsewhere(first: Judgement, of: Results, group: Sequence[Results]) -> list[str]:
+    """A text for every folder and verdict that is another one: `cpu`: **supported** (also with 25 target rows)."""
+    told = []
+    for results in group:
+        others = judge_otherwise(results)
+        if results is not of:
+            others = [("", j) for j in judge_all(results)] + others
+        which: dict[str, list[str]] = {}
+        for rows, verdict in differing(first, others):
+            which.setdefault(verdict, []).append(rows)
+        for verdict, all_rows in which.items():
+            rows = "; ".join(filter(None, all_rows))
+            if "" in all_rows:  # the folder's own first verdict
+                told.append(f"`{results.name}`: **{verdict}**{f' (also {rows})' if rows else ''}")
+            else:
+                told.append(f"{'' if results is of else f'`{results.name}`, '}{rows}: **{verdict}**")
+    return told
+
+
+def judged_together(folders: Iterable[Results]) -> list[tuple[Results, list[Judgement]]]:
+    """Every folder with its verdicts; *not run* is left out where a folder `akin` to it has run the rows or said so."""
+    found = [(results, judge_all(results)) for results in folders]
+    kept: list[tuple[Results, list[Judgement]]] = []
+    for number, (results, judged) in enumerate(found):
+        others = [pair for place, pair in enumerate(found) if place != number and akin(results, pair[0])]
+        told = {j.claim for _, other in others for j in other if j.verdict != "not run"}
+        told |= {j.claim for other, own in kept if akin(results, other) for j in own}
+        kept.append((results, [j for j in judged if j.verdict != "not run" or j.claim not in told]))
+    return kept
