@@ -170,7 +170,7 @@ def test_what_a_document_says_of_the_rows_is_what_they_give(name):
     """Else: make tables."""
     folders = [Results.read(ROOT / "results" / preset) for preset in FOLDERS]
     page = (ROOT / name).read_text(encoding="utf-8")
-    assert filled(name, page, folders) == page
+    assert filled(page, MADE[name](folders)) == page
 
 
 def test_reproducings_hours_are_those_of_the_rows():

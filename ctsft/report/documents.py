@@ -46,17 +46,18 @@ def verdicts(folders: Sequence[Results]) -> str:
 MADE = {"README.md": verdicts, "REPRODUCING.md": reproducing.tables}
 
 
-def filled(name: str, page: str, folders: Sequence[Results]) -> str:
-    """The text `page` of the document `name` with its part made again."""
+def filled(page: str, made: str) -> str:
+    """The text of a document with what is `made` in the place of its part."""
     before, rest = page.split(START)
-    return before + START + MADE[name](folders) + END + rest.split(END, 1)[1]
+    return before + START + made + END + rest.split(END, 1)[1]
 
 
 @ending_in_a_line()
 def main() -> None:
     folders = [Results.read(Path(folder)) for folder in sys.argv[1:]]
-    for document in map(Path, MADE):
-        write_atomic(document, filled(document.name, document.read_text(encoding="utf-8"), folders))
+    parts = {Path(name): make(folders) for name, make in MADE.items()}  # takes minutes, in which somebody may write
+    for document, made in parts.items():
+        write_atomic(document, filled(document.read_text(encoding="utf-8"), made))
         print(document)
 
 
