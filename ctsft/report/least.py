@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctsft.report.answer import ON_TEST, Answer, listed, lowest, tag, told_by_name
+from ctsft.report.answer import ON_TEST, Answer, lowest, tag, tags, told_by_name
 from ctsft.report.judging import by_interval
 from ctsft.report.outcomes import Outcome
 from ctsft.stats import Interval, calibration_difference, calibration_interval, mean_interval
@@ -80,7 +80,7 @@ def least(situation: str, asked: Quantity, here: Sequence[Outcome], zero: Outcom
         rivals = [one for one in asked.not_told_apart(tied[0], some) if one not in tied]
         told = " = ".join(map(told_by_name, tied))
         short = f"{' = '.join(map(tag, tied))} {asked.shown(value(tied[0]))}"
-        beside = f" (not told apart from it: {listed(rivals)})" if rivals else ""
+        beside = f" (not told apart from it: {tags(rivals)})" if rivals else ""
         return (
             tied,
             f"{told}: {asked.words} {asked.told(tied[0])}{beside}",
@@ -109,7 +109,7 @@ def fluent(situation: str, here: Sequence[Outcome]) -> Answer:
     kept = [one for one in known if max(one.bits.values()) < MORE_BITS]
     split = [one for one in kept if any(max(texts.values()) >= MORE_BITS for texts in one.bits_by_seed)]
     by = f"less than {MORE_BITS} more bits per byte on every held-out text, related languages included, {ON_TEST}"
-    mixed = f"; but on some seed a text passes that limit: {listed(split)}" if split else ""
+    mixed = f"; but on some seed a text passes that limit: {tags(split)}" if split else ""
     about = " (The text that lost most, with its lowest and highest seed.)" if kept else ""
     return Answer(situation, f"{told(kept)}{mixed}.{about}", by=by)
 
