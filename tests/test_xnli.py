@@ -136,7 +136,7 @@ def test_files_that_are_no_json_lines_are_named(folder):
     path = folder / "xnli" / "en.dev.jsonl.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"line \d+: not gzipped JSON lines"):
+    with pytest.raises(UserError, match=r"after line \d+: not gzipped JSON lines"):
         XNLI.load("english", "train", folder)
     write(path, made_up(100))
     with pytest.raises(UserError, match="rows with"):

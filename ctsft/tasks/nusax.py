@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from ctsft.errors import UserError
 from ctsft.tasks.download import fetch
-from ctsft.tasks.formats import decode
+from ctsft.tasks.formats import decode, separated
 from ctsft.tasks.task import Example, Rows, Task
 
 COMMIT = "75b0be5d982348332509f296e10d9bf9cb66d60f"
@@ -27,29 +26,26 @@ ROWS = {"train": 500, "valid": 100, "test": 400}
 
 def parse_csv(content: str, where: str, labels: tuple[str, ...]) -> tuple[Example, ...]:
     """Rows of a CSV file with the columns id, text and label; a fault is named with its file and line."""
-    reader = csv.DictReader(io.StringIO(content))
-    try:
-        return tuple(_examples(reader, where, labels))
-    except csv.Error as error:
-        raise UserError(f"{where}, line {reader.reader.line_num}: not a line of a CSV file ({error}).") from error
-
-
-def _examples(reader: csv.DictReader, where: str, labels: tuple[str, ...]) -> Iterator[Example]:
-    missing = {"id", "text", "label"} - set(reader.fieldnames or ())
-    if missing:
-        raise UserError(f"{where}: the column '{sorted(missing)[0]}' is missing; found {reader.fieldnames}.")
-    for row in reader:
-        if None in row:
-            raise UserError(
-                f"{where}, line {reader.line_num}: more fields than columns. A text with commas needs quotes around it."
-            )
-        if not (row["text"] or "").strip():
-            raise UserError(f"{where}, line {reader.line_num}: the text is empty.")
+    examples = []
+    for number, row in _rows(content, where, "id", "text", "label"):
+        if not row["text"].strip():
+            raise UserError(f"{where}, line {number}: the text is empty.")
         if row["label"] not in labels:
-            raise UserError(
-                f"{where}, line {reader.line_num}: unknown label {row['label']!r}. Valid: {', '.join(labels)}."
-            )
-        yield Example(row["id"], row["text"], labels.index(row["label"]))
+            raise UserError(f"{where}, line {number}: unknown label {row['label']!r}. Valid: {', '.join(labels)}.")
+        examples.append(Example(row["id"], row["text"], labels.index(row["label"])))
+    return tuple(examples)
+
+
+def _rows(content: str, where: str, *columns: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """The rows of a CSV file that has some, with these columns, each with its line."""
+    number = 0
+    for number, row in separated(io.StringIO(content, newline=""), where, ".csv"):
+        missing = sorted(set(columns) - row.keys())
+        if missing:
+            raise UserError(f"{where}: the column '{missing[0]}' is missing; found {list(row)}.")
+        yield number, row
+    if not number:
+        raise UserError(f"{where}: no rows below a header {','.join(columns)}.")
 
 
 def read(language: str, split: str, data_dir: Path | None) -> Rows:
@@ -80,16 +76,9 @@ def dictionary(source: str, target: str, data_dir: Path | None) -> dict[str, tup
             f"no file {path}. The arms with a lexicon need nusax_lexicon/<language>.csv in --data-dir, as published at "
             f"github.com/IndoNLP/nusax in datasets/lexicon (commit {COMMIT[:7]}). Leave those arms out, or fetch it."
         )
-    reader = csv.DictReader(io.StringIO(decode(path.read_bytes(), str(path)), newline=""))
-    try:
-        missing = {source, target} - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(f"{path}: the column '{sorted(missing)[0]}' is missing; found {reader.fieldnames}.")
-        pairs = [((row[source] or "").strip().lower(), (row[target] or "").strip().lower()) for row in reader]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.reader.line_num}: not a line of a CSV file ({error}).") from error
     found: dict[str, dict[str, None]] = {}
-    for word, translation in pairs:
+    for _, row in _rows(decode(path.read_bytes(), str(path)), str(path), source, target):
+        word, translation = (row[language].strip().lower() for language in (source, target))
         if word and translation and " " not in word:
             found.setdefault(word, {})[translation] = None
     return {word: tuple(translations) for word, translations in found.items()}

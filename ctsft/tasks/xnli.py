@@ -10,9 +10,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import zlib
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from huggingface_hub import hf_hub_download
 
 from ctsft.errors import UserError
 from ctsft.hub import HUB_ERRORS, hub_answers
+from ctsft.tasks import formats
 from ctsft.tasks.task import Example, Rows, Task
 
 REPOSITORY, REVISION = "facebook/xnli", "b8dd5d7af51114dbda02c0e3f6133f332186418e"
@@ -40,15 +41,16 @@ CODES = {
     "vietnamese": "vi",
     "chinese": "zh",
 }
+Lines = list[tuple[int, Mapping]]  # (line, fields by name)
 LABELS = ("entailment", "neutral", "contradiction")
 # Published file, and which of its rows (in the order of `shuffled`): the paper's sizes.
 SPLITS = {"train": ("dev", 0, 500), "valid": ("dev", 501, 601), "test": ("test", 0, 400)}
 
 
-def parse(lines: list[dict], where: str) -> list[Example]:
-    """Rows with premise, hypothesis and label; a fault is named with its file and line."""
+def parse(lines: Iterable[tuple[int, Mapping]], where: str) -> list[Example]:
+    """Rows with premise, hypothesis and label, each with its line; a fault is named with its file and line."""
     examples = []
-    for number, row in enumerate(lines, start=1):
+    for number, row in lines:
         for name in ("premise", "hypothesis", "label"):
             if not isinstance(row.get(name), str) or not row[name].strip():
                 raise UserError(f"{where}, line {number}: the field '{name}' is missing or empty.")
@@ -79,7 +81,7 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
     return Rows(language, split, tuple(chosen), hashlib.sha256(content).hexdigest())
 
 
-def _folder(data_dir: Path, code: str, file: str) -> tuple[bytes, list[dict], str]:
+def _folder(data_dir: Path, code: str, file: str) -> tuple[bytes, Lines, str]:
     path = data_dir / "xnli" / f"{code}.{file}.jsonl.gz"
     if not path.is_file():
         raise UserError(
@@ -89,22 +91,18 @@ def _folder(data_dir: Path, code: str, file: str) -> tuple[bytes, list[dict], st
     return path.read_bytes(), json_lines(path), str(path)
 
 
-def json_lines(path: Path) -> list[dict]:
-    """The objects of a gzipped JSON lines file; a faulty line is named."""
-    rows = []
+def json_lines(path: Path) -> Lines:
+    """The objects of a gzipped JSON lines file, each with its line; a faulty line is named."""
+    rows: Lines = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, line {number}: expected an object with premise, hypothesis and label.")
-                rows.append(row)
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise UserError(f"{path}, line {len(rows) + 1}: not gzipped JSON lines ({error}).") from error
+            rows.extend(formats.json_lines(file, str(path)))
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise UserError(f"{path}, after line {len(rows)}: not gzipped JSON lines ({error}).") from error
     return rows
 
 
-def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
+def _hub(code: str, file: str) -> tuple[bytes, Lines, str]:
     """The hub's Parquet file has no ids: three rows in turn share a premise, and the row number stands for the pair."""
     name = f"{code}/{'validation' if file == 'dev' else 'test'}-00000-of-00001.parquet"
     try:
@@ -127,7 +125,7 @@ def _hub(code: str, file: str) -> tuple[bytes, list[dict], str]:
         }
         for number, row in enumerate(frame.itertuples())
     ]
-    return content, lines, f"{REPOSITORY}@{REVISION[:12]}/{name}"
+    return content, list(enumerate(lines, start=1)), f"{REPOSITORY}@{REVISION[:12]}/{name}"
 
 
 def more_source_rows(language: str, data_dir: Path | None) -> Rows:
