@@ -27,7 +27,7 @@ from ctsft.report import claims, documents, limits, verdicts
 from ctsft.report.__main__ import figures_of, tables_of
 from ctsft.report.__main__ import main as report_main
 from ctsft.report.baseline_claims import ASKED, by_arms
-from ctsft.report.by_rate import kept_text, over_all, rate_cells, rate_points
+from ctsft.report.by_rate import edges, kept_text, over_all, rate_cells, rate_points
 from ctsft.report.choosing import add_ct_sft, at_one_rate, at_validated_rate, by_usual_circuits, extra_rates
 from ctsft.report.claims_page import about_folder
 from ctsft.report.compare import SOURCE, paired, pooled
@@ -922,6 +922,17 @@ def test_rows_whose_rounded_logits_made_label_words_equal_are_counted(demo):
     every = len(demo.of(claims.EXPERIMENT).rows)
     assert f"In 2 of {every} rows" in told
     assert "wrongly in 1.50% of a row's answers on average, 2.00% at most" in told
+
+
+def test_arms_that_chose_an_end_of_their_rates_are_told(demo):
+    rows = pick(demo.of(claims.EXPERIMENT).rows, target="d30", n_target=100)
+    rows = rows[rows["arm"].isin(["full", "circuit", "norm_only"]) & (rows["depth"].isna() | (rows["depth"] == 2))]
+    best = {"full": rows["lr"].max(), "circuit": rows["lr"].min(), "norm_only": rows["lr"].median()}
+    rows = rows.assign(valid_accuracy=[float(lr == best[arm]) for arm, lr in zip(rows["arm"], rows["lr"], strict=True)])
+    one_rate = rows[(rows["arm"] != "norm_only") | (rows["lr"] == best["norm_only"])]
+    ends = {"highest": ["full (d30, 100 rows)"], "lowest": ["circuit 2 (d30, 100 rows)"]}
+    assert edges(rows) == ends | {"only": [], "another": ["norm_only (d30, 100 rows)"]}
+    assert edges(one_rate) == ends | {"only": ["norm_only (d30, 100 rows)"], "another": []}
 
 
 def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo):

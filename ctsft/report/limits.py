@@ -63,6 +63,7 @@ def _starts(rows: pd.DataFrame) -> Iterator[str]:
 
 def _grounds(group: Sequence[Results]) -> Iterator[str]:
     """On how many seeds and targets each script's verdicts rest."""
+    fewest = set()
     for name in (EXPERIMENT, ENTAILMENT, ODYSSEY):
         told: dict[int, list[str]] = {}
         for results in group:
@@ -70,11 +71,14 @@ def _grounds(group: Sequence[Results]) -> Iterator[str]:
             tuned = None if study is None else study.rows[study.rows["arm"] != "zero_shot"]
             for n, here in [] if tuned is None else tuned.groupby("n_target"):
                 targets = here["target"].nunique()
+                fewest.add(here["seed"].nunique())
                 told.setdefault(int(n), []).append(
                     f"`{results.name}` {targets} target{'s' if targets > 1 else ''}, seeds {listed(here['seed'])}"
                 )
         for n, parts in sorted(told.items()):
             yield f"Script {name[:2]}, {n} target rows: {'; '.join(parts)}."
+    if min(fewest, default=3) < 3:
+        yield "How much two seeds vary is hardly known, so an interval over two is a rough one."
 
 
 def _unlike_the_paper(rows: pd.DataFrame) -> Iterator[str]:
