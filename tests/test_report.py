@@ -36,6 +36,7 @@ from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.figures.forgetting import bottom_is_near_zero, plane_figure
 from ctsft.report.figures.style import arm_label
+from ctsft.report.figures.tradeoff import spread
 from ctsft.report.figures.transfer import by_rows_figure
 from ctsft.report.forgetting import forgetting_tables, related_cells
 from ctsft.report.judging import BY_INDEX, MARGIN, Judgement, by_interval
@@ -1115,6 +1116,12 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
 
 
 # ---- figures and page --------------------------------------------------------------------------------------------
+
+
+def test_labels_of_targets_that_are_as_hard_stand_apart():
+    places = spread([0.1, 0.3, 0.301, 0.5], 0.05)
+    assert np.diff(places).min() == pytest.approx(0.02)
+    np.testing.assert_allclose(places, [0.1, 0.2905, 0.3105, 0.5])
 
 
 def test_bottom_leaves_the_plane_where_it_is_near_zero(sentiment):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from scipy.optimize import isotonic_regression
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.report.compare import paired
@@ -15,6 +19,12 @@ from ctsft.report.select import pick
 from ctsft.report.share_of_heads import surface
 from ctsft.report.tradeoff import PAIR, difficulty, difficulty_predicts, settings
 from ctsft.tuning.arms import ARMS
+
+
+def spread(values: Sequence[float], gap: float) -> np.ndarray:
+    """Places as near as can be to rising `values`, at least `gap` of their range apart, so that labels can be read."""
+    steps = gap * np.ptp(values) * np.arange(len(values))
+    return isotonic_regression(np.array(values) - steps).x + steps
 
 
 def difficulty_figure(results: Results) -> plt.Figure | None:
@@ -43,9 +53,19 @@ def difficulty_figure(results: Results) -> plt.Figure | None:
                 axis.errorbar(place, value.value, yerr=arms_of_error(value), color=colours[number], linewidth=1)
             label = f"{kind[0]} rows, depth {kind[1]}"
             axis.plot(x, [v.value for _, _, v in mine], "osDPXv^*"[number % 8], color=colours[number], label=label)
-        for target in dict.fromkeys(setting["target"] for setting, _, _ in points):
-            hard = next(hard for setting, hard, _ in points if setting["target"] == target)
-            axis.text(hard, 1.02, target, transform=axis.get_xaxis_transform(), rotation=60, fontsize=8)
+        hardness = dict(
+            sorted({setting["target"]: hard for setting, hard, _ in points}.items(), key=lambda one: one[1])
+        )
+        for (target, hard), place in zip(hardness.items(), spread(list(hardness.values()), 0.05), strict=True):
+            axis.annotate(
+                target,
+                (hard, 1),
+                (place, 1.05),
+                xycoords=axis.get_xaxis_transform(),
+                rotation=60,
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "linewidth": 0.5},
+            )
         axis.axhline(0, color="black", linewidth=1)
         found = difficulty_predicts(results)
         if found is not None:
