@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctsft.errors import ending_in_a_line
+from ctsft.errors import UserError, ending_in_a_line
 from ctsft.report import reproducing
 from ctsft.report.claims import CLAIMS
 from ctsft.report.rows import Results
@@ -29,7 +29,9 @@ def verdicts(folders: Sequence[Results]) -> str:
     verdict; where one of these alone has a claim's rows, it tells it.
     """
     real = [results for results in folders if results.name != "demo"]
-    main = next(results for results in real if results.of(EXPERIMENT))
+    main = next((results for results in real if results.of(EXPERIMENT)), None)
+    if main is None:
+        raise UserError(f"none of these folders has rows of {EXPERIMENT} on real text, which README.md tells.")
     told = first_told([main, *(results for results in real if results is not main and akin(results, main))])
     own = [one for one in told if one.judgement.claim in CLAIMS]
     counts = Counter(one.judgement.verdict for one in own)
