@@ -19,6 +19,7 @@ from ctsft.report.measured import odyssey_results
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.pairs import pair_tables
 from ctsft.report.paper import matching, of_the_paper
+from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
 from ctsft.report.select import EXPERIMENT, pick
 from ctsft.report.self_training import _starts
@@ -77,6 +78,12 @@ def test_seeds_with_more_rates_than_others_are_also_judged_by_themselves(study):
     told = [j for which, j in judge_otherwise(fewer) if which == "on seeds 777, which had the most learning rates"]
     assert [j.claim for j in told] == ["C1", "C2", "C3a", "C3b"]
     assert "seeds 777;" in told[0].data
+    common = [j for which, j in judge_otherwise(fewer) if which == "on seeds 777, at the rates of all seeds"]
+    assert [j.claim for j in common] == ["C1", "C2", "C3a", "C3b"]
+    highest = rate_text(main.rows["lr"].max())
+    assert highest in told[0].data
+    assert highest not in common[0].data
+    assert common[0].data.endswith(told[0].data.split("; seeds ")[1])
 
 
 def test_numbers_of_heads_are_compared_at_the_rates_that_all_of_them_had(study):

@@ -43,10 +43,10 @@ def at_a_glance(
     table = []
     for claim, words in ALL_CLAIMS.items():
         line = {"claim": f"{claim}. {words}"}
-        for preset in (results.name for results in folders):
-            first = judged[preset].get(claim)
-            told = [] if first is None else differing(first, others[preset])
-            line[preset] = "; ".join([first.verdict, *(f"{which}: {other}" for which, other in told)]) if first else GAP
+        for name in (results.name for results in folders):
+            first = judged[name].get(claim)
+            told = [] if first is None else differing(first, others[name])
+            line[name] = "; ".join([first.verdict, *(f"{which}: {other}" for which, other in told)]) if first else GAP
         table.append(line)
     return f"## At a glance\n\n{markdown(pd.DataFrame(table))}\n"
 

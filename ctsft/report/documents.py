@@ -37,8 +37,8 @@ def verdicts(folders: Sequence[Results]) -> str:
     counts = Counter(one.judgement.verdict for one in own)
     lines = [("the paper claims", f"folder `{main.name}`, {main.model}, where no other is named"), ("---", "---")]
     for one in own:
-        j, elsewhere = one.judgement, "" if one.folder is main else f"`{one.folder.name}`: "
-        first = j.verdict if j.verdict == "not run" else f"{elsewhere}**{j.verdict}**: {j.deciding}"
+        j, told_by = one.judgement, "" if one.folder is main else f"`{one.folder.name}`: "
+        first = j.verdict if j.verdict == "not run" else f"{told_by}**{j.verdict}**: {j.deciding}"
         lines.append((f"{j.claim}. {CLAIMS[j.claim]}", "<br>".join([first, *one.elsewhere])))
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     counted = ", ".join(f"{verdict} {number}" for verdict, number in counts.most_common())
