@@ -82,7 +82,10 @@ def evaluate(
     temperature: float = 1.0,
     max_tokens: int = MAX_TOKENS,
 ) -> Evaluation:
-    """Answer every row of a split with the model as it is now; use `with delta.on(model.model):` around it."""
+    """Answer every row of a split with the model as it is now; use `with delta.on(model.model):` around it.
+
+    Raises UserError for a split that the task lacks, CellFailed where a logit is not finite.
+    """
     if split not in SPLITS:
         raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
     rows = task.load(language, split).examples

@@ -40,7 +40,10 @@ def predict(
     batch_size: int,
     autocast: torch.autocast,
 ) -> Predictions:
-    """Score the label words at the label position, in batches of similar length (smaller where memory runs out)."""
+    """Score the label words at the label position, in batches of similar length (smaller where memory runs out).
+
+    Raises CellFailed where a logit is not finite.
+    """
 
     def run(size: int) -> Predictions:
         return _predict(model, rows, label_tokens, layout, size, autocast)

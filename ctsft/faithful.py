@@ -15,6 +15,7 @@ from ctsft.errors import UserError
 from ctsft.heads import Head
 from ctsft.models.load import Loaded
 from ctsft.stats import Interval, kept_share
+from ctsft.tasks.form import other_prompt
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task
 
 
@@ -50,20 +51,25 @@ def faithfulness(
     split: str = "valid",
     draws: int = 10,
     seed: int = SEED,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int | None = None,
 ) -> Faithful:
     """(m(C) - m(none)) / (m(all) - m(none)) for these heads C, and for all but these.
 
     m is the mean margin (the right label word's logit less the mean of the others') over the rows of a split, with the
     heads outside C at their label-balanced mean: that of the rows that `relevance` was made with, which are of its
-    source. No score should have seen the split. Raises UserError where the task lacks these rows, or the margin does
-    not depend on the heads.
+    source, cut at as many tokens (or at `max_tokens`). No score should have seen the split. Raises UserError where the
+    task lacks these rows or has another prompt, or the margin does not depend on the heads.
     """
     if split not in SPLITS:
         raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
     if draws < 1:
         raise UserError(f"draws is {draws}; it must be at least 1, or there is no chance to compare with.")
-    chosen, rows = [Head(*head) for head in heads], task.load(language, split).examples
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must not be negative.")
+    if other := other_prompt(task, relevance.about):
+        raise UserError(f"the scores were made with another prompt: here {other}.")
+    max_tokens = max_tokens or int(relevance.about.get("max_tokens", MAX_TOKENS))
+    chosen, rows = sorted({Head(*head) for head in heads}), task.load(language, split).examples
     shape = (len(loaded.anatomy.layers), loaded.anatomy.heads)
     if not chosen or any(not (0 <= head.layer < shape[0] and 0 <= head.index < shape[1]) for head in chosen):
         raise UserError(f"heads: name at least one, each of {shape[0]} layers of {shape[1]} heads.")

@@ -40,7 +40,8 @@ Role = Literal["source", "target"]
 def load_task(name: str, data_dir: str | Path | None = None, label_words: Sequence[str] = ()) -> Task:
     """A task by name (nusax, xnli, smsa, demo, demo_entailment), or your own files in the folder DATA_DIR/<name>.
 
-    `label_words` replaces the task's own, one per label. The result reads its rows from `data_dir` from then on.
+    `label_words` replaces the task's own, one per label. The result reads its rows from `data_dir` from then on. Raises
+    UserError for an unknown name, files that cannot be read, and another number of words.
     """
     folder = None if data_dir is None else Path(data_dir).expanduser()
     task = get_task(name, folder)
@@ -77,10 +78,13 @@ def training_rows(task: Task, language: str, role: Role, at_least: int = 0) -> l
 
     In a parallel task a source language has pool A and a target language pool B, so that no target row translates a
     source row; otherwise both have all training rows. A source that needs `at_least` more than its pool takes the
-    task's further source rows, where it has some.
+    task's further source rows, where it has some. Raises UserError where your own parallel task is none, row by row:
+    every language is compared with the task's first.
     """
     refuse_other("role", role, Role)
     rows = task.load(language, "train")
+    if task.parallel and not task.published:
+        check_aligned(rows, task.load(task.languages[0], "train"))
     pool_a, pools_b = pools(task, rows, {language: rows})
     if role == "source" and at_least > len(pool_a) and task.more_source_rows is not None:
         return list(task.more_source_rows(language, None).examples)
@@ -128,8 +132,10 @@ def discover(
     problem = rows.problem(loaded, lambda part: encode_rows(loaded, task, part, max_tokens), tokens, EVAL_BATCH, scorer)
     relevance = score_to_depth(scorer, problem, None, depth, heads_per_depth(anatomy.n_heads, share))
     relevance.about |= {
+        "model": loaded.name,
         "weights": weight_hash(loaded.model),
-        "task": task.name,
+        "task": form_of(task),
+        "max_tokens": max_tokens,
         "source": source,
         "scorer": scorer,
         "seed": seed,

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, ENCODERS, random_rows, tiny
+from conftest import CONFIGS, ENCODERS, LABEL_TOKENS, random_rows, tiny
 
 from ctsft.discovery import scorers
-from ctsft.discovery.circuits import circuit, select
-from ctsft.discovery.find import scoring_rows
+from ctsft.discovery.circuits import circuit, ranked, select
+from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.mean import MIN_ROWS, label_balanced_mean
 from ctsft.discovery.patching import editing_z
 from ctsft.discovery.problem import Batch, Problem
@@ -120,6 +120,17 @@ def test_every_scorer_ranks_the_planted_head_first(name, scorer):
     assert relevance.logits[PLANTED] > 5 * np.abs(others).max()
 
 
+@pytest.mark.parametrize("kept", ["no target", "the last targets alone"])
+def test_a_scorer_that_drops_columns_is_refused_and_does_not_go_on_for_ever(kept, monkeypatch):
+    def score(problem, relevance, targets):
+        logits = np.arange(12.0)[::-1].reshape(3, 4)
+        return Relevance(logits, {} if kept == "no target" else dict.fromkeys(targets, logits))
+
+    monkeypatch.setitem(SCORERS, "forgetful", score)
+    with pytest.raises(UserError, match=r"scorer 'forgetful' returned no scores to head \d\.\d"):
+        score_to_depth("forgetful", Problem(tiny("llama-4kv"), random_rows(), LABEL_TOKENS, None), None, 2, 1)
+
+
 def test_unknown_scorers_are_named():
     with pytest.raises(UserError, match=r"'cdtt'.*cdt, cdt_linear, magnitude, attribution, ablation"):
         get_scorer("cdtt")
@@ -172,6 +183,15 @@ def test_relevance_survives_the_disk(tmp_path):
     assert again.ties == "logits"
     Relevance(-relevance.logits).save(tmp_path / "map.v2")  # another map, not the same file
     np.testing.assert_array_equal(Relevance.load(tmp_path / "map.v1").logits, again.logits)
+
+
+def test_small_scores_keep_their_order_on_the_disk(tmp_path):
+    """A squared gradient may be of any scale."""
+    small = 1e-12 * np.random.default_rng(1).uniform(size=(3, 4))
+    Relevance(small).save(tmp_path / "map")
+    again = Relevance.load(tmp_path / "map").logits
+    np.testing.assert_allclose(again, small, rtol=1e-8)
+    assert ranked(again) == ranked(small)
 
 
 def test_scores_that_do_not_say_how_ties_are_decided_are_of_the_first_rule(tmp_path):

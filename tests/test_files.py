@@ -22,6 +22,7 @@ import ctsft
 from ctsft import cli
 from ctsft.errors import UserError
 from ctsft.evaluation import scores
+from ctsft.library import training_rows
 from ctsft.report import compare
 from ctsft.report.rows import Results
 from ctsft.storage import digest
@@ -182,7 +183,8 @@ def test_faulty_files_are_named_by_line(tmp_path, kind, content, message):
     ("declared", "message"),
     [
         ({"templat": "x"}, "unknown key 'templat'.*template, labels"),
-        ({"template": "{txt}:"}, r"must hold \{text\}, and no other"),
+        ({"template": "{txt}:"}, r"must hold \{text\} once, and no other"),
+        ({"template": "{text} again: {text}:"}, r"must hold \{text\} once, and no other"),
         ({"template": "{text"}, "cannot be read"),
         ({"labels": "a"}, "'labels' must be a list"),
         ({"columns": {"words": "x"}}, "'columns' must be an object with some of text"),
@@ -552,6 +554,10 @@ def test_parallel_languages_of_ones_own_share_their_pools(tmp_path):
     for source, targets in (("d00", ["d50"]), ("d50", []), ("d00", [])):  # commands may name one language alone
         with pytest.raises(UserError, match="do not hold the same ids, labels and groups"):
             ctsft.check(get_task("topics", data), source, targets)
+    assert len(training_rows(get_task("topics", data), "d50", "target")) == 80  # the training rows are aligned, as yet
+    write_jsonl(data / "topics" / "d50" / "train.jsonl", sentences("d50", "train", 480)[1:])
+    with pytest.raises(UserError, match="do not hold the same ids, labels and groups"):
+        training_rows(get_task("topics", data), "d50", "target")
 
 
 @pytest.mark.parametrize(

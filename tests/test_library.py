@@ -8,6 +8,7 @@ import subprocess
 import sys
 import typing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -225,6 +226,17 @@ def test_a_circuit_can_be_asked_whether_it_is_the_mechanism(theta1, task):
     assert weight_hash(theta1.model) == before
 
 
+def test_faithfulness_asks_with_the_prompts_of_the_scores_and_counts_a_head_once(theta1, task):
+    relevance = ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0, max_tokens=9)
+    asked = partial(ctsft.faithfulness, theta1, task, "d00", relevance=relevance, draws=2)
+    once = asked(HEADS)
+    assert once == asked(HEADS * 3) == asked(HEADS, max_tokens=9)
+    assert once.kept != asked(HEADS, max_tokens=128).kept
+    worded = replace(task, label_words=task.label_words[::-1])
+    with pytest.raises(UserError, match="made with another prompt: here label_words"):
+        ctsft.faithfulness(theta1, worded, "d00", HEADS, relevance)
+
+
 def test_questions_of_faithfulness_without_an_answer_are_refused(theta1, task):
     relevance = ctsft.discover(theta1, task, "d00", scorer="cdt_linear", depth=0)
     for heads, message in (([], "name at least one"), ([(4, 0)], "of 4 layers of 8 heads"), ([(0, -1)], "of 4 layers")):
@@ -233,7 +245,11 @@ def test_questions_of_faithfulness_without_an_answer_are_refused(theta1, task):
     for about in ({}, {"source": "d00", "mean_row_ids": ["nobody"]}):
         with pytest.raises(UserError, match="rows of the scores' mean are not in this task"):
             ctsft.faithfulness(theta1, task, "d00", HEADS, replace(relevance, about=about))
-    for wrong, message in (({"split": "dev"}, "split is 'dev'"), ({"draws": 0}, "draws is 0; it must be at least 1")):
+    for wrong, message in (
+        ({"split": "dev"}, "split is 'dev'"),
+        ({"draws": 0}, "draws is 0; it must be at least 1"),
+        ({"seed": -1}, "seed is -1"),
+    ):
         with pytest.raises(UserError, match=message):
             ctsft.faithfulness(theta1, task, "d00", HEADS, relevance, **wrong)
 
@@ -248,6 +264,10 @@ def test_numbers_that_mean_nothing_are_refused_before_anything_is_computed(theta
     for lr in (0.0, -1e-3, float("nan"), float("inf")):
         with pytest.raises(UserError, match="must be a finite number above zero"):
             Recipe(lr=lr)
+    for wrong in (dict(clip=0.0), dict(clip=float("nan")), dict(warmup=10), dict(warmup=-0.1), dict(weight_decay=-1.0)):
+        with pytest.raises(UserError, match=f"^{next(iter(wrong))} is "):
+            Recipe(**wrong)
+    assert Recipe(clip=float("inf")).clip > 1  # nothing is clipped
     monkeypatch.setattr("ctsft.library.scoring_rows", lambda *a: pytest.fail("rows were scored"))
     for name in ("mean_rows", "score_rows"):
         with pytest.raises(UserError, match=f"{name} is 2; it must be at least 3"):
@@ -571,6 +591,24 @@ def test_an_optimizer_may_ask_for_the_loss_inside_its_step(theta1, task):
         assert told[-1] < 0.95 * told[0]
     assert tuning.heads == HEADS
     tuning.revert()
+
+
+@pytest.mark.parametrize("scorer", ["cdt_linear", "ablation"])
+def test_heads_can_be_scored_while_they_are_tuned(theta1, task, scorer):
+    """Discovery watches and edits the chosen layers too, as they are by then."""
+    asked = partial(ctsft.discover, theta1, task, "d00", scorer=scorer, depth=0, mean_rows=12, score_rows=6)
+    with ctsft.HeadTuning(theta1, HEADS) as tuning:
+        optimizer = tuning.follow(torch.optim.SGD(tuning.parameters(), lr=0.5))
+        at_first = asked().logits
+        rows = rows_of(theta1, task)
+        out = theta1.model(**pad_left(rows.prompts, theta1.layout, "cpu")).logits[:, -1]
+        out.logsumexp(-1).sum().backward()
+        optimizer.step()
+        while_tuned = asked().logits
+    np.testing.assert_allclose(while_tuned, asked().logits, rtol=1e-4, atol=1e-6)
+    tuning.revert()
+    np.testing.assert_allclose(at_first, asked().logits, rtol=1e-4, atol=1e-6)
+    assert np.abs(at_first - while_tuned).max() > 1e-3
 
 
 def test_a_loop_without_its_optimizer_is_told(theta1):

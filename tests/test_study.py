@@ -38,6 +38,7 @@ from ctsft.study.workbench import Workbench
 from ctsft.tasks.prompts import pad_left
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import SPLITS
+from ctsft.tuning.arms import ARMS
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "01_nusax_transfer.py"
@@ -554,6 +555,14 @@ def test_settings_that_would_not_mean_what_they_say_are_refused(config, change, 
     with pytest.raises(UserError, match=said):
         replace(config, **change)
     assert replace(config, seeds=(1, 2), random_draws=5, arms=("full",))  # which draws nothing
+
+
+def test_every_arm_of_random_heads_has_its_draws(config, monkeypatch):
+    monkeypatch.setitem(ARMS, "random_again", replace(ARMS["random"], name="random_again"))
+    asked = replace(config, seeds=(1,), arms=("random_again:0",), random_draws=3)
+    assert sorted({cell.draw for cell in cells(asked)}) == [0, 1, 2]
+    with pytest.raises(UserError, match="would share random sets"):
+        replace(asked, seeds=(1, 2))
 
 
 def test_the_label_position_alone_gives_the_models_own_logits():

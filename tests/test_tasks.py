@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -11,6 +12,7 @@ from itertools import pairwise
 import pytest
 from conftest import there
 from own_data import write_jsonl
+from tokenizers.processors import TemplateProcessing
 
 from ctsft.errors import UserError
 from ctsft.hub import hub_answers
@@ -243,6 +245,18 @@ def test_a_label_word_of_several_tokens_is_refused_with_its_pieces(tokenizer):
         label_tokens(tokenizer, replace(DEMO, label_words=(" neutral", " neutral", " positive")), Layout(1))
     with pytest.raises(UserError, match="unknown to this tokenizer"):
         label_tokens(tokenizer, replace(DEMO, label_words=(" zzz", " neutral", " positive")), Layout(1))
+
+
+def test_a_tokenizer_that_ends_every_text_is_refused_for_what_it_is(tokenizer):
+    """No other word would help."""
+    ending, end = copy.deepcopy(tokenizer), tokenizer.pad_token
+    ending.eos_token = end
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.pad_token_id)]
+    )
+    assert ending("x")["input_ids"][-1] == ending.eos_token_id
+    with pytest.raises(UserError, match=r"ends every text with .* Set add_eos_token to false"):
+        label_tokens(ending, DEMO, Layout(1))
 
 
 def test_padding_goes_left_and_positions_start_at_the_first_real_token():

@@ -12,6 +12,7 @@ from ctsft.commands.tuned import OnTuned
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
+from ctsft.tasks.form import told_form
 from ctsft.tasks.task import SEED
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Tune:
 
     def _tell_checks(self, task: Task, scores: Relevance | None) -> None:
         """Of both languages, where the scores say which the source was."""
-        source = scores.about.get("source") if scores and scores.about.get("task") == task.name else None
+        source = scores.about.get("source") if scores and told_form(scores.about).get("name") == task.name else None
         if self.role == "target" and source in task.languages and source != self.language:
             tell_checks(task, source, [self.language])
         else:

@@ -56,7 +56,10 @@ def next_frontier(relevance: Relevance, frontiers: Sequence[Sequence[Head]], k: 
 
 
 def circuit(relevance: Relevance, depth: int, share: float) -> list[list[Head]]:
-    """The heads of depths 0..depth, K at each: (depth + 1) K heads in all."""
+    """The heads of depths 0..depth, K at each: (depth + 1) K heads in all.
+
+    Raises KeyError(head) where the scores have no column of a head that they must start from.
+    """
     k = heads_per_depth(relevance.logits.size, share)
     frontiers: list[list[Head]] = []
     for _ in range(depth + 1):

@@ -69,7 +69,8 @@ def scoring_rows(
 ) -> ScoringRows:
     """Draw both sets from `pool`, balanced over the labels, by `seed`; `answers` gives the model's label for each row.
 
-    With `shared` the scored rows are taken from those of the mean instead of from the others.
+    With `shared` the scored rows are taken from those of the mean instead of from the others. The order is that of
+    every draw by this seed, so of a theta1 tuned on few rows of `pool` most are in the mean, and hardly any is scored.
 
     A start so weak that it gets fewer than half of the rows that could be scored right, as many of each label (the
     paper's case of 50 XNLI rows), is scored on any rows. There may be fewer rows than `score_rows`. Raises UserError
@@ -92,9 +93,18 @@ def scoring_rows(
 def score_to_depth(
     scorer: str, problem: Problem, relevance: Relevance | None, depth: int, k: int, ties: Ties = "logits"
 ) -> Relevance:
-    """Scores to the logits and to every head that a circuit of `depth`, with `k` heads a depth, starts from."""
+    """Scores to the logits and to every head that a circuit of `depth`, with `k` heads a depth, starts from.
+
+    Raises UserError for a scorer that leaves out a head that it was asked for, or drops one that it was given.
+    """
     score = get_scorer(scorer)
     relevance = replace(score(problem, relevance, []), ties=ties)
     while len(known := known_frontiers(relevance, depth, k)) <= depth:
-        relevance = score(problem, relevance, known[-1])
+        relevance = replace(score(problem, relevance, known[-1]), ties=ties)
+        asked = {head for frontier in known for head in frontier}
+        if lacking := sorted(asked - relevance.columns.keys()):
+            raise UserError(
+                f"the scorer '{scorer}' returned no scores to head {lacking[0]}. It must return those that it was "
+                "given, and a column for every target."
+            )
     return relevance

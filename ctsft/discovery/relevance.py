@@ -44,7 +44,7 @@ class Relevance:
         content = save(columns)
         about_path, columns_path = files_of(path)
         write_atomic(columns_path, content)
-        scores = [[round(float(value), 9) for value in row] for row in self.logits]
+        scores = [[float(f"{value:.9g}") for value in row] for row in self.logits]  # of whatever scale
         about = {**self.about, "ties": self.ties, "columns_sha256": digest(content), "logits": scores}
         write_sealed(about_path, about)
 

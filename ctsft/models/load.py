@@ -164,6 +164,9 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
 
     Lower precision is a matter of the computation (autocast), not of the weights: AdamW's steps at the learning
     rates of the protocol are smaller than one bfloat16 step and would be lost.
+
+    Raises UserError for an unknown device or family, pickled or incomplete weights, remote code, a tokenizer that
+    prompts cannot be made with, and whatever cannot be found or read.
     """
     on = device_of(device)  # an unknown one shows before the weights are read
     path = DEMO_MODEL if name == "demo" else Path(name).expanduser()

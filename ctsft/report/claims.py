@@ -179,7 +179,7 @@ def competent_start(results: Results | None) -> Judgement:
     """C4: ct_sft from the fewest source rows minus ct_sft from the most, on the target; supported below zero."""
     chosen = ct_sft(at_validated_rate(results.rows), results.rows) if results else None
     if chosen is None or chosen["n_source"].nunique() < 2:
-        return not_run("C4", "circuit and near_zero at depth 2 from a weak start (script 02 with --n-source 50)")
+        return not_run("C4", "circuit and near_zero at depth 2 from a weak start (script 01 or 02 with --n-source 50)")
     few, many = chosen["n_source"].min(), chosen["n_source"].max()
     pairs = pairs_of(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME, results.rows)
     value = pooled(pairs)
@@ -231,7 +231,7 @@ def judge(results: Results) -> list[Judgement]:
         first = of_transfer(main)
     return [
         *first,
-        competent_start(second),
+        next((j for j in map(competent_start, (second, main)) if j.verdict != "not run"), competent_start(None)),
         second_task(second),
         faithful(found),
         related_kept(results if main is None else at_shared_rates(main)),

@@ -46,7 +46,8 @@ def at_a_glance(
         for name in (results.name for results in folders):
             first = judged[name].get(claim)
             told = [] if first is None else differing(first, others[name])
-            line[name] = "; ".join([first.verdict, *(f"{which}: {other}" for which, other in told)]) if first else GAP
+            beside = [f"{which}: {other.verdict}" for which, other in told]
+            line[name] = "; ".join([first.verdict, *beside]) if first else GAP
         table.append(line)
     return f"## At a glance\n\n{markdown(pd.DataFrame(table))}\n"
 
@@ -70,7 +71,7 @@ def claims_page(folders: Iterable[Results]) -> str:
         "either side.\n\n"
         "C1 is judged at depth 2 (three times 2 % of the heads) and also asks for under 1 % of the weights. A small "
         "model's circuit of that depth has more, so C1 is undecided at best. C4 has two thresholds: supported if the "
-        f"whole loss lies above 0, contradicted if it lies below {MARGIN}. C7 asks it of every related test. C6 is "
+        f"whole loss lies above 0, contradicted if it lies below {MARGIN}. C7 needs every related test kept. C6 is "
         "supported where the circuit keeps more than half of the margin and beats 95 % of the random sets, and "
         "contradicted where it keeps less than half, or beats fewer than half of the sets. Accuracy decides; macro-F1 "
         "is given too, because an arm that gives up a rare label loses little accuracy. *At one rate* means that each "

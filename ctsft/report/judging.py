@@ -16,7 +16,7 @@ from ctsft.stats import Difference, Interval
 # About one standard error of an accuracy on 400 rows; an effect within it counts as none.
 MARGIN = 0.025
 # Told beside the number that decides, so that every page that prints a verdict prints it.
-BY_INDEX = " (on heads that ties by index chose, not the scores)"
+BY_INDEX = " (undecided whatever the number: ties by index chose these heads, not their scores)"
 SAME = ("target", "n_target")
 # The rows of two arms for each target and number of its rows.
 Pairs = list[tuple[pd.DataFrame, pd.DataFrame]]

@@ -15,7 +15,7 @@ from ctsft.report.measured import odyssey_results
 from ctsft.report.paper import SOURCE_ROWS, published
 from ctsft.report.render import listed
 from ctsft.report.rows import Results
-from ctsft.report.select import ENTAILMENT, EXPERIMENT
+from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
 
 PAPERS_MODEL = "Qwen2.5-0.5B"
 
@@ -41,6 +41,7 @@ def limits(group: Sequence[Results]) -> Iterator[str]:
         yield from by_index(main)
     main_rows = pd.concat([main.rows for main in mains])
     yield from _unlike_the_paper(main_rows)
+    yield from _layers(mains)
     yield from _rates(group)
     yield from _left_out(mains)
     yield from _rounded(main_rows)
@@ -96,6 +97,19 @@ def _unlike_the_paper(rows: pd.DataFrame) -> Iterator[str]:
     heads = at_papers_share(rows[rows["arm"] == "circuit"])
     if len(heads) and heads["trainable_share"].max() >= 0.01:
         yield f"The circuit trains up to {heads['trainable_share'].max():.2%} of this model's weights, not under 1 %."
+
+
+def _layers(mains: Sequence[Results]) -> Iterator[str]:
+    """In which layers the circuit's best heads lie, beside the paper's."""
+    maps = [m for main in mains for m in main.maps if m.about["scorer"] == "cdt"]
+    ours = [head.layer for m in maps for head in stored_circuit(m, 0, PAPERS_SHARE)[0]]
+    if ours:
+        theirs = pick(published("table5_layer_range_by_depth"), depth=0)
+        yield (
+            f"The circuit's best heads (`cdt`, depth 0) lie in layers {min(ours)} to {max(ours)} of "
+            f"{maps[0].logits.shape[0]}; the paper's in layers {theirs['first_layer'].min()} to "
+            f"{theirs['last_layer'].max()} of its model (`table5.md`)."
+        )
 
 
 def _rates(group: Sequence[Results]) -> Iterator[str]:

@@ -91,7 +91,7 @@ ENTRIES = (
         "04_forgetting",
     ),
     Entry(
-        GAP,
+        "a figure, without its values",
         "is the circuit faithful?",
         "05_faithfulness",
         ("05_faithfulness.sets.csv", "05_faithfulness.known.csv"),

@@ -3,18 +3,17 @@
 TO_THE_AUTHORS = {
     "C1 contradicted": "Tuning all weights is the arm to beat: please report its learning rate, loss curve and "
     "spread over seeds. Ours does not collapse, and then the circuit does not match it.",
-    "C1 undecided": "Whether the circuit matches all weights depends on how well all weights are tuned. Choosing every "
-    "arm's rate on validation, and reporting intervals, would settle it.",
+    "C1 undecided": "At one rate, how well it suits all weights may decide this comparison. Please choose every arm's "
+    "rate on validation, and report intervals.",
     "C2 contradicted": "Easy and hard targets do not separate circuit from near-zero heads here. A paired test "
     "over targets would show whether they do in your rows.",
-    "C3b undecided": "Your largest effect, what is kept of the source, depends on the learning rate. Please "
-    "report every arm at several rates (ours are in `*_01_by_rate.md`): one rate compares arms at different points of "
-    "their curves.",
+    "C3b undecided": "What is kept of the source depends on the learning rate here (`*_01_by_rate.md`). Please report "
+    "every arm at several: one rate compares arms at different points of their curves.",
     "C3b contradicted": "Your largest effect, what is kept of the source, requires that full tuning forgets. Ours "
     "hardly does; that arm's optimizer settings would help to find out why.",
     "C5 contradicted": "On entailment from a competent start we do not see both of your effects: see C5's numbers.",
-    "C6 contradicted": "The circuit's heads alone do not keep the task. Please report faithfulness (keep and "
-    "knock-out) with the circuits.",
+    "C6 contradicted": "The circuit's heads alone do not keep the task here. We had your faithfulness curves as a "
+    "picture only; their values, for keeping and for knocking out, would let us compare.",
     "C8 supported": "Please say whether you apply CD-T's clean-up. With it hardly a score is negative (column `below "
     "zero` of `*_05_scorers.md`), so it names no head that works against the answer, and signs are not why it ranks "
     "heads better.",
@@ -31,9 +30,9 @@ TO_A_USER = {
     "C1 supported": "Tune the circuit: it matches all weights with a hundredth of them.",
     "C3b supported": "If you must keep the source, tune heads and norms: they keep it better than all weights do, and "
     "the delta is a few megabytes.",
-    "C3b undecided": "If you must keep the source, try lower learning rates before fewer weights, and check both "
-    "source and target: the circuit is not shown to keep more of it than all weights at a rate that suits them (for "
-    "near-zero and random heads see `*_01_pairs.md`).",
+    "C3b undecided": "If you must keep the source, try lower learning rates and fewer weights, and check both "
+    "languages: at validated rates `ct_sft` is not shown to keep more of it than all weights (for each kind of heads "
+    "see `*_01_pairs.md`).",
     "C3b contradicted": "Do not expect heads to keep the source better than all weights do.",
     "C6 contradicted": "Do not read the circuit as the mechanism: alone it does not keep the task. It is a choice "
     "of what to tune.",
@@ -45,15 +44,16 @@ TO_A_USER = {
     "B3 supported": "If you can tune all weights, try a penalty (EWC): over these languages it kept more of the source "
     "than plain tuning. Look at each language, and at equal rates.",
     "B9 contradicted": "Fit character n-grams on your rows first: they take seconds, need no model, and beat the "
-    "circuit on as many rows as script 06 has (fewer: `*_01_pairs.md`). Tune only what beats them on validation.",
+    "circuit with so many rows (with fewer see `*_01_pairs.md`). Tune only what beats them on validation.",
     "B9 undecided": "Fit character n-grams on your rows first: they take seconds and need no model, and our rows do "
     "not separate the circuit from them.",
-    "B10 contradicted": "Over these languages, character n-grams beat all weights too. Look at each language.",
+    "B10 contradicted": "With so many rows n-grams beat all weights too, over these targets together. Look at each "
+    "language.",
     "B14 contradicted": "Choose the learning rate with the source in mind: at rates chosen on the target alone, the "
     "circuit loses some of it.",
     "B14 undecided": "Choose the learning rate with the source in mind: at rates chosen on the target alone, the "
     "circuit is not shown to keep it.",
-    "B11 supported": "The circuit is no worse a choice than LoRA. Try both at the same rates.",
+    "B11 supported": "On the target the circuit at least matches LoRA. Try both at the same rates.",
     "B11 undecided": "On the target, our rows do not separate LoRA from the circuit. Try both at the same rates.",
     "B11 contradicted": "Try LoRA too: on the target it is ahead of the circuit.",
     "B12 supported": "If you must keep the source, prefer the circuit to LoRA.",

@@ -45,10 +45,9 @@ def groups(folders: Iterable[Results]) -> list[list[Results]]:
     return found
 
 
-def differing(first: Judgement, others: Iterable[tuple[str, Judgement]]) -> list[tuple[str, str]]:
+def differing(first: Judgement, others: Iterable[tuple[str, Judgement]]) -> list[tuple[str, Judgement]]:
     """On which other rows the same claim has another verdict, and which."""
-    same = ((which, j.verdict) for which, j in others if j.claim == first.claim)
-    return [(which, verdict) for which, verdict in same if verdict not in ("not run", first.verdict)]
+    return [(which, j) for which, j in others if j.claim == first.claim and j.verdict not in ("not run", first.verdict)]
 
 
 def first_told(group: Sequence[Results]) -> list[Told]:
@@ -63,21 +62,22 @@ def first_told(group: Sequence[Results]) -> list[Told]:
 
 
 def _elsewhere(first: Judgement, of: Results, group: Sequence[Results]) -> list[str]:
-    """A text for every folder and verdict that is another one: `cpu`: **supported** (also with 25 target rows)."""
+    """A text for every other verdict with its number, and on which rows of its folder the verdict is which."""
     told = []
     for results in group:
-        others = judge_otherwise(results)
-        if results is not of:
-            others = [("", j) for j in judge_all(results)] + others
-        which: dict[str, list[str]] = {}
-        for rows, verdict in differing(first, others):
-            which.setdefault(verdict, []).append(rows)
-        for verdict, all_rows in which.items():
-            rows = "; ".join(filter(None, all_rows))
-            if "" in all_rows:  # the folder's own first verdict
-                told.append(f"`{results.name}`: **{verdict}**{f' (also {rows})' if rows else ''}")
-            else:
-                told.append(f"{'' if results is of else f'`{results.name}`, '}{rows}: **{verdict}**")
+        name = "" if results is of else f"`{results.name}`"
+        own = next((j for j in judge_all(results) if j.claim == first.claim and j.verdict != "not run"), first)
+        others = [(rows, j) for rows, j in judge_otherwise(results) if j.claim == first.claim]
+        if own.verdict == first.verdict:
+            told += [
+                f"{', '.join(filter(None, (name, rows)))}: **{j.verdict}**: {j.deciding}"
+                for rows, j in differing(first, others)
+            ]
+            continue
+        also = [rows for rows, j in others if j.verdict == own.verdict]
+        beside = [f"also {', '.join(also)}"] if also else []
+        beside += [f"{rows} {j.verdict}" for rows, j in differing(own, others)]
+        told.append(f"{name}: **{own.verdict}**: {own.deciding}" + (f" ({'; '.join(beside)})" if beside else ""))
     return told
 
 

@@ -21,6 +21,7 @@ from ctsft.heads import KVPolicy
 from ctsft.study.flags import arm_depths, refuse_shared_draws
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.task import Task
+from ctsft.tuning.arms import get_arm
 
 Item = TypeVar("Item")
 
@@ -175,7 +176,7 @@ class StudyConfig:
             raise UserError("--ray-address needs --executor ray.")
         if min(self.cell_cpus, self.cell_gpus, self.cell_memory_gb) < 0:
             raise UserError("--cell-cpus, --cell-gpus and --cell-memory-gb must not be negative.")
-        if "random" in dict(self.arm_depths()):
+        if any(get_arm(arm).heads == "random" for arm, _ in self.arm_depths()):
             refuse_shared_draws(self.seeds, self.random_draws)
         self.part(())
         if self.by_epoch and not self.probes:

@@ -105,7 +105,7 @@ def cells(config: StudyConfig) -> list[Cell]:
     grid = product(config.seeds, config.targets, config.n_targets, config.lrs, config.arm_depths())
     for seed, target, n_target, lr, (arm, depth) in grid:
         if get_arm(arm).needs_heads:
-            draws = range(config.random_draws if arm == "random" else 1)
+            draws = range(config.random_draws if get_arm(arm).heads == "random" else 1)
             for share, draw in product(config.shares, draws):
                 todo[Cell(target, n_target, arm, depth, lr, seed, draw, share)] = None
             continue

@@ -166,12 +166,12 @@ def _template(declared: Declaration, paired: bool, where: Path) -> str:
     template = declared.template or ("{text} | {pair} | label:" if paired else "{text} | label:")
     wanted = {"text", "pair"} if paired else {"text"}
     try:
-        found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        found = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise UserError(f"{where}: the template {template!r} cannot be read: {error}.") from error
-    if found != wanted:
+    if sorted(found) != sorted(wanted):
         wanted_names = " and ".join(f"{{{name}}}" for name in sorted(wanted, reverse=True))
-        raise UserError(f"{where}: the template {template!r} must hold {wanted_names}, and no other field.")
+        raise UserError(f"{where}: the template {template!r} must hold {wanted_names} once, and no other field.")
     return template
 
 

@@ -118,6 +118,10 @@ def _fit(tokenizer, template: str, example: Example, max_tokens: int) -> list[in
         fields[longest] = fields[longest][: starts[longest][-give] - spans[longest][0]].rstrip()
 
 
+def _plain(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def label_tokens(tokenizer, task: Task, layout: Layout) -> list[int]:
     """The token that stands for each label at the label position."""
     return answers(tokenizer, task, layout)[1]
@@ -132,6 +136,11 @@ def answers(tokenizer, task: Task, layout: Layout) -> tuple[list[int], list[int]
     """
     prompt, _ = fill(task.template, {"text": "x", "pair": "x"})
     asked = tokenizer(prompt + layout.mask)["input_ids"]
+    if not layout.mask and asked[-1:] == [tokenizer.eos_token_id] != _plain(tokenizer, prompt)[-1:]:
+        raise UserError(
+            f"the tokenizer ends every text with {tokenizer.eos_token}, so that no answer can follow a prompt. Set "
+            "add_eos_token to false in a copy of its tokenizer_config.json."
+        )
     place = len(asked) - 1 - layout.behind if layout.mask else len(asked)
     before, behind = asked[:place], asked[place + 1 :]
     most = 1 if task.several_tokens == "refuse" or layout.mask else MOST_PIECES

@@ -23,7 +23,7 @@ class Example:
     """One labelled row; `label` indexes the task's labels.
 
     `pair` is the second text of tasks that have two. Rows of one `group` (by default a row is its own) say much the
-    same, so they never stand on both sides of a split.
+    same, so they never stand in both pools.
     """
 
     id: str

@@ -20,7 +20,9 @@ from ctsft.tuning.team import ALONE, Team
 class Recipe:
     """How to train: the protocol's values are the defaults. `micro_batch` rows go through the model at a time.
 
-    Raises UserError for a rate that is no finite number above zero, and for counts below 1.
+    `warmup`: the share of all steps in which the rate rises. `clip`: the largest norm of a step's whole gradient (inf:
+    any). Raises UserError for a rate that is no finite number above zero, for counts below 1, and for a warm-up, clip
+    or decay that cannot be meant.
     """
 
     lr: float = 5e-5
@@ -37,6 +39,12 @@ class Recipe:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 < self.lr < math.inf:  # so that NaN is refused too
             raise UserError(f"the learning rate is {self.lr}; it must be a finite number above zero.")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"warmup is {self.warmup}; it is a share of all steps, from 0 to 1.")
+        if not self.clip > 0:
+            raise UserError(f"clip is {self.clip}; no weight would move. Give inf to clip nothing.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay is {self.weight_decay}; it must be a finite number, at least zero.")
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:

@@ -29,7 +29,9 @@ ABOUT = "ctsft.json"
 def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> None:
     """Write the model as it is now, with its tokenizer, as a folder that `from_pretrained` loads without ctsft.
 
-    `about` goes into ctsft.json beside the weights, where `ctsft predict` finds the prompt and the temperature.
+    `about` goes into ctsft.json beside the weights, where `ctsft predict` finds the prompt and the temperature. The
+    config has no dropout, as it was tuned: set it again where you train on. Raises UserError for a folder that holds
+    something or cannot be written.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -40,7 +40,10 @@ class _SlicedMap(torch.autograd.Function):
 
 
 class SlicedLinear(nn.Module):
-    """Stands in for a Linear or Conv1D while a part of it is tuned."""
+    """Stands in for a Linear or Conv1D while a part of it is tuned.
+
+    The inner module is still called, with another forward, so hooks on it (those of discovery too) see every pass.
+    """
 
     def __init__(self, inner: nn.Module, index: Tensor, outputs: bool):
         super().__init__()
@@ -49,6 +52,7 @@ class SlicedLinear(nn.Module):
         self.part = nn.Parameter(self._matrix().index_select(0 if outputs else 1, index).clone())
         self.bias_part = nn.Parameter(inner.bias[index].clone()) if outputs and inner.bias is not None else None
         self._written = self._versions()
+        inner.forward = self._map
 
     def _matrix(self) -> Tensor:
         weight = self.inner.weight.detach()
@@ -59,6 +63,14 @@ class SlicedLinear(nn.Module):
         return tuple(part._version for part in (self.part, self.bias_part) if part is not None)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+    def taken_out(self) -> nn.Module:
+        """The inner module, with its own forward again."""
+        del self.inner.forward
+        return self.inner
+
+    def _map(self, x: Tensor) -> Tensor:
         if self._versions() != self._written:  # inside a step that asks for the loss again, as L-BFGS does
             self.write_back()
         bias = None if self.inner.bias is None else self.inner.bias.detach()
@@ -121,7 +133,7 @@ def compact(model: nn.Module, slices: Iterable[Slice]) -> Iterator[CompactSlices
         yield CompactSlices(tuple(stand_in for _, _, stand_in in swapped))
     finally:
         for parent, name, stand_in in swapped:
-            setattr(parent, name, stand_in.inner)
+            setattr(parent, name, stand_in.taken_out())
 
 
 def read_slices(model: nn.Module, slices: Iterable[Slice]) -> dict[Slice, Tensor]:
