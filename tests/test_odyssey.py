@@ -26,10 +26,9 @@ from ctsft.report.costs import read_costs
 from ctsft.report.figures.odyssey import odyssey_figure
 from ctsft.report.forgetting import last_lines, related_change
 from ctsft.report.least import CALIBRATION, FLIPS, fluent, least
-from ctsft.report.measured import _asked, odyssey_results, odyssey_rows, strayed
+from ctsft.report.measured import _asked, odyssey_results, odyssey_rows, related_lines, strayed
 from ctsft.report.odyssey import odyssey_cells, odyssey_tables
 from ctsft.report.outcomes import Outcome, chances_on_target, outcomes
-from ctsft.report.related import related_lines
 from ctsft.report.rows import Results, labels_by_test
 from ctsft.report.select import pick
 from ctsft.report.situations import odyssey_page, settings_of

@@ -340,7 +340,7 @@ def test_circuits_filled_by_index_are_never_shown_beside_others(demo):
 
 
 def test_circuits_filled_by_index_decide_no_claim(demo):
-    """C4 has no other rows in any folder of real text: its number stays, with what it rests on beside it."""
+    """Its number stays, with what it rests on beside it."""
     by_index = demo.rows["ties"].mask(demo.rows["ties"].notna(), "index")
     older = replace(demo, rows=demo.rows.assign(ties=by_index))
     first = [claims.at_shared_rates(results.of("01_nusax_transfer")) for results in (demo, older)]
@@ -364,6 +364,22 @@ def test_circuits_filled_by_index_decide_no_claim(demo):
     assert claims.competent_start(second[0]).verdict == "contradicted"  # so the rule has changed something
     dapt = [by_arms("B2", ASKED["B2"], rows) for rows in travelled]  # no heads
     assert dapt[0] == dapt[1]
+
+
+def test_a_weak_start_of_either_script_decides_c4(demo):
+    """Script 02's where it has one, else script 01's."""
+    rows = demo.rows[demo.rows["task"] == "demo"]
+    weak = rows[rows["arm"].isin(["circuit", "near_zero"])]
+    weak = weak.assign(n_source=50, theta1="weak", cell=[f"{cell}-weak" for cell in weak["cell"]])
+    both = replace(demo, rows=pd.concat([rows, weak], ignore_index=True))
+    found = {judged.claim: judged for judged in claims.judge(both)}
+    assert found["C4"].verdict == "contradicted"
+    assert found["C4"].number == "ct_sft from 50 source rows − from 400: +0.000 [+0.00, +0.00]"
+    alone = {judged.claim: judged for judged in claims.judge(replace(demo, rows=rows))}
+    assert alone["C4"].verdict == "not run"
+    assert [found[claim] for claim in ("C1", "C2", "C3a", "C3b")] == [
+        alone[claim] for claim in ("C1", "C2", "C3a", "C3b")
+    ]
 
 
 def test_circuits_that_are_the_models_first_heads_are_counted_and_told(demo):
@@ -1104,15 +1120,16 @@ def test_the_readme_names_other_rows_where_they_give_another_verdict(demo, monke
     monkeypatch.setattr(verdicts, "judge_otherwise", lambda _: [(which, judged(*rest)) for which, *rest in others])
     real = replace(demo, rows=demo.rows.assign(preset="own"))
     less = replace(real, rows=real.rows[real.rows["target"] == "d30"].assign(preset="less"))
-    first = "**undecided**: +0.1 [+0.0, +0.2]<br>here: **supported**"
+    number = "+0.1 [+0.0, +0.2]"
+    first = f"**undecided**: {number}<br>here: **supported**: {number}"
     page = documents.verdicts([demo, real, less]).splitlines()
     assert page[0] == "First verdicts on these 2 claims: undecided 1, not run 1."
-    assert page[-2:] == [f"| C1. One. | {first}<br>`less`, here: **supported** |", "| C2. Two. | not run |"]
+    assert page[-2:] == [f"| C1. One. | {first}<br>`less`, here: **supported**: {number} |", "| C2. Two. | not run |"]
     more = {"less": [judged("C1", "supported"), judged("C2", "contradicted")]}
     monkeypatch.setattr(verdicts, "judge_all", lambda results: more.get(results.name, own))
     assert documents.verdicts([demo, real, less]).splitlines()[-2:] == [
-        f"| C1. One. | {first}<br>`less`: **supported** (also here) |",
-        "| C2. Two. | `less`: **contradicted**: +0.1 [+0.0, +0.2] |",
+        f"| C1. One. | {first}<br>`less`: **supported**: {number} (also here; there undecided) |",
+        f"| C2. Two. | `less`: **contradicted**: {number} |",
     ]
 
 

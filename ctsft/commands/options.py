@@ -87,10 +87,7 @@ def load_scores(path: Path) -> Relevance:
         raise UserError(
             f"no scores at {path}: both the .json and the .safetensors that `ctsft discover` writes are needed."
         )
-    try:
-        return ctsft.Relevance.load(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not hold scores: {error}.") from error
+    return ctsft.Relevance.load(path)
 
 
 def load_delta(name: str) -> HeadDelta:

@@ -64,8 +64,8 @@ class Relevance:
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise Damaged(f"{path}: the scores cannot be read ({error}).") from error
         shapes = {logits.shape, *(column.shape for column in columns.values())}
-        inside = all(0 <= t.layer < logits.shape[0] and 0 <= t.index < logits.shape[-1] for t in columns)
         finite = all(np.isfinite(scores).all() for scores in (logits, *columns.values()))
-        if logits.ndim != 2 or len(shapes) > 1 or not (inside and finite):
+        whole = logits.ndim == 2 and len(shapes) == 1 and finite
+        if not whole or any(not (0 <= t.layer < logits.shape[0] and 0 <= t.index < logits.shape[1]) for t in columns):
             raise Damaged(f"{path}: the scores are not one finite number for every head.")
         return cls(logits, columns, about, about.pop("ties", "index"))

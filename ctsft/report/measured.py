@@ -9,9 +9,16 @@ from pathlib import Path
 import pandas as pd
 
 from ctsft.report.choosing import ODYSSEY, SETTING, at_own_strength, at_papers_share, at_validated_rate, texts_of
-from ctsft.report.related import fitting
-from ctsft.report.rows import Results, measured_lines
-from ctsft.study.measure_files import measured
+from ctsft.report.rows import Results, joined, labels_by_test
+from ctsft.report.stored import damage_told
+from ctsft.study.measure_files import measured, measures_of
+from ctsft.tuning.arms import ARMS
+
+
+def fitting(folder: Path, rows: pd.DataFrame) -> dict[str, dict]:
+    """What script 06 measured of models that answer as their `rows` do, by cell."""
+    with damage_told():
+        return measures_of(folder, dict(zip(rows["cell"], rows["predictions"], strict=True)))
 
 
 def odyssey_results(folder: Path) -> Results | None:
@@ -55,6 +62,41 @@ def _asked(rows: pd.DataFrame, cells: Collection[str]) -> pd.Series:
     at_rate = texts_of(rows, ["task", "source", "target", "n_target", "dtype", "lr"])
     tried = at_rate[here | (rows["experiment"] == ODYSSEY)]
     return here | (setting.isin(setting[here]) & rows["lr"].notna() & at_rate.isin(tried))
+
+
+def related_lines(folder: Path, rows: pd.DataFrame) -> list[dict[str, object]]:
+    """One line per measured cell and related test; what was before is the zero-shot cell of the same theta1.
+
+    An arm that starts from the base model is compared with theta1 of its seed, from the most source rows, as in script
+    04. Script 06 measures at the end alone, and not how far the weights moved: `epoch` is 0, the distances are empty.
+    """
+    known = fitting(folder, rows)
+    here = rows[rows["cell"].isin(known.keys())]
+    before: dict[object, dict[str, str]] = {}
+    for _, row in here[here["arm"] == "zero_shot"].sort_values("n_source").iterrows():
+        before[row["theta1"]] = before[row["dtype"], row["seed"]] = known[row["cell"]]["related"]
+    starts = here["theta1"].where(here["theta1"].notna(), list(zip(here["dtype"], here["seed"], strict=True)))
+    return [
+        {
+            "cell": row["cell"],
+            "epoch": 0,
+            "test": test,
+            "role": "related",
+            "predictions_before": before[start][test],
+            "predictions": answers,
+            "distance": None,
+            "relative_distance": None,
+        }
+        for (_, row), start in zip(here.iterrows(), starts, strict=True)
+        for test, answers in known[row["cell"]]["related"].items()
+        if test in before.get(start, {}) and ARMS[row["arm"]].classifier is None
+    ]
+
+
+def measured_lines(results: Results) -> pd.DataFrame:
+    """What script 06 measured of the related tests, as probe lines, whether or not script 04 has run."""
+    folder, rows = results.folder, results.rows
+    return joined(related_lines(folder, rows), folder, labels_by_test(folder), rows)
 
 
 def with_related(results: Results) -> Results | None:

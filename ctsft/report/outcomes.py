@@ -22,8 +22,8 @@ from ctsft.report.compare import SOURCE, paired
 from ctsft.report.fair import short_of_rates
 from ctsft.report.forgetting import related_change
 from ctsft.report.judging import MARGIN, by_interval
-from ctsft.report.measured import odyssey_rows
-from ctsft.report.rows import Results, measured_lines
+from ctsft.report.measured import measured_lines, odyssey_rows
+from ctsft.report.rows import Results
 from ctsft.report.select import arms_in_order, pick
 from ctsft.stats import Difference, Interval
 from ctsft.study.measure_files import from_per_mille

@@ -32,8 +32,8 @@ class Entry:
     csv: tuple[str, ...]
     drawn_by: tuple[str, ...]
     tables: tuple[str, ...]
-    claims: tuple[str, ...] = ()
-    notebook: str = ""
+    claims: tuple[str, ...]
+    notebook: str
     numbers: tuple[tuple[str, str], ...] = ()
 
 
@@ -143,7 +143,7 @@ def tables(folders: Sequence[Results]) -> str:
             ", ".join(map(_code, entry.csv)),
             "<br>".join(_code(f"paper_tables/{name}.md") for name in entry.tables),
             "<br>".join(_code(f"ctsft/report/{name}.py") for name in entry.drawn_by),
-            _code(f"notebooks/{entry.notebook}.ipynb") if entry.notebook else GAP,
+            _code(f"notebooks/{entry.notebook}.ipynb"),
         )
         for entry in ENTRIES
     ]

@@ -14,7 +14,6 @@ from ctsft.report.asked import asked_for
 from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
 from ctsft.report.kinds import is_of, kinds, other_kinds
 from ctsft.report.mixed import measured_once, refuse_same_names
-from ctsft.report.related import related_lines
 from ctsft.report.stored import damage_told, stored
 from ctsft.study.beside import GOLD, read_gold
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
@@ -178,18 +177,13 @@ def _probes(folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame) -> tu
     """
     lines = [line for path in sorted(folder.glob(f"*{PROBES}")) for line in read_rows(path, PROBE_COLUMNS)]
     strayed = dict.fromkeys(line["cell"] for line in lines if line["same_row"] == "False")
-    return _joined([line for line in lines if line["same_row"] != "False"], folder, gold, rows), tuple(strayed)
+    return joined([line for line in lines if line["same_row"] != "False"], folder, gold, rows), tuple(strayed)
 
 
-def measured_lines(results: Results) -> pd.DataFrame:
-    """What script 06 measured of the related tests, as probe lines, whether or not script 04 has run."""
-    folder, rows = results.folder, results.rows
-    return _joined(related_lines(folder, rows), folder, labels_by_test(folder), rows)
-
-
-def _joined(
+def joined(
     lines: list[dict[str, object]], folder: Path, gold: dict[str, np.ndarray], rows: pd.DataFrame
 ) -> pd.DataFrame:
+    """Probe lines with the labels, answers and accuracies of their tests and what their cells in `rows` were."""
     probes = pd.DataFrame(lines, columns=PROBE_COLUMNS).drop_duplicates(["cell", "epoch", "test"])
     probes["epoch"] = probes["epoch"].astype(int)
     for name in ("distance", "relative_distance"):

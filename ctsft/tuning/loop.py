@@ -104,6 +104,7 @@ def train(
     calls this; the others call `help_train`. Raises CellFailed when a loss or a gradient is not finite.
     """
     model, parameters, n_rows = gradients.model, gradients.parameters, len(gradients.rows)
+    # Fused, and nothing compiled: a short run does not win back what torch.compile takes for every shape of a batch.
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(order_seed)
     total = recipe.epochs * math.ceil(n_rows / recipe.batch_size)
@@ -176,7 +177,9 @@ class Gradients:
 
         def gradients() -> float:
             loss, self.micro_batch = with_less(
-                run, self.micro_batch, "train on one row at a time; shorter prompts or gradient checkpointing take less"
+                run,
+                self.micro_batch,
+                "train on one row at a time; shorter prompts, or --checkpointing in a study, take less",
             )
             return loss
 

@@ -83,7 +83,7 @@ def surface_figure(results: Results) -> plt.Figure | None:
     None where fewer than two shares were run.
     """
     points = surface(results)
-    points = points[points["arm"].isin(["circuit", "near_zero"]) & (points["n_target"] == points["n_target"].max())]
+    points = points[points["n_target"] == points["n_target"].max()]
     depth = points["depth"].max()
     points = points[points["depth"] == depth]
     if points["share"].nunique() < 2:
