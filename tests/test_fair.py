@@ -78,7 +78,7 @@ def test_table_and_claim_answer_alike_whether_difficulty_predicts(study, arm):
     fewer = study.only(~((study.rows["arm"] == arm) & (study.rows["lr"] == study.rows["lr"].max())))
     [judged] = [j for j in claims.of_transfer(fewer) if j.claim == "C2"]
     told = change(difficulty_predicts(fewer))
-    assert judged.deciding == f"Spearman {told}"
+    assert judged.deciding == f"Spearman of difficulty and lead {told}"
     assert f"near-zero heads: {told} " in correlation_text(fewer)
     without_it = study.only(study.rows["lr"] != study.rows["lr"].max())
     assert (change(difficulty_predicts(without_it)) == told) is (arm == "near_zero")

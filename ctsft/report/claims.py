@@ -104,7 +104,9 @@ def hard_transfers(results: Results, choose: Choice = at_validated_rate) -> Judg
     pairs, tried = _circuit_against("near_zero", rows, choose)
     same_n = rows[rows["n_target"].isin({first["n_target"].iloc[0] for first, _ in pairs})]
     by_chance, _ = _circuit_against("random", same_n, choose)
-    number = "; ".join([f"Spearman {change(value)}", *_told("random", by_chance), *_told("near_zero", pairs)])
+    number = "; ".join(
+        [f"Spearman of difficulty and lead {change(value)}", *_told("random", by_chance), *_told("near_zero", pairs)]
+    )
     return judged("C2", by_interval(value, 0, 0), number, pairs, tried)
 
 
