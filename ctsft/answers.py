@@ -12,7 +12,7 @@ from ctsft.errors import UserError
 from ctsft.evaluation import Predictions, predict, scores
 from ctsft.models.load import Loaded
 from ctsft.models.precision import autocast
-from ctsft.stats import Interval, mean_interval
+from ctsft.stats import Interval, share_interval
 from ctsft.tasks.prompts import Encoded, encode, label_tokens
 from ctsft.tasks.task import MAX_TOKENS, SPLITS, Example, Task
 
@@ -44,8 +44,8 @@ class Evaluation:
 
     @property
     def accuracy(self) -> Interval:
-        """A fraction with its 95 % interval (bootstrap over rows)."""
-        return mean_interval((self.predictions.labels == self.gold)[None].astype(float))
+        """A fraction with its 95 % interval (Wilson's, over rows)."""
+        return share_interval(self.predictions.labels == self.gold)
 
     @property
     def macro_f1(self) -> float:

@@ -21,6 +21,7 @@ from scipy import stats
 DRAWS = 2000
 SEED = 8146
 DIGITS = 9
+Z = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
 class Interval(NamedTuple):
@@ -61,12 +62,24 @@ def mean_draws(values: np.ndarray) -> np.ndarray:
 def _middle(value: float, draws: np.ndarray) -> Interval:
     # Bounds often lie half-way between two printed digits, or at 0: the last bits, which differ by processor, must not
     # choose the digit or the sign (adding 0 makes -0 to 0).
-    return Interval(*(np.round([value, *np.percentile(draws, [2.5, 97.5])], DIGITS) + 0.0).tolist())
+    return _middle_of(value, *np.percentile(draws, [2.5, 97.5]))
+
+
+def _middle_of(*bounds: float) -> Interval:
+    return Interval(*(np.round(bounds, DIGITS) + 0.0).tolist())
 
 
 def mean_interval(values: np.ndarray) -> Interval:
     """Mean of values [seeds, rows]."""
     return _middle(values.mean(), mean_draws(values))
+
+
+def share_interval(right: np.ndarray) -> Interval:
+    """The share of `right` [rows] with Wilson's interval (1927), which is one for few rows and for all right too."""
+    n, value = len(right), float(np.mean(right))
+    middle = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * sqrt(value * (1 - value) / n + Z**2 / (4 * n**2))
+    return _middle_of(value, middle - half, middle + half)
 
 
 def ratio_interval(over: np.ndarray, under: np.ndarray) -> Interval:

@@ -68,10 +68,10 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of writers that were killed; those of living writers are locked, and stay."""
     for path in folder.rglob(".*.tmp"):
         try:
-            with open(path, "rb") as file:
+            with open(path, "r+b") as file:  # over NFS an exclusive lock wants a file that is open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink(missing_ok=True)
-        except (BlockingIOError, FileNotFoundError):
+        except OSError:  # locked, gone, or another user's
             continue
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -352,6 +354,44 @@ def test_another_prompt_than_that_of_the_tuning_is_told(work, tmp_path, capsys):
     out = run(capsys, "tune", "--model", work / "theta1", *data, *words, "--language", "d90", "--arm", "norm_only",
               "--n", 4, "--epochs", 1, "--output", tmp_path / "other")  # fmt: skip
     assert "theta1 was tuned on another prompt: this one has label_words" in out
+
+    shutil.copytree(work / "theta1", tmp_path / "other_theta1")
+    path = tmp_path / "other_theta1" / "ctsft.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"task": about["task"] | {"label_words": words[1:]}}))
+    with pytest.raises(SystemExit):
+        run(capsys, "predict", "--model", tmp_path / "other_theta1", "--delta", work / "delta", "--with-source",
+            "--input", with_texts(tmp_path / "in.csv", sentences("d90", "test", 4)))  # fmt: skip
+    assert "the checkpoint was tuned with another prompt than the delta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_an_output_that_is_no_plain_file_stays_what_it_is(work, tmp_path, capsys, kind):
+    texts, out, plain = with_texts(tmp_path / "in.csv", [{"text": "suyu"}] * 4), tmp_path / "out", tmp_path / "plain"
+    if kind == "pipe":
+        os.mkfifo(out)
+        reader = subprocess.Popen(["cat", out], stdout=plain.open("w"))
+    else:
+        plain.write_text("old")
+        out.symlink_to(plain)
+    run(capsys, "predict", "--model", work / "theta1", "--delta", work / "delta", "--input", texts, "--output", out)
+    if kind == "pipe":
+        assert reader.wait(60) == 0
+    assert out.is_fifo() if kind == "pipe" else out.is_symlink()
+    assert len(read_csv(plain)) == 4
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_checkpoint_that_was_not_written_whole_is_none(work, tmp_path, capsys, monkeypatch):
+    arguments = ["merge", "--model", work / "theta1", "--delta", work / "delta", "--output", tmp_path / "merged"]
+    with monkeypatch.context() as patch:
+        patch.setattr("ctsft.tuning.share.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(SystemExit):
+            run(capsys, *arguments)
+    assert not (tmp_path / "merged").exists()
+    run(capsys, *arguments)
+    assert (tmp_path / "merged" / "ctsft.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
 def test_a_calibration_error_on_the_split_that_it_was_fitted_on_is_no_evidence(work, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -161,6 +162,30 @@ def test_leftovers_of_dead_writers_are_removed_and_living_writers_keep_theirs(tm
         remove_leftovers(tmp_path)
         assert [str(path) for path in tmp_path.iterdir()] == [file.name]
     assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_that_cannot_be_locked_stay_and_end_nothing(tmp_path, monkeypatch):
+    """As over NFS, where a file must be open for writing."""
+    (tmp_path / ".dead.0123456789ab.tmp").write_text("half")
+
+    def flock(file, how):
+        raise OSError(errno.EBADF, "bad file") if file.mode == "rb" else OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(storage.fcntl, "flock", flock)
+    remove_leftovers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(storage.fcntl, "flock", lambda file, how: flock(file, how) if file.mode == "rb" else None)
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_theta1_that_another_machine_had_made_is_told(one_cell, tmp_path, capsys):
+    shutil.copytree(one_cell / "demo", tmp_path / "demo")
+    [path] = (tmp_path / "demo" / "theta1").glob("*.json")
+    write_sealed(path, read_sealed(path) | {"weight_hash": "0" * 16})
+    shutil.rmtree(tmp_path / "demo" / "cache")
+    assert run_study(replace(shorter(tmp_path), arms=("norm_only",))) == 0
+    assert "note: theta1 of seed 31 was there with other weights (0000000000000000" in capsys.readouterr().out
 
 
 def test_a_sealed_file_with_another_content_is_refused(tmp_path):

@@ -14,15 +14,47 @@ import pytest
 from killing import ENVIRONMENT, contents, shorter, small_study
 from own_data import label_words, write_topics
 
-from ctsft.errors import UserError
-from ctsft.study import executors
-from ctsft.study.executors import job_of
+from ctsft.errors import CellFailed, UserError
+from ctsft.memory import OutOfMemory
+from ctsft.study import competence, executors
+from ctsft.study.executors import job_of, settle
 from ctsft.study.grid import cells
 from ctsft.study.opening import keep_data
 from ctsft.study.probes import NamedTests
 from ctsft.study.record import read_rows
 from ctsft.study.run import run_study
 from ctsft.study.workbench import Workbench
+
+
+def test_what_fails_in_one_process_is_not_tried_by_the_others_of_the_run(tmp_path, monkeypatch):
+    """Neither a cell nor theta1; a run that begins later tries both again, and so does one with more memory."""
+    config = replace(shorter(tmp_path), arms=("full", "norm_only"))
+    one, other = (job_of(bench, NamedTests(bench)) for bench in (Workbench(config), Workbench(config)))
+    tried = []
+
+    def failing(error):
+        def make(bench, *what):
+            tried.append(bench)
+            raise error
+
+        return make
+
+    (first, second), too_little = list(one.keys), OutOfMemory("no memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(competence, "_make", failing(CellFailed("the loss became nan")))
+        assert settle(one, first).text == settle(other, second).text == "the loss became nan"
+    assert tried == [one.bench]
+    later = job_of(Workbench(config), NamedTests(one.bench))
+    later.bench.begun = "9"
+    assert settle(later, first).status == "done"
+    for error, tries in ((CellFailed("not finite"), [later.bench]), (too_little, [later.bench, other.bench])):
+        tried.clear()
+        monkeypatch.setattr("ctsft.study.executors.run_cell", failing(error))
+        for job in (later, other):
+            job.bench.begun = "0"
+            assert settle(job, second).text == str(error)
+        assert tried == tries
+        next((config.folder / "failed").glob("*norm_only*.json")).unlink()
 
 
 @pytest.fixture(scope="module")

@@ -364,6 +364,8 @@ def test_circuits_tuned_from_another_machines_theta1_are_measured_on_it(config, 
     assert list(again.sets["margins"]) == list(found.sets["margins"])
     assert set(again.tuned["theta1"]) == {other["weight_hash"]}
     assert {m.about["theta1_hash"] for m in again.maps} == {first["weight_hash"]}
+    asked = Asked(Workbench(replace(config, score_rows=24)), 31)  # other maps than those that the circuits came from
+    assert {asked._score_rows(wanted) for wanted in asked.tuned} == {12}
     assert sorted(again.tuned["selection"]) == ["all", "none", *["tuned"] * 4]
     means = {name: pick(again.tuned, selection=name)["values"].iloc[0].mean() for name in ("none", "all")}
     lines = paying(again, results).set_index("arm")

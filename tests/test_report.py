@@ -64,6 +64,7 @@ from ctsft.stats import (
     paired_difference,
     permutation_p,
     ratio_interval,
+    share_interval,
     spearman,
 )
 from ctsft.study.record import append_rows
@@ -103,6 +104,14 @@ def rewrite(path: Path, change) -> None:
 
 
 # ---- statistics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"), [(10, 10, 0.722, 1.0), (0, 10, 0.0, 0.278), (15, 20, 0.531, 0.888)]
+)
+def test_wilsons_interval_against_worked_examples(right, of, low, high):
+    found = share_interval(np.arange(of) < right)
+    assert found == pytest.approx((right / of, low, high), abs=5e-4)
 
 
 def test_holm_against_a_worked_example():

@@ -557,6 +557,18 @@ def test_settings_that_would_not_mean_what_they_say_are_refused(config, change, 
     assert replace(config, seeds=(1, 2), random_draws=5, arms=("full",))  # which draws nothing
 
 
+def test_rows_that_no_table_could_tell_apart_are_refused_before_anything_is_trained(config, rows, monkeypatch):
+    """Those of other seeds too; arms that start from no theta1 do not depend on the settings of one."""
+    monkeypatch.setattr(executors, "run_cell", lambda *_: pytest.fail("a cell was run"))
+    for change in ({"epochs": config.epochs + 1}, {"source_lr": 1e-5}, {"seeds": (99,), "mean_rows": 15}):
+        with pytest.raises(UserError, match=r"rows that were made with other settings \(epochs.* there, .* here"):
+            run_study(replace(config, **change))
+    plain = replace(config, source_epochs=None, source_batch_size=None)
+    same = replace(config, source_epochs=config.epochs, source_batch_size=config.batch_size)
+    assert theta1_settings(same, "w") == theta1_settings(plain, "w")
+    assert run_study(replace(config, arms=("direct",), epochs=config.epochs + 1, dry_run=True)) == 0
+
+
 def test_every_arm_of_random_heads_has_its_draws(config, monkeypatch):
     monkeypatch.setitem(ARMS, "random_again", replace(ARMS["random"], name="random_again"))
     asked = replace(config, seeds=(1,), arms=("random_again:0",), random_draws=3)

@@ -16,12 +16,12 @@ from tokenizers.processors import TemplateProcessing
 
 from ctsft.errors import UserError
 from ctsft.hub import hub_answers
-from ctsft.tasks import nusax, smsa
+from ctsft.tasks import nusax, prompts, smsa
 from ctsft.tasks.demo.entailment import ENTAILMENT
 from ctsft.tasks.demo.languages import DISTANCES, KINDS, vocabulary, word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.nusax import NUSAX, parse_csv
-from ctsft.tasks.prompts import Layout, encode, label_tokens, pad_left
+from ctsft.tasks.prompts import Layout, encode, fill, label_tokens, pad_left
 from ctsft.tasks.registry import get_task
 from ctsft.tasks.smsa import SMSA
 from ctsft.tasks.task import SPLITS, Example, Rows, check_aligned, draw, draw_balanced, pools, split_pools
@@ -231,6 +231,16 @@ def test_long_prompts_lose_text_and_keep_the_label_field(tokenizer):
     assert len(words) == 20
     assert words[-2:] == ["|", "sentiment:"]
     assert words[:18] == text.split()[:18]
+
+
+def test_two_long_texts_are_cut_alike_in_few_passes(tokenizer, monkeypatch):
+    text, passes = " ".join(vocabulary()[:40] * 50), []
+    monkeypatch.setattr(prompts, "fill", lambda *asked: passes.append(1) or fill(*asked))
+    [ids] = encode(tokenizer, ENTAILMENT, [Example("1", text, 0, pair=text)], 60, Layout(1)).prompts
+    assert len(ids) == 60
+    assert len(passes) < 200
+    fields = tokenizer.decode(ids).split("|")
+    assert abs(len(fields[0].split()) - len(fields[1].split())) <= 2
 
 
 def test_no_room_for_the_text_is_refused(tokenizer):

@@ -13,7 +13,7 @@ from ctsft.discovery.circuits import PAPERS_SHARE, heads_per_depth
 from ctsft.discovery.relevance import Relevance
 from ctsft.errors import CellFailed, UserError
 from ctsft.models.load import Loaded
-from ctsft.stats import Interval, mean_interval
+from ctsft.stats import Interval, share_interval
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.task import MAX_TOKENS, Example, Task
 from ctsft.tuning.ngrams import NGrams
@@ -95,4 +95,4 @@ def ngrams(
     except CellFailed:
         return None
     answers = fitted.answer(valid, label_tokens(loaded.tokenizer, task, loaded.layout)).labels
-    return mean_interval((answers == np.array(valid.labels))[None].astype(float))
+    return share_interval(answers == np.array(valid.labels))

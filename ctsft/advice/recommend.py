@@ -19,7 +19,7 @@ TRANSFER_STEP = 0.1
 NEAREST = 4
 FAR = 2
 FEW_ROWS = 5
-LANGUAGE = ["preset", "task", "target"]
+LANGUAGE = ["preset", "target"]  # whatever the task: the demo has the same languages in two
 
 
 def nearest(table: pd.DataFrame, transfer: float, rows: int) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
             f"Heads of {preset} were chosen by an earlier rule there, which fills most of a circuit with the model's "
             "first heads: see docs/scores.md." for preset in by_index
         ),
-        _how_sure(near, candidates, settings),
+        _how_sure(near, mean, candidates, settings),
     ]  # fmt: skip
 
 
@@ -154,13 +154,14 @@ def _remark(line: pd.Series, may_lose: float) -> str:
     return "" if line.cost <= may_lose else f"   (loses more than {may_lose:.3f})"
 
 
-def _how_sure(near: pd.DataFrame, candidates: pd.DataFrame, settings: pd.DataFrame) -> str:
+def _how_sure(near: pd.DataFrame, mean: pd.DataFrame, candidates: pd.DataFrame, settings: pd.DataFrame) -> str:
     """By how much and how often the best arm beats the next one, and how far away the settings are."""
     far = settings["distance"].mean()
     distant = f" The settings are far from yours ({far:.1f} steps), so take it as a guess." if far > FAR else ""
     demo = " They are of the constructed demo alone." if set(settings["preset"]) == {"demo"} else ""
     if len(candidates) < 2:
-        return f"How sure: no other arm was compared.{distant}{demo}"
+        lost = "every other arm lost more of the source" if mean["offered"].sum() > 1 else "no other arm was compared"
+        return f"How sure: {lost}.{distant}{demo}"
     first, second = (_of(near, candidates.iloc[i]).sort_values(SETTING)["gain"].to_numpy() for i in (0, 1))
     apart = first - second
     wins, lead = int((apart > 0).sum()), float(apart.mean())

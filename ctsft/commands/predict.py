@@ -41,7 +41,7 @@ class Predict:
 
     def run(self) -> None:
         from ctsft.prediction import Labeller, Voice
-        from ctsft.tasks.form import task_of, told_form
+        from ctsft.tasks.form import other_prompt, task_of, told_form
         from ctsft.tuning.share import about_checkpoint
 
         if self.output != "-":
@@ -56,6 +56,11 @@ class Predict:
             raise UserError("neither a delta nor the checkpoint says which labels to give: tune with `ctsft tune`.")
         task = task_of(form)
         self._check_pair(task)
+        if self.with_source and (other := other_prompt(task, checkpoint)):
+            raise UserError(
+                f"the checkpoint was tuned with another prompt than the delta, which asks {other}. Leave --with-source "
+                "out, and predict without --delta to see what the checkpoint says."
+            )
         longest = self.using.longest(about, checkpoint)
         voices = [Voice("", delta, _temperature(about, "the answers"), longest)]
         if self.with_source:
@@ -135,10 +140,12 @@ def _writing(name: str) -> Iterator[IO[str]]:
     if name == "-":
         yield sys.stdout
         return
-    partial = Path(f"{name}.partial")
+    path = Path(name).resolve()  # a link stays one, and what is no file (a pipe, /dev/null) is written into
+    partial = path.with_name(f"{path.name}.partial") if path.is_file() or not path.exists() else path
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
             yield file
-        os.replace(partial, name)
+        if partial != path:
+            os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {name}: {error.strerror or error}.") from error

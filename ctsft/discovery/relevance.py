@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import floor, log10
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,11 @@ def files_of(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     path = path.with_suffix("") if path.suffix == ".json" else path
     return path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.safetensors")
+
+
+def _kept(value: float) -> float:
+    """Nine decimals; of a smaller number nine digits, so that scores of any scale keep their order."""
+    return round(value, max(9, 8 - floor(log10(abs(value))))) if value else 0.0
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Relevance:
         content = save(columns)
         about_path, columns_path = files_of(path)
         write_atomic(columns_path, content)
-        scores = [[float(f"{value:.9g}") for value in row] for row in self.logits]  # of whatever scale
+        scores = [[_kept(float(value)) for value in row] for row in self.logits]
         about = {**self.about, "ties": self.ties, "columns_sha256": digest(content), "logits": scores}
         write_sealed(about_path, about)
 

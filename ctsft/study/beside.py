@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ctsft.errors import UserError
 from ctsft.provenance import now
-from ctsft.storage import Damaged, digest, locked, read_json, read_or_aside, write_json, write_sealed
+from ctsft.storage import Damaged, digest, locked, read_json, read_or_aside, read_sealed, write_json, write_sealed
 from ctsft.study.record import SET_COLUMNS, SETS, read_cells, read_rows
 from ctsft.tasks.task import Rows, digits, from_digits
 
@@ -68,24 +68,23 @@ def add_gold(folder: Path, new: dict[str, dict]) -> None:
 
 def refuse_other_model(folder: Path, model: str, weights: str) -> None:
     """Stop where `folder` has rows of other weights than these: a table would take them for one model's."""
-    for name, known in models_of(folder):
+    for name, known in models_of(folder, read_or_aside):
         if known != weights:
             raise UserError(
-                f"the rows in {folder} are of {name} (weights {known}), and this run's model is {model} (weights "
-                f"{weights}). Name that model with --model, or give another --output."
+                f"the rows and theta1 in {folder} are of {name} (weights {known}), and this run's model is {model} "
+                f"(weights {weights}). Name that model with --model, or give another --output."
             )
 
 
-def models_of(folder: Path) -> list[tuple[str, str]]:
-    """Name and weights of every model that rows in `folder` are of: cells, script 05's sets of heads, tables below.
+def models_of(folder: Path, read: Callable[[Path], dict] = read_sealed) -> list[tuple[str, str]]:
+    """Name and weights of every model that `folder` is of: by cells, script 05's sets of heads, and every theta1.
 
-    Tables of scripts 07 and 08, in folders of their own, name no weights; theta1, which they began from, does.
+    Tables of scripts 07 and 08, in folders of their own, name no weights; theta1, which they began from, does. `read`:
+    what to do about a damaged record of one.
     """
     sets = [row for path in sorted(folder.glob(f"*{SETS}")) for row in read_rows(path, SET_COLUMNS)]
-    found = [*read_cells(folder).values(), *sets]
-    if any(folder.glob("*/*.csv")):
-        found += [about for path in sorted((folder / "theta1").glob("*.json")) if (about := read_or_aside(path))]
-    return sorted({(row["model"], row["model_hash"]) for row in found})
+    starts = [about for path in sorted((folder / "theta1").glob("*.json")) if (about := read(path))]
+    return sorted({(row["model"], row["model_hash"]) for row in (*read_cells(folder).values(), *sets, *starts)})
 
 
 def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:

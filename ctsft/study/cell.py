@@ -7,7 +7,7 @@ import time
 from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.provenance import now
 from ctsft.study.circuit_stage import heads_of
-from ctsft.study.grid import Cell
+from ctsft.study.grid import Cell, told
 from ctsft.study.measures import measure
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests, Watch
@@ -73,23 +73,16 @@ def _identity(bench: Workbench, cell: Cell, theta1: dict | None) -> dict[str, ob
         "model": bench.loaded.name,
         "model_hash": bench.loaded.weights,
         "theta1": theta1["weight_hash"] if theta1 else None,
-        "task": config.task,
-        "source": config.source,
+        **told(config, cell),
         "target": cell.target,
-        "n_source": config.n_source if theta1 else 0,
         "n_target": cell.n_target,
         "arm": cell.arm,
         "depth": cell.depth,
-        "share": cell.share if arm.needs_heads else None,
         "draw": cell.draw,
-        "scorer": config.scorer if arm.needs_heads else None,
-        "ties": config.ties if arm.needs_heads else None,
-        "kv_policy": config.kv_policy if arm.needs_heads else None,
         "lr": cell.lr if arm.uses_rate else None,
         "seed": cell.seed,
         "draw_seed": cell.seed,
         "order_seed": cell.seed,
-        "dtype": config.dtype,
         "device": str(bench.device),
         "git_commit": bench.provenance["git_commit"],
     }

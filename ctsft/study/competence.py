@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from tqdm import tqdm
 
+from ctsft.errors import CellFailed
 from ctsft.memory import highest_memory_mb, start_memory
 from ctsft.models.load import weight_hash
 from ctsft.provenance import now
 from ctsft.storage import Damaged, locked, read_or_aside, read_sealed, set_aside, write_atomic, write_sealed
+from ctsft.study.failing import known_failure, note_failure
 from ctsft.study.grid import short_hash, theta1_settings
 from ctsft.tuning.arms import get_arm
 
@@ -36,7 +38,15 @@ def read_or_make(bench: Workbench, seed: int) -> dict:
     with locked(about_path, waiting=f"waiting for theta1 of seed {seed}, which another process makes"):
         about = _stored(bench, about_path, weights_path)
         if about is None:
-            about = _make(bench, seed)
+            note = bench.config.folder / "failed" / f"theta1-{about_path.stem}.json"
+            if (reason := known_failure(note, bench.begun)) is not None:
+                raise CellFailed(reason)
+            try:
+                about = _make(bench, seed)
+            except CellFailed as error:
+                note_failure(note, error)
+                raise
+            note.unlink(missing_ok=True)
             write_atomic(weights_path, save(bench.snapshot()))
             about = _recorded(about_path, about)
     return about
@@ -107,5 +117,10 @@ def _recorded(path: Path, made: dict) -> dict:
         return known
     if known:
         path.rename(path.with_stem(f"{path.stem}-{known['weight_hash'][:6]}"))
+        tqdm.write(
+            f"note: theta1 of seed {made['seed']} was there with other weights ({known['weight_hash']}, of another "
+            f"machine or library) than it has now ({made['weight_hash']}). Where rows in {path.parents[1]} began from "
+            "that one, differences between arms are between starts too: give another --output to keep them apart."
+        )
     write_sealed(path, made)
     return made

@@ -122,8 +122,14 @@ class Asked:
         return self.maps[scorer]
 
     def heads_of(self, wanted: HeadSet) -> list[Head]:
-        known = self.tuned.get(wanted)
-        return heads_of_set(wanted, self.map_of(wanted.scorer), self.config.shares[0]) if known is None else known
+        if wanted in self.tuned:
+            return self.tuned[wanted].heads
+        return heads_of_set(wanted, self.map_of(wanted.scorer), self.config.shares[0])
+
+    def _score_rows(self, wanted: HeadSet) -> int | None:
+        if wanted in self.tuned:
+            return self.tuned[wanted].score_rows
+        return self.config.score_rows if wanted.scorer else None
 
     def ask(self, wanted: HeadSet) -> dict[str, object]:
         """The row of one set: accuracy and mean margin on the validation rows, or why there is none."""
@@ -154,7 +160,7 @@ class Asked:
             "theta1": self.theta1["weight_hash"],
             "task": self.config.task,
             "source": self.config.source,
-            "score_rows": self.config.score_rows if wanted.scorer else None,
+            "score_rows": self._score_rows(wanted),
             **wanted._asdict(),
             "heads": bench.anatomy.n_heads,
             "accuracy": round(float((answers.labels == np.array(rows.labels)).mean()), 6) if answers else None,

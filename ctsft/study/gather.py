@@ -34,8 +34,8 @@ from ctsft.study.record import (
     PROBE_COLUMNS,
     SET_COLUMNS,
     TABLES,
-    TOLD,
     append_rows,
+    digits_of,
     read_cells,
     read_rows,
 )
@@ -89,12 +89,7 @@ class Folder:
     @property
     def digits(self) -> dict[tuple[str, ...], dict[str, str]]:
         """The digits at the end of keys, each with such a key, by all else that tells rows apart but the seed."""
-        found: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
-        for cell, row in self.cells.items():
-            spelt, digits = cell.rsplit("-", 1)
-            if row["theta1"]:
-                found[spelt.removesuffix(f"-s{row['seed']}"), *(row[name] for name in TOLD)][digits] = cell
-        return found
+        return digits_of((cell, row) for cell, row in self.cells.items() if row["theta1"])
 
 
 def gather(into: Path, source: Path) -> str:

@@ -52,8 +52,8 @@ def theta1_settings(config: StudyConfig, weights: str) -> dict:
     """Everything that theta1 depends on besides the seed."""
     task = config.effective_task
     own = {
-        "source_epochs": config.source_epochs,
-        "source_batch_size": config.source_batch_size,
+        "source_epochs": config.source_epochs if config.source_epochs != config.epochs else None,
+        "source_batch_size": config.source_batch_size if config.source_batch_size != config.batch_size else None,
         "dtype": "bfloat16" if config.dtype == "bfloat16" else None,
         "prompt": None if task.published else [task.template, task.several_tokens],
     }
@@ -97,6 +97,21 @@ def cell_fingerprint(config: StudyConfig, cell: Cell, weights: str) -> str:
         return short_hash(theta1_settings(config, weights) | added)
     extra = {"share": cell.share, "kv_policy": config.kv_policy}
     return short_hash(relevance_settings(config, weights) | extra | added)
+
+
+def told(config: StudyConfig, cell: Cell) -> dict[str, object]:
+    """What tells a row apart besides what its key spells out (record.TOLD); empty where the arm does not use it."""
+    arm = get_arm(cell.arm)
+    return {
+        "task": config.task,
+        "source": config.source,
+        "n_source": config.n_source if arm.start == "theta1" else 0,
+        "share": cell.share if arm.needs_heads else None,
+        "scorer": config.scorer if arm.needs_heads else None,
+        "ties": config.ties if arm.needs_heads else None,
+        "kv_policy": config.kv_policy if arm.needs_heads else None,
+        "dtype": config.dtype,
+    }
 
 
 def cells(config: StudyConfig) -> list[Cell]:

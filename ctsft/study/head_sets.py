@@ -52,7 +52,14 @@ class HeadSet(NamedTuple):
         return "-".join([*filter(None, parts), f"s{self.seed}", short_hash(settings)])
 
 
-def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
+class Tuned(NamedTuple):
+    """The heads of a circuit file, and on how many rows they were scored."""
+
+    heads: list[Head]
+    score_rows: int
+
+
+def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, Tuned]:
     """The heads that cells of this folder tuned from the same theta1: does their faithfulness say how tuning ends?
 
     Each is asked both ways: what it keeps alone, and what is left without it.
@@ -63,10 +70,10 @@ def tuned_sets(bench: Workbench, seed: int) -> dict[HeadSet, list[Head]]:
     for path in sorted((bench.config.folder / "circuits").glob("*.json")):
         content = read_sealed(path)
         if mine.items() <= content.items() and content.get("theta1_hash", weights) == weights:
-            heads = [Head.parse(name) for name in content["heads"]]
+            tuned = Tuned([Head.parse(name) for name in content["heads"]], content["score_rows"])
             for direction in ("keep", "knock_out"):
-                size, scorer = len(heads), content["scorer"]
-                found[HeadSet(bench.config.source, seed, "tuned", direction, size, scorer, circuit=path.stem)] = heads
+                size, scorer = len(tuned.heads), content["scorer"]
+                found[HeadSet(bench.config.source, seed, "tuned", direction, size, scorer, circuit=path.stem)] = tuned
     return found
 
 

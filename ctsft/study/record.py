@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -217,4 +218,17 @@ def read_cells(folder: Path, first: str = "") -> dict[str, dict[str, str]]:
     for path in sorted(files, key=lambda path: path.stem != first):
         for row in read_rows(path):
             found.setdefault(row["cell"], row)
+    return found
+
+
+def digits_of(cells: Iterable[tuple[str, Mapping[str, object]]]) -> dict[tuple[str, ...], dict[str, str]]:
+    """The digits at the end of keys, each with such a key, by all else that tells rows apart but the seed.
+
+    `cells`: keys, each with what its row says of TOLD and the seed.
+    """
+    found: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for key, row in cells:
+        spelt, digits = key.rsplit("-", 1)
+        told = ("" if row[name] is None else str(row[name]) for name in TOLD)
+        found[spelt.removesuffix(f"-s{row['seed']}"), *told][digits] = key
     return found

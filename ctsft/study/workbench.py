@@ -20,7 +20,7 @@ from ctsft.heads import Head
 from ctsft.memory import failing_without_memory
 from ctsft.models.load import device_of
 from ctsft.models.precision import rounds
-from ctsft.provenance import git_commit, gpu, versions
+from ctsft.provenance import git_commit, gpu, now, versions
 from ctsft.study.answering import Answering
 from ctsft.study.competence import read_or_make
 from ctsft.study.config import StudyConfig
@@ -53,7 +53,7 @@ class Workbench(Answering):
         super().__init__(config)
         self.theta1_seed: int | None = None
         self.theta1: dict[str, Tensor] = {}
-        self.failures = Failures()
+        self.failures, self.begun = Failures(), now()
         # What reading a target's texts led to: of which (target, seed, start, how), the weights, in how many seconds.
         self.read: tuple[tuple[str, int, str, FurtherPretraining], dict[str, Tensor], float] | None = None
         self.base = self.snapshot()

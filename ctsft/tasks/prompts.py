@@ -12,6 +12,7 @@ from torch import Tensor
 from ctsft.errors import UserError
 from ctsft.tasks.task import Example, Task
 
+BY_ONE = 128  # tokens too many of two texts that are equally long, which they give one by one
 MOST_PIECES = 32  # tokens of one label word, where several are allowed
 
 
@@ -115,6 +116,8 @@ def _fit(tokenizer, template: str, example: Example, max_tokens: int) -> list[in
         # Of two fields the longer one gives first, down to the length of the other.
         other = max([len(inside) for name, inside in starts.items() if name != longest], default=0)
         give = min(excess, max(1, len(starts[longest]) - other)) if other else excess
+        if other == len(starts[longest]) and excess > BY_ONE:  # else two long texts would give a token a pass
+            give = excess // 2 - BY_ONE // 4
         fields[longest] = fields[longest][: starts[longest][-give] - spans[longest][0]].rstrip()
 
 

@@ -22,7 +22,7 @@ def get_task(name: str, data_dir: Path | None = None) -> Task:
         return TASKS[name]
     if data_dir is not None and Path(name).name == name and (data_dir / name).is_dir():
         return own_task(name, data_dir / name)
-    where = "a folder in --data-dir" if data_dir is None else f"a folder in {data_dir}"
+    where = "a folder in data_dir (in a script; or CTSFT_DATA_DIR)" if data_dir is None else f"a folder in {data_dir}"
     if data_dir is not None and not data_dir.is_dir():
         where += " (which is not there)"
     raise UserError(f"unknown task '{name}'. Valid: {', '.join(TASKS)}, or {where} that holds your own files.")

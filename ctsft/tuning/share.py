@@ -36,15 +36,18 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; give a new folder.")
+    partial = folder.with_name(f".{folder.name}.partial")  # a folder of that name alone is a whole checkpoint
     try:
-        cast("PreTrainedModel", loaded.model).save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-        for weights in folder.glob("*.safetensors"):  # written for their owner alone: who may read the rest, may these
-            weights.chmod((folder / "config.json").stat().st_mode)
+        shutil.rmtree(partial, ignore_errors=True)
+        cast("PreTrainedModel", loaded.model).save_pretrained(partial)
+        loaded.tokenizer.save_pretrained(partial)
+        for weights in partial.glob("*.safetensors"):  # written for their owner alone: who may read the rest, may these
+            weights.chmod((partial / "config.json").stat().st_mode)
+        if about:
+            write_json(partial / ABOUT, dict(about))
+        partial.replace(folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the checkpoint to {folder}: {error}.") from error
-    if about:
-        write_json(folder / ABOUT, dict(about))
 
 
 def merge(loaded: Loaded, delta: HeadDelta, folder: str | Path) -> None:
