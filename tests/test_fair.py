@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from ctsft.report import claims
+from ctsft.report.by_rate import kept_text, rate_points
 from ctsft.report.fair import short_of_rates
+from ctsft.report.figures.by_rate import by_rate_figure
 from ctsft.report.figures.forgetting import FEWER, plane_figure
 from ctsft.report.figures.tradeoff import difficulty_figure
 from ctsft.report.forgetting import forgetting_cells, forgetting_tables, plane
@@ -115,3 +117,46 @@ def test_arms_with_fewer_rates_are_ringed_and_left_out_of_the_front(one_target):
         figure = plane_figure(study)
         assert (FEWER in figure.axes[0].get_legend_handles_labels()[1]) is bool(fewer)
         plt.close(figure)
+
+
+def test_seeds_on_which_arms_began_from_other_weights_are_not_compared(one_target):
+    """In tables and verdicts alike; an arm without theta1 fits every other."""
+    rows = one_target.rows
+    moved = (rows["arm"] == "circuit") & (rows["seed"] == 31)
+    apart = replace(one_target, rows=rows.assign(theta1=rows["theta1"].mask(moved, "another machine's")))
+    without = one_target.only(~moved)
+    column = "circuit − near_zero"
+    assert not tradeoff_cells(apart)[column].equals(tradeoff_cells(one_target)[column])
+    assert tradeoff_cells(apart)[column].tolist() == tradeoff_cells(without)[column].tolist()
+    for one, other in zip(claims.of_transfer(apart), claims.of_transfer(without), strict=True):
+        assert (one.verdict, one.number) == (other.verdict, other.number)
+    none = replace(one_target, rows=rows.assign(theta1=rows["theta1"].mask(moved)))
+    assert tradeoff_cells(none)[column].equals(tradeoff_cells(one_target)[column])
+
+
+def test_of_targets_with_other_seeds_those_of_the_most_are_pooled(study):
+    """One seed of each would be none in common."""
+    targets = list(dict.fromkeys(study.rows["target"]))
+    one, *others = targets
+    apart = study.only((study.rows["target"] == one) ^ (study.rows["seed"] == 31))
+    found = claims.target_accuracy(apart)
+    assert "seeds 31;" in found.data
+    assert f"{one} n" not in found.data
+    assert all(f"{target} n" in found.data for target in others)
+
+
+def test_the_best_rate_that_keeps_the_source_is_told_for_each_target_that_stands_alone(study):
+    """Rates that not all targets have leave no line over all; then no target's heads meet another one's `full`."""
+    rows = study.rows[study.rows["target"].isin(["d30", "d70"])]
+    uneven = rows[~((rows["target"] == "d70") & (rows["lr"] == rows["lr"].max()))]
+    points = rate_points(replace(study, rows=uneven)).assign(before=0.0)
+    told = kept_text(points[points["targets"] == 1])
+    assert told.count("d30, n = 100: circuit at") == told.count("d70, n = 100: circuit at") == 1
+    for target in ("d30", "d70"):
+        [alone] = kept_text(points[points["target"] == target]).partition("seen them): ")[2:]
+        assert all(part in told for part in alone.removesuffix(".").split("; "))
+    figure = by_rate_figure(replace(study, rows=rows[(rows["target"] != "d70") | (rows["seed"] == 31)]))
+    drawn = [line.get_xdata() for axis in figure.axes for line in axis.lines]
+    assert all(len(set(x)) == len(x) for x in drawn if len(x) > 2)  # a line is of one target
+    assert [axis.get_title(loc="left") for axis in figure.axes[::2]] == ["d30, n = 100", "d70, n = 100"]
+    plt.close(figure)

@@ -118,7 +118,9 @@ def test_related_tests_of_different_sizes_weigh_the_same():
     lines = [line("a/x", seed, [1, 1, 0, 0], [1, 1, 1, 0]) for seed in (31, 777)]
     lines += [line("b/y", seed, [1, 0], [1, 0]) for seed in (31, 777)]
     assert related_change(pd.DataFrame(lines)).value == pytest.approx(1 / 8)
-    assert related_change(pd.DataFrame(lines[:-1])) is None  # not the same seeds in both
+    assert related_change(pd.DataFrame(lines[:-1])) is None  # not the same seeds in both: a test would be left out
+    more = [one | {"target": "less", "answers": one["gold"]} for one in lines if one["seed"] == 31]
+    assert related_change(pd.DataFrame(lines + more)) == related_change(pd.DataFrame(lines))  # a target may wait
 
 
 @pytest.mark.parametrize(("test", "labels", "joint"), [("a/y", 1, True), ("a/y", 2, False), ("b/y", 1, False)])

@@ -380,6 +380,9 @@ def test_a_weak_start_of_either_script_decides_c4(demo):
     rows = demo.rows[demo.rows["task"] == "demo"]
     weak = rows[rows["arm"].isin(["circuit", "near_zero"])]
     weak = weak.assign(n_source=50, theta1="weak", cell=[f"{cell}-weak" for cell in weak["cell"]])
+    hardly = replace(demo, rows=pd.concat([rows, weak], ignore_index=True))
+    assert claims.competent_start(hardly.of("01_nusax_transfer")).data.endswith("0.1 below that from 400")
+    weak = weak.assign(source_accuracy_before=weak["source_accuracy_before"] - 0.3)
     both = replace(demo, rows=pd.concat([rows, weak], ignore_index=True))
     found = {judged.claim: judged for judged in claims.judge(both)}
     assert found["C4"].verdict == "contradicted"
@@ -976,7 +979,7 @@ def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo)
         for cause, sentence in said.items():
             assert (f"- {sentence} ({cause.replace(' ', ', ')}" in page) == (cause in verdicts)
     assert re.search(r"\(C1, \w+, 25 and 100 target rows\.\)$", page, re.MULTILINE)
-    assert "2 of the paper's 4 seeds" in page
+    assert "Only 2 seeds (31, 777), where the paper has 4" in page
 
 
 def test_the_committed_tables_are_what_the_rows_give(tmp_path):

@@ -22,7 +22,7 @@ def rate_points(results: Results) -> pd.DataFrame:
     """One line per target, n, arm, depth and learning rate, and for rates that every target has one over all of them.
 
     Every strength of a penalty stands for itself, as an arm under its full name.
-    `right` and `source_right` [seeds, N] are the answers, averaged over targets; `targets` is how many those are. The
+    `right` and `source_right` [seeds, N] are the answers of `seeds`, averaged over `targets`, which is a number. The
     targets of a task are parallel: a test row is drawn in all of them at once. `before`: accuracy on the source, of
     theta1.
     """
@@ -39,6 +39,7 @@ def rate_points(results: Results) -> pd.DataFrame:
                 **{name: one[name] for name in ("n_source", "n_target", "arm", "depth", "lr")},
                 "target": where,
                 "targets": len(parts),
+                "seeds": sorted(set(parts[0]["seed"])),
                 "valid": np.mean([part["valid_accuracy"].mean() for part in parts]),
                 "before": np.mean([part["source_accuracy_before"].mean() for part in parts]),
                 "right": on_target,
@@ -129,17 +130,17 @@ def kept_text(points: pd.DataFrame) -> str:
     """
     told = []
     competent = points[points["n_source"] == points["n_source"].max()] if len(points) else points
-    for n_target, here in over_all(competent).groupby("n_target"):
+    for (n_target, target), here in over_all(competent).groupby(["n_target", "target"], sort=False):
         kept = here[[one["before"] - one["source_right"].mean() <= MARGIN for one in here.to_dict("records")]]
         for arm in ("circuit", "near_zero"):
             sides = [pick(kept, arm=arm, depth=PAPERS_DEPTH), pick(kept, arm="full")]
             if any(side.empty for side in sides):
                 continue
             heads, full = (max(side.to_dict("records"), key=lambda one: one["right"].mean()) for side in sides)
-            if heads["right"].shape == full["right"].shape:
+            if heads["seeds"] == full["seeds"]:
                 value = change(paired_difference(heads["right"], full["right"]))
                 rates = f"{arm} at {rate_text(heads['lr'])} − full at {rate_text(full['lr'])}"
-                told.append(f"{heads['target']}, n = {n_target}: {rates}, on the target {value}")
+                told.append(f"{target}, n = {n_target}: {rates}, on the target {value}")
     if not told:
         return ""
     return (

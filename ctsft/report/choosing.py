@@ -167,7 +167,11 @@ def add_ct_sft(rows: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
 
 
 def better_of_two(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Of circuit and near_zero the one with the higher `by`, per setting and seed; a tie goes to the circuit."""
+    """Of circuit and near_zero the one with the higher `by`, per setting and seed; a tie goes to the circuit.
+
+    Only where both began from the same theta1: else the start would choose.
+    """
     pair = rows[rows["arm"].isin(["circuit", "near_zero"])].sort_values([by, "arm"], ascending=[False, True])
     setting = pair.groupby([name for name in SETTING if name != "arm"] + ["seed"], sort=False, dropna=False)
-    return pair[setting["arm"].transform("nunique") == 2].groupby(setting.keys, sort=False, dropna=False).head(1)
+    both = (setting["arm"].transform("nunique") == 2) & (setting["theta1"].transform("nunique") < 2)
+    return pair[both].groupby(setting.keys, sort=False, dropna=False).head(1)

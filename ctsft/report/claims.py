@@ -15,9 +15,9 @@ from functools import lru_cache
 import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE
-from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, chosen_by_index, circuits_told
+from ctsft.report.choosing import Choice, at_validated_rate, better_of_two, chosen_by_index, circuits_told, texts_of
 from ctsft.report.compare import SOURCE, pooled
-from ctsft.report.fair import at_common_rates, equal_rates
+from ctsft.report.fair import at_common_rates, equal_rates, had_by_all
 from ctsft.report.faithful_claims import directional, faithful
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.forgetting import last_lines, related_change
@@ -55,6 +55,7 @@ CLAIMS = {
     "C8": "Directional scores rank heads better than magnitudes.",
 }
 
+WEAKER = 4 * MARGIN  # on the source, of a start that counts as weak
 # The arms that ct_sft is one of.
 BOTH = ("circuit", "near_zero")
 
@@ -179,17 +180,26 @@ def related_kept(results: Results) -> Judgement:
 
 def competent_start(results: Results | None) -> Judgement:
     """C4: ct_sft from the fewest source rows minus ct_sft from the most, on the target; supported below zero."""
-    chosen = ct_sft(at_validated_rate(results.rows), results.rows) if results else None
-    if chosen is None or chosen["n_source"].nunique() < 2:
-        return not_run("C4", "circuit and near_zero at depth 2 from a weak start (script 01 or 02 with --n-source 50)")
-    few, many = chosen["n_source"].min(), chosen["n_source"].max()
-    pairs = pairs_of(pick(chosen, n_source=few), pick(chosen, n_source=many), SAME, results.rows)
+    missing = "circuit and near_zero at depth 2 from a weak start (script 01 or 02 with --n-source 50)"
+    rows = None if results is None else results.rows[results.rows["arm"].isin(BOTH)]
+    if rows is None or rows["n_source"].nunique() < 2:
+        return not_run("C4", missing)
+    few, many = rows["n_source"].min(), rows["n_source"].max()
+    before = rows.groupby("n_source")["source_accuracy_before"].mean()
+    if before[many] - before[few] < WEAKER:
+        return not_run("C4", f"{missing}; theta1 from {few} rows is less than {WEAKER} below that from {many}")
+    rows = rows[rows["n_source"].isin([few, many])]
+    rows = rows[had_by_all(rows["n_source"], texts_of(rows, [*SAME, "arm", "depth", "dtype", "seed"]), rows["lr"])]
+    chosen = ct_sft(at_validated_rate(rows), rows)
+    # The starts are what is compared.
+    sides = (pick(chosen, n_source=n).assign(theta1=None) for n in (few, many))
+    pairs = pairs_of(*sides, SAME, rows)
     value = pooled(pairs)
     if value is None:
         return not_run("C4", "a weak and a competent start on a common target and seed")
     verdict = by_interval(Interval(-value.value, -value.high, -value.low), 0, MARGIN)  # what is lost
     number = f"ct_sft from {few} source rows − from {many}: {change(value)}"
-    return judged("C4", verdict, number, pairs, results.rows)
+    return judged("C4", verdict, number, pairs, rows)
 
 
 def second_task(results: Results | None) -> Judgement:

@@ -48,11 +48,25 @@ def macro_f1(rows: pd.DataFrame) -> Interval | None:
     return macro_f1_interval(np.stack(list(rows["answers"])), rows["gold"].iloc[0])
 
 
+def of_one_start(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both without the seeds on which they began from theta1 of different weights: that would be compared too.
+
+    An arm without one fits every other, and so do lines that name none.
+    """
+    if "theta1" not in first or "theta1" not in second:
+        return first, second
+    starts = [dict(zip(rows["seed"], rows["theta1"], strict=True)) for rows in (first, second)]
+    known = ({seed: start for seed, start in own.items() if pd.notna(start)} for own in starts)
+    one, other = known
+    apart = {seed for seed in one.keys() & other.keys() if one[seed] != other[seed]}
+    return (first, second) if not apart else tuple(rows[~rows["seed"].isin(apart)] for rows in (first, second))
+
+
 def on_common_seeds(
     first: pd.DataFrame, second: pd.DataFrame, columns: tuple[str, str] = TARGET
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """What each side got right, both [seeds, N], on the seeds that both have; None where they share none."""
-    one, two = right(first, columns), right(second, columns)
+    one, two = (right(rows, columns) for rows in of_one_start(first, second))
     seeds = sorted(one.keys() & two.keys())
     return (stack(one, seeds), stack(two, seeds)) if seeds else None
 
@@ -68,6 +82,7 @@ def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, s
 
     Test rows of the same labels correspond (the languages of a task are parallel).
     """
+    pairs = [of_one_start(*pair) for pair in pairs]
     sides = [(right(first, columns), right(second, columns)) for first, second in pairs]
     if not sides:
         return None
@@ -95,6 +110,7 @@ def mean_difference(apart: Sequence[np.ndarray], tests: Sequence[Hashable]) -> I
 
 def macro_f1_gap(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> Interval | None:
     """As `pooled`, for the macro-F1 of arms that have one draw a seed."""
+    pairs = [of_one_start(*pair) for pair in pairs]
     sides = [tuple(dict(zip(rows["seed"], rows["answers"], strict=True)) for rows in pair) for pair in pairs]
     seeds = sorted(set.intersection(*(set(one) & set(two) for one, two in sides))) if sides else []
     if not seeds:

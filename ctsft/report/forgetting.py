@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -9,7 +12,7 @@ from ctsft.report.choosing import at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, accuracy, mean_difference, on_common_seeds, paired, right, stack
 from ctsft.report.fair import fair_pair, rates_by_seed, short_of_rates
 from ctsft.report.measured import with_related
-from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, with_holm
+from ctsft.report.render import GAP, Table, change, fraction, interval, markdown, rates_text, with_holm
 from ctsft.report.rows import Results
 from ctsft.report.select import EXPERIMENT, by_a_model, pick
 from ctsft.report.transfer import KEYS, about, lines_of
@@ -33,7 +36,8 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
         zero = pick(rows, arm="zero_shot", target=line["target"], n_source=start)
         full = pick(tried, **(line | {"arm": "full", "depth": None, "n_source": start}))
         sides = on_common_seeds(here, zero, SOURCE)
-        against = None if line["arm"] == "full" else paired(*fair_pair(pick(tried, **line), full), SOURCE)
+        both = fair_pair(pick(tried, **line), full)
+        against = None if line["arm"] == "full" else paired(*both, SOURCE)
         moved = probes[probes["cell"].isin(here["cell"])].groupby("cell")["relative_distance"].last()
         p_values.append(against and against.p)
         table.append(
@@ -46,11 +50,24 @@ def forgetting_cells(results: Results) -> pd.DataFrame:
                 "source change": change(paired(here, zero, SOURCE)),
                 "retention": interval(sides and ratio_interval(*sides)),
                 "source, against full": change(against),
+                "their rates": _rates_of(both) if against else GAP,
                 "distance moved": f"{moved.mean():.2%}" if len(moved) else GAP,
-                "seeds": f"{here['seed'].nunique()}/{seeds}",
+                "seeds": f"{here['seed'].nunique()}/{seeds}{_fewer(here, both) if against else ''}",
             }
         )
     return with_holm(table, p_values, "source, against full")
+
+
+def _rates_of(both: Sequence[pd.DataFrame]) -> str:
+    """What validation chose among the rates that an arm and `full` both had, which may be few."""
+    arm, full = (rates_text(set(side["lr"].dropna())) for side in both)
+    return f"{arm}; full {full}"
+
+
+def _fewer(here: pd.DataFrame, both: Sequence[pd.DataFrame]) -> str:
+    """How many seeds a comparison with `full` rests on, where that is fewer than the line's."""
+    common = set.intersection(*(set(side["seed"]) for side in both))
+    return f"; full {len(common)}" if len(common) < here["seed"].nunique() else ""
 
 
 def _own(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
@@ -83,21 +100,26 @@ def last_lines(results: Results) -> pd.DataFrame:
 def related_change(lines: pd.DataFrame, other: pd.DataFrame | None = None) -> Interval | None:
     """Accuracy after minus before on related tests, averaged over targets, n and tests; or minus another arm's.
 
-    Every test weighs the same, however many rows it has. Tests of one task with the same labels are parallel, so their
-    rows are drawn together.
+    Every test weighs the same, however many rows it has. Targets that have fewer seeds than others are left
+    out. Tests of one task with the same labels are parallel, so their rows are drawn together.
     """
-    apart: list[np.ndarray] = []
-    tests: list[tuple[str, bytes]] = []
-    known = set()
+    found: dict[tuple[str, int], list[tuple[tuple[int, ...], tuple[str, bytes], np.ndarray]]] = {}
     for (target, n, test), group in lines.groupby(["target", "n_target", "test"]):
         after = right(group)
         than = right(group, BEFORE) if other is None else right(pick(other, target=target, n_target=n, test=test))
         seeds = sorted(after.keys() & than.keys())
         if seeds:
-            known.add(tuple(seeds))
-            apart.append(stack(after, seeds) - stack(than, seeds))
-            tests.append((test.partition("/")[0], group["gold"].iloc[0].tobytes()))
-    return mean_difference(apart, tests) if len(known) == 1 else None
+            apart = stack(after, seeds) - stack(than, seeds)
+            key = (test.partition("/")[0], group["gold"].iloc[0].tobytes())
+            found.setdefault((target, n), []).append((tuple(seeds), key, apart))
+    # A target that lacks a seed may wait, a test may not: it would be left out of the mean.
+    seeds_of = [{seeds for seeds, _, _ in tests} for tests in found.values()]
+    if not found or any(len(seeds) > 1 for seeds in seeds_of):
+        return None
+    counted = Counter(seeds for (seeds,) in seeds_of)
+    most = max(counted, key=lambda seeds: (len(seeds), counted[seeds]))
+    kept = [(apart, key) for tests in found.values() for seeds, key, apart in tests if seeds == most]
+    return mean_difference(*zip(*kept, strict=True))
 
 
 def related_cells(results: Results) -> pd.DataFrame:

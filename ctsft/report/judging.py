@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from ctsft.report.choosing import chosen_by_index, circuits_told
-from ctsft.report.compare import macro_f1_gap
+from ctsft.report.compare import macro_f1_gap, of_one_start
 from ctsft.report.fair import equal_rates, rates_by_seed
 from ctsft.report.render import change, listed, rates_text
 from ctsft.report.select import pick
@@ -80,18 +81,20 @@ def by_interval(value: Interval | Difference, good: float, bad: float) -> str:
 def pairs_of(first: pd.DataFrame, second: pd.DataFrame, keys: tuple[str, ...], tried: pd.DataFrame) -> Pairs:
     """The two arms' rows for every target and n, as far as they have a common seed; `keys` says what must agree.
 
-    Only where both had the same learning rates to choose from in all the rows `tried`. A verdict is pooled over seeds
-    that all pairs have, so a target that has fewer than others waits until it is whole.
+    Only where both had the same learning rates to choose from in all the rows `tried`, and of the same theta1. A
+    verdict is pooled over seeds that all pairs have, so a target that has fewer, or others, waits until it is whole.
     """
     pairs = []
     order = {target: number for number, target in enumerate(dict.fromkeys(first["target"]))}
     settings = first[["target", "n_target"]].drop_duplicates().to_dict("records")
     for setting in sorted(settings, key=lambda s: (order[s["target"]], s["n_target"])):
-        pair = pick(first, **setting), pick(second, **{key: setting[key] for key in keys})
+        pair = of_one_start(pick(first, **setting), pick(second, **{key: setting[key] for key in keys}))
         if equal_rates(*pair, tried):
-            pairs.append((len(set(pair[0]["seed"]) & set(pair[1]["seed"])), pair))
-    most = max((seeds for seeds, _ in pairs), default=0)
-    return [pair for seeds, pair in pairs if seeds == most > 0]
+            pairs.append((frozenset(pair[0]["seed"]) & frozenset(pair[1]["seed"]), pair))
+    # Of several sets of as many seeds, the one of the most targets.
+    found = Counter(seeds for seeds, _ in pairs if seeds)
+    most = max(found, key=lambda seeds: (len(seeds), found[seeds]), default=None)
+    return [pair for seeds, pair in pairs if seeds == most]
 
 
 def common_seeds(pairs: Pairs) -> set[int]:

@@ -60,7 +60,7 @@ FLIPS = Quantity(
     "share of answers changed",
     "{:.1%}".format,
     lambda one: one.changed,
-    lambda values: mean_interval(np.stack(values)),
+    lambda values: Interval(*np.clip(mean_interval(np.stack(values)), 0, 1).tolist()),
     lambda first, second: mean_interval(np.stack(first) - np.stack(second)),
 )
 

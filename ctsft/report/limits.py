@@ -16,6 +16,7 @@ from ctsft.report.paper import SOURCE_ROWS, published
 from ctsft.report.render import listed
 from ctsft.report.rows import Results
 from ctsft.report.select import ENTAILMENT, EXPERIMENT, pick
+from ctsft.tasks.nusax import NUSAX
 
 PAPERS_MODEL = "Qwen2.5-0.5B"
 
@@ -59,13 +60,16 @@ def _starts(rows: pd.DataFrame) -> Iterator[str]:
             yield f"On {task} theta1 learned from {most} source rows; the paper's from {SOURCE_ROWS[task]}."
     keys = ["preset", "task", "source", "n_source", "dtype", "seed"]
     if rows[rows["theta1"].notna()].groupby(keys)["theta1"].nunique().max() > 1:
-        yield "In some folders rows of one seed come from several machines, so from theta1 that differ by rounding."
+        yield (
+            "In some folders rows of one seed began from theta1 of several weights (machines round in different ways); "
+            "only those of the same theta1 are compared."
+        )
 
 
 def _grounds(group: Sequence[Results]) -> Iterator[str]:
     """On how many seeds and targets each script's verdicts rest."""
     fewest = set()
-    for name in (EXPERIMENT, ENTAILMENT, ODYSSEY):
+    for name, what in ((EXPERIMENT, "Transfer"), (ENTAILMENT, "Entailment"), (ODYSSEY, "Baselines (script 06)")):
         told: dict[int, list[str]] = {}
         for results in group:
             study = odyssey_results(results.folder) if name == ODYSSEY else results.of(name)
@@ -77,16 +81,24 @@ def _grounds(group: Sequence[Results]) -> Iterator[str]:
                     f"`{results.name}` {targets} target{'s' if targets > 1 else ''}, seeds {listed(here['seed'])}"
                 )
         for n, parts in sorted(told.items()):
-            yield f"Script {name[:2]}, {n} target rows: {'; '.join(parts)}."
+            yield f"{what}, {n} target rows: {'; '.join(parts)}."
     if min(fewest, default=3) < 3:
-        yield "How much two seeds vary is hardly known, so an interval over two is a rough one."
+        yield (
+            "How much two seeds vary is hardly known, so an interval over two is a rough one, and too narrow where "
+            "seeds vary more than rows do."
+        )
+    if any(len(pick(results.rows, task=NUSAX.name, n_target=NUSAX.target_pool)) for results in group):
+        yield (
+            f"With {NUSAX.target_pool} target rows of NusaX all seeds learn from the same ones (all of pool B), so "
+            "there no interval covers other draws of them."
+        )
 
 
 def _unlike_the_paper(rows: pd.DataFrame) -> Iterator[str]:
     seeds, papers = set(rows["seed"]), published("table8_top_head_depth0")["seed"].nunique()
     if len(seeds) < papers:
         yield (
-            f"Only {len(seeds)} of the paper's {papers} seeds ({listed(seeds)}): intervals understate the "
+            f"Only {len(seeds)} seeds ({listed(seeds)}), where the paper has {papers}: intervals understate the "
             "variation between seeds."
         )
     missing = [
@@ -122,7 +134,7 @@ def _rates(group: Sequence[Results]) -> Iterator[str]:
             if some := sum(len(found.get(word, ())) for word in words):
                 told.append(f"`{results.name}` {some} of {every}")
     if alone:
-        yield f"Settings of script 01 (target, n, arm, depth) with one learning rate alone: {', '.join(alone)}."
+        yield f"Settings of transfer (target, n, arm, depth) with one learning rate alone: {', '.join(alone)}."
     if at_end:
         yield (
             "Settings that chose the highest or lowest of several rates on every seed, so perhaps not their best: "

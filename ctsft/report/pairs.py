@@ -11,7 +11,7 @@ from ctsft.report.judging import SAME, common_seeds, pairs_of
 from ctsft.report.render import GAP, Table, change, rate_text, rates_text
 from ctsft.report.rows import Results
 from ctsft.report.select import by_a_model, pick
-from ctsft.report.transfer import about
+from ctsft.report.transfer import SAME_ROWS, about
 
 # An arm and its depth. `ct_sft` is one of the two that it chooses from.
 Side = tuple[str, int | None]
@@ -75,9 +75,10 @@ def pair_cells(results: Results) -> pd.DataFrame:
             if not pairs:
                 continue
             alone = compared(at_papers_rate, pair)
-            whole = {first["target"].iloc[0] for first, _ in alone} == {first["target"].iloc[0] for first, _ in pairs}
             models = len(by_a_model(pairs[0][1]))
             seeds = common_seeds(pairs)
+            targets = [{first["target"].iloc[0] for first, _ in found} for found in (pairs, alone)]
+            whole = targets[0] == targets[1] and common_seeds(alone) == seeds
             sides = pd.concat([side for pair in pairs for side in pair])
             table.append(
                 {
@@ -107,9 +108,10 @@ def pair_tables(results: Results, number: str) -> list[Table]:
             f"Pairs of arms over all targets, folder {results.name}",
             f"{about(results, results.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
             "with 95 % intervals over rows and seeds (not over languages). Both arms of a pair have the same learning "
-            "rates to choose from on each target and seed; `chosen rates` are those that validation chose. Only "
+            "rates to choose from on each target and seed; `chosen rates` are those that validation chose. `ct_sft` "
+            f"chooses between two arms as well, so it has twice the tries. {SAME_ROWS} Only "
             "targets with as many common seeds as any other count. A gap: an arm without a source to keep, or not all "
-            "targets at that rate.",
+            "targets and seeds at that rate.",
             cells,
         )
     ]

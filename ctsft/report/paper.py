@@ -135,7 +135,8 @@ def source_sanity(results: Mapping[str, Results]) -> pd.DataFrame:
         zero = None
         if preset in results:
             rows = of_the_paper(results[preset])
-            zero = pick(rows[rows["source"] == "indonesian"], arm="zero_shot").drop_duplicates("seed")
+            rows = rows[(rows["source"] == "indonesian") & (rows["arm"] == "zero_shot")]
+            zero = rows[rows["n_source"] == rows["n_source"].max()].drop_duplicates("seed")
         told = "not run" if zero is None else interval(accuracy(zero, SOURCE))
         table[title] = [told if arm == "competence" else GAP for arm in table["arm"]]
         table[f"seeds, {preset}"] = [

@@ -7,16 +7,16 @@ TO_THE_AUTHORS = {
     "rate on validation, and report intervals.",
     "C2 contradicted": "Easy and hard targets do not separate circuit from near-zero heads here. A paired test "
     "over targets would show whether they do in your rows.",
-    "C3b undecided": "What is kept of the source depends on the learning rate here (`*_01_by_rate.md`). Please report "
-    "every arm at several: one rate compares arms at different points of their curves.",
+    "C3b undecided": "What is kept of the source may depend on the learning rate. Please report every arm at several "
+    "(ours, where we have them: `*_01_by_rate.md`): one rate compares arms at different points of their curves.",
     "C3b contradicted": "Your largest effect, what is kept of the source, requires that full tuning forgets. Ours "
-    "hardly does; that arm's optimizer settings would help to find out why.",
+    "does no more than the circuit; that arm's optimizer settings would help to find out why.",
     "C5 contradicted": "On entailment from a competent start we do not see both of your effects: see C5's numbers.",
-    "C6 contradicted": "The circuit's heads alone do not keep the task here. We had your faithfulness curves as a "
-    "picture only; their values, for keeping and for knocking out, would let us compare.",
-    "C8 supported": "Please say whether you apply CD-T's clean-up. With it hardly a score is negative (column `below "
-    "zero` of `*_05_scorers.md`), so it names no head that works against the answer, and signs are not why it ranks "
-    "heads better.",
+    "C6 contradicted": "Alone, the circuit's heads keep less than half of the margin here, or no more than others do. "
+    "We had your faithfulness curves as a picture only; their values, for keeping and for knocking out, would let us "
+    "compare.",
+    "C8 supported": "Please say whether you apply CD-T's clean-up: it takes most scores their sign (column `below "
+    "zero` of `*_05_scorers.md`), and where none is below zero, signs are not why it ranks heads better.",
     "C8 contradicted": "By faithfulness, unsigned scores rank heads no worse than directional ones.",
     "C8 undecided": "On real text, faithfulness does not separate directional from unsigned scores.",
     "B9 contradicted": "Please also report a classifier without a language model on the same rows: here character "
@@ -34,8 +34,8 @@ TO_A_USER = {
     "languages: at validated rates `ct_sft` is not shown to keep more of it than all weights (for each kind of heads "
     "see `*_01_pairs.md`).",
     "C3b contradicted": "Do not expect heads to keep the source better than all weights do.",
-    "C6 contradicted": "Do not read the circuit as the mechanism: alone it does not keep the task. It is a choice "
-    "of what to tune.",
+    "C6 contradicted": "Do not read the circuit as the mechanism: alone it keeps less than half of the margin, or no "
+    "more than other heads. It is a choice of what to tune.",
     "C6 supported": "The circuit may be read as (part of) the mechanism.",
     "B15 supported": "If you have source rows, tune all weights with one source row for every four target rows: "
     "this learns more than the circuit, as tuning all weights without them may do too.",
@@ -54,7 +54,7 @@ TO_A_USER = {
     "B14 undecided": "Choose the learning rate with the source in mind: at rates chosen on the target alone, the "
     "circuit is not shown to keep it.",
     "B11 supported": "On the target the circuit at least matches LoRA. Try both at the same rates.",
-    "B11 undecided": "On the target, our rows do not separate LoRA from the circuit. Try both at the same rates.",
+    "B11 undecided": "On the target, our rows do not show that the circuit matches LoRA. Try both at the same rates.",
     "B11 contradicted": "Try LoRA too: on the target it is ahead of the circuit.",
     "B12 supported": "If you must keep the source, prefer the circuit to LoRA.",
 }

@@ -54,7 +54,7 @@ def transfer_cells(results: Results) -> pd.DataFrame:
     table = []
     for line in lines_of(rows):
         here = pick(rows, **line)
-        asked = line | {"arm": "circuit" if line["arm"] == "ct_sft" else line["arm"]}
+        asked, two = (line | {"arm": "circuit"}, "2 × ") if line["arm"] == "ct_sft" else (line, "")
         table.append(
             {
                 "target": line["target"],
@@ -67,11 +67,18 @@ def transfer_cells(results: Results) -> pd.DataFrame:
                 "source before": fraction(here["source_accuracy_before"].mean() if line["n_source"] else None),
                 "source after": interval(accuracy(by_a_model(here), SOURCE)),
                 "weights moved": f"{here['trainable_share'].mean():.2%}" if len(here) else GAP,
-                "rates": _rates_had(pick(tried, **asked), set(here["seed"])),
+                "rates": two + _rates_had(pick(tried, **asked), set(here["seed"])),
                 "seeds": f"{here['seed'].nunique()}/{seeds}",
             }
         )
     return pd.DataFrame(table)
+
+
+# For captions.
+SAME_ROWS = (
+    "Where n is all of pool B (NusaX: 100), all seeds learn from the same target rows, and no interval covers other "
+    "draws of them."
+)
 
 
 def _rates_had(tried: pd.DataFrame, seeds: set[int]) -> str:
@@ -103,6 +110,7 @@ def transfer_table(results: Results, experiment: str = EXPERIMENT) -> Table:
         f"{TITLES[experiment]} from {own.rows['source'].iloc[0]}, folder {results.name}",
         f"{about(results, own.rows)} Accuracy has a 95 % interval (bootstrap over rows and seeds). `seeds` and "
         "`rates` count those of a line: an arm with more rates has better chances. `ct_sft` is circuit or "
-        f"near_zero, whichever the target's validation split prefers.{told}",
+        f"near_zero, whichever the target's validation split prefers: it chooses among the rates of both. "
+        f"{SAME_ROWS}{told}",
         cells,
     )

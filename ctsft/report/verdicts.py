@@ -75,7 +75,7 @@ def _elsewhere(first: Judgement, of: Results, group: Sequence[Results]) -> list[
             ]
             continue
         also = [rows for rows, j in others if j.verdict == own.verdict]
-        beside = [f"also {', '.join(also)}"] if also else []
+        beside = [f"also {'; also '.join(also)}"] if also else []
         beside += [f"{rows} {j.verdict}" for rows, j in differing(own, others)]
         told.append(f"{name}: **{own.verdict}**: {own.deciding}" + (f" ({'; '.join(beside)})" if beside else ""))
     return told

@@ -20,8 +20,9 @@ BESIDE = 1.05  # factor on the rate between two arms, or their intervals would h
 def by_rate_figure(results: Results) -> plt.Figure | None:
     """Of script 01, two panels for every n: accuracy on the target and on the source afterwards, over the rate.
 
-    Over all targets, with 95 % intervals; dotted: the source before. An arm of several depths is at its deepest. None
-    where no arm was tried at LEAST_RATES; beside one that was, others of the same n are shown too.
+    Over all targets (else two panels for each), with 95 % intervals; dotted: the source before. An arm of several
+    depths is at its deepest. None where no arm was tried at LEAST_RATES; beside one that was, others of the same n are
+    shown too.
     """
     points = over_all(rate_points(results.on_the_grid_of(EXPERIMENT)))
     if len(points):
@@ -30,19 +31,19 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
         points = points[tried.groupby(points["n_target"]).transform("max") >= LEAST_RATES]
     if points.empty:
         return None
-    sizes = sorted(set(points["n_target"]))
+    panels = sorted(set(zip(points["n_target"], points["target"], strict=True)))
     with style():
         figure, axes = plt.subplots(
-            len(sizes),
+            len(panels),
             2,
-            figsize=(WIDTH, 0.8 + 2.8 * len(sizes)),
+            figsize=(WIDTH, 0.8 + 2.8 * len(panels)),
             squeeze=False,
             sharex=True,
             sharey="row",
             layout="constrained",
         )
-        for row, n_target in zip(axes, sizes, strict=True):
-            here = pick(points, n_target=n_target)
+        for row, (n_target, target) in zip(axes, panels, strict=True):
+            here = pick(points, n_target=n_target, target=target)
             deepest = dict(arms_in_order(here))  # depths come in rising order
             for number, (arm, depth) in enumerate(deepest.items()):
                 mine = pick(here, arm=arm, depth=depth).sort_values("lr")
@@ -54,7 +55,7 @@ def by_rate_figure(results: Results) -> plt.Figure | None:
                         bars = dict(color=COLOURS[arm], elinewidth=0.6, alpha=0.6)
                         axis.errorbar(place, value.value, yerr=arms_of_error(value), **bars)
             row[1].axhline(here["before"].mean(), color="black", linewidth=0.8, linestyle=":")
-            row[0].set_title(f"{here['target'].iloc[0]}, n = {n_target}", loc="left", fontweight="bold")
+            row[0].set_title(f"{target}, n = {n_target}", loc="left", fontweight="bold")
             row[0].set_ylabel("accuracy")
         rates = sorted(set(points["lr"]))
         for axis, words in zip(axes[-1], ("on the target", "on the source afterwards (dotted: before)"), strict=True):
