@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import shorter
 
 from ctsft import provenance
 from ctsft.errors import CellFailed, UserError
@@ -32,6 +33,7 @@ from ctsft.study.beside import write_settings
 from ctsft.study.circuit_stage import heads_of, relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell, cell_fingerprint, cells, theta1_settings
+from ctsft.study.probes import NamedTests
 from ctsft.study.record import COLUMNS, PROBE_COLUMNS, SET_COLUMNS, append_rows, read_rows
 from ctsft.study.run import main, parse, run_study
 from ctsft.study.workbench import Workbench
@@ -567,6 +569,19 @@ def test_rows_that_no_table_could_tell_apart_are_refused_before_anything_is_trai
     same = replace(config, source_epochs=config.epochs, source_batch_size=config.batch_size)
     assert theta1_settings(same, "w") == theta1_settings(plain, "w")
     assert run_study(replace(config, arms=("direct",), epochs=config.epochs + 1, dry_run=True)) == 0
+
+
+def test_dictionaries_and_related_tests_that_have_changed_are_refused(tmp_path, monkeypatch):
+    """Their rows would be mixed as those of other training rows would."""
+    config = replace(shorter(tmp_path), arms=("zero_shot",), probes=("demo/d50",))
+    assert run_study(config) == 0
+    known = read_sealed(tmp_path / "demo" / "data.json")["demo"]
+    assert "d50/test" in known
+    with_dictionary = Workbench(replace(config, arms=("lexicon",))).data_sha256()
+    assert with_dictionary.keys() - known.keys() == {"lexicon/d30"}
+    monkeypatch.setattr(NamedTests, "hashes", lambda self, tests: {"demo": {"d50/test": "0" * 16}})
+    with pytest.raises(UserError, match=r"demo/d50/test has changed since .* another --output"):
+        run_study(config)
 
 
 def test_every_arm_of_random_heads_has_its_draws(config, monkeypatch):

@@ -41,8 +41,10 @@ class StudyData:
                     f"{whose}. Ask for at most {len(pool)}."
                 )
         self._check_scoring_rows(source_train)
-        for target in config.targets if lexicon else ():
-            self.task.dictionary(config.source, target, config.data_folder)
+        self.dictionaries = {
+            f"lexicon/{target}": digest(json.dumps(self.task.dictionary(config.source, target, config.data_folder)))
+            for target in (config.targets if lexicon else ())
+        }
         self.findings = self._findings()
 
     def split(self, language: str, name: str) -> Rows:
@@ -53,7 +55,8 @@ class StudyData:
     def data_sha256(self) -> dict[str, str]:
         """Checksums of all splits of source and targets, whatever has been read of them so far.
 
-        Of a user's own task also that of which training rows are whose: `parallel` and `target_pool`.
+        Of the dictionaries too, where an arm is asked for that makes rows with them; and of a user's own task that of
+        which training rows are whose: `parallel` and `target_pool`.
         """
         languages = {self.config.source, *self.config.targets}
         for pair in product(languages, SPLITS):
@@ -63,6 +66,7 @@ class StudyData:
             for (language, name), rows in sorted(self.rows.items())
             if language in languages
         }
+        hashes |= self.dictionaries
         whose = {"parallel": self.task.parallel, "target_pool": self.task.target_pool if self.task.parallel else None}
         return (
             hashes if self.task.published else hashes | {"task.json (parallel, target_pool)": digest(json.dumps(whose))}

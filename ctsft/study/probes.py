@@ -4,6 +4,7 @@ those to the last two after every epoch."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import torch
 from torch.linalg import vector_norm as norm
@@ -34,6 +35,14 @@ class NamedTests:
             folder = self.bench.config.data_folder
             self.related[test] = get_task(name, folder).load(language, "test", folder)
         return self.related[test]
+
+    def hashes(self, tests: Iterable[str]) -> dict[str, dict[str, str]]:
+        """By task, what the rows of these tests were read from, as `StudyData.data_sha256` has it."""
+        found: dict[str, dict[str, str]] = {}
+        for test in tests:
+            task, _, language = test.partition("/")
+            found.setdefault(task, {})[f"{language}/test"] = self.rows(test).sha256[:16]
+        return found
 
     def answers(self, test: str) -> str:
         """The model's answers now, as digits."""

@@ -16,7 +16,7 @@ from ctsft.errors import UserError, ending_in_a_line, nobody_reads, tell_in_a_li
 from ctsft.models.load import device_of
 from ctsft.report.printed import transfer
 from ctsft.report.rows import Results
-from ctsft.study.beside import write_settings
+from ctsft.study.beside import keep_hashes, refuse_other_data, write_settings
 from ctsft.study.config import StudyConfig
 from ctsft.study.estimate import estimate
 from ctsft.study.executors import EXECUTORS, job_of
@@ -96,6 +96,9 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     for finding in bench.findings:
         print(f"check: {finding}")
     tests = NamedTests(bench)
+    others = tests.hashes((*config.probes, *config.bystanders))
+    for task, hashes in others.items():
+        refuse_other_data(config.folder, task, hashes)
     job = job_of(bench, tests)
     keys = job.keys
     mine = set(config.part(list(keys)))
@@ -119,6 +122,8 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
         *config.bystanders,
     )
     keep_data(bench, {test: tests.rows(test) for test in names})
+    for task, hashes in others.items():
+        keep_hashes(config.folder, task, hashes)
     about = {
         "effective_device": str(bench.device),
         "threads": torch.get_num_threads(),
