@@ -232,6 +232,13 @@ def test_what_is_measured_is_not_measured_again(config, measured, monkeypatch):
     assert [path.read_bytes() for path in sorted((measured / "costs").glob("*.*"))] == before
 
 
+def test_cells_that_were_measured_elsewhere_are_told(config, measured, monkeypatch, capsys):
+    for threads, told in ((torch.get_num_threads(), False), (97, True)):
+        monkeypatch.setattr("ctsft.costs.run.torch.get_num_threads", lambda threads=threads: threads)
+        assert run_costs(replace(config, dry_run=True), costs) == 0
+        assert ("6 cells were measured on another device or with other threads" in capsys.readouterr().out) is told
+
+
 def test_a_damaged_line_is_mended_and_a_cell_that_does_not_fit_fails_alone(config, measured, tmp_path, monkeypatch):
     again = replace(config, output=tmp_path, arithmetic_rows=0)
     shutil.copytree(measured, again.folder)

@@ -78,9 +78,16 @@ def run_costs(config: CostConfig, table: Printed) -> int:
     mend_table(path, COST_COLUMNS)
     mend_table(config.table(f"{config.experiment}.arithmetic"), ARITHMETIC_COLUMNS)
     keys = {cell: cell.key(cell_fingerprint(config, cell, bench.loaded.weights)) for cell in cells(config)}
-    known = {row["cell"] for row in read_rows(path, COST_COLUMNS)}
+    known = {row["cell"]: row for row in read_rows(path, COST_COLUMNS)}
     left = [cell for cell, key in keys.items() if key not in known and cell.arm != "zero_shot"]
     print(f"{len(keys)} cells, {len(left)} to measure on {bench.device} in {config.dtype}")
+    here = (bench.device.type, str(torch.get_num_threads()))
+    known_here = [known[key] for key in keys.values() if key in known]
+    if elsewhere := [row for row in known_here if (row["device"].partition(":")[0], row["threads"]) != here]:
+        print(
+            f"note: {len(elsewhere)} cells were measured on another device or with other threads, and are not measured "
+            "again: give another --output to compare all of them on this one"
+        )
     if config.dry_run:
         return 0
     keep_data(bench, {f"{config.task}/{config.source}": bench.split(config.source, "test")})
