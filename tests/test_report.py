@@ -375,6 +375,16 @@ def test_circuits_filled_by_index_decide_no_claim(demo):
     assert dapt[0] == dapt[1]
 
 
+def test_a_second_start_has_lines_for_the_targets_that_were_tuned_from_it(sentiment):
+    weak = pick(sentiment.rows, target="d30", arm="circuit")
+    weak = weak.assign(n_source=50, theta1="weak", cell=weak["cell"] + "-weak")
+    both = replace(sentiment, rows=pd.concat([sentiment.rows, weak], ignore_index=True))
+    cells = transfer_cells(both)
+    assert set(cells.loc[cells["source rows"] == 50, "target"]) == {"d30"}
+    assert cells[cells["source rows"] != 50].reset_index(drop=True).equals(transfer_cells(sentiment))
+    assert set(cells.loc[cells["arm"] == "ct_sft", "rates"]) == {"2 × 3", "–"}
+
+
 def test_a_weak_start_of_either_script_decides_c4(demo):
     """Script 02's where it has one, else script 01's."""
     rows = demo.rows[demo.rows["task"] == "demo"]

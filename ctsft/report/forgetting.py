@@ -22,7 +22,11 @@ BEFORE = ("answers_before", "gold")
 
 
 def forgetting_cells(results: Results) -> pd.DataFrame:
-    """One line per target, n, arm and depth: gain on the target, loss on the source, retention; against `full`."""
+    """One line per target, n, arm and depth: gain on the target, loss on the source, retention; against `full`.
+
+    From the most source rows.
+    """
+    results = results.from_most_source_rows()
     tried = at_papers_share(results.rows)
     rows = at_validated_rate(tried)
     seeds = rows["seed"].nunique()
@@ -194,6 +198,7 @@ def _strayed_told(results: Results) -> str:
 
 def forgetting_tables(results: Results) -> list[Table]:
     """The tables of script 04; where it has not run, of the rows of 01 and of the answers of 06."""
+    results = results.from_most_source_rows()
     shown = _own(results, results.rows)
     related = with_related(results)
     tables = []

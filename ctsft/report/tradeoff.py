@@ -54,10 +54,10 @@ def settings(rows: pd.DataFrame) -> pd.DataFrame:
 def tradeoff_cells(results: Results) -> pd.DataFrame:
     """One line per target, n and depth at the paper's share of heads, on the seeds that circuit and near_zero share.
 
-    Both arms of a difference have the same rates to choose from; what is told of circuit and near_zero alone, and who
-    chooses between them, has those of these two.
+    From the most source rows. Both arms of a difference have the same rates to choose from; what is told of circuit and
+    near_zero alone, and who chooses between them, has those of these two.
     """
-    rows = results.rows
+    rows = results.from_most_source_rows().rows
     table, p_values = [], []
     for setting in settings(pick(rows, share=PAPERS_SHARE)).to_dict("records"):
         arms, zero = _arms_of(rows, setting)
@@ -169,6 +169,7 @@ def correlation_text(results: Results) -> str:
 
 def tradeoff_tables(results: Results) -> list[Table]:
     """The table of script 03, and its sweep over the share of heads; none where none of its arms was run."""
+    results = results.from_most_source_rows()
     rows = results.rows[results.rows["arm"].isin(["zero_shot", *PAIR, *CONTROLS])]
     if rows.empty:
         return []

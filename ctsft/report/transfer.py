@@ -32,11 +32,14 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
     sizes = sorted(set(rows["n_target"]))
     targets = list(dict.fromkeys(rows["target"]))
     starts = sorted(set(rows["n_source"]) - {0}) or [0]  # without any, every arm here starts from no source rows
+    begun = set(rows[["n_source", "target"]].itertuples(index=False, name=None))
     for n_source, target, n_target, (arm, depth) in product(starts, targets, sizes, arms):
         started = arm not in ARMS or ARMS[arm].start == "theta1"
         once = started or n_source == starts[-1]  # it has no start, so one line stands for all
         asked = (target, n_target) not in without or (arm in ARMS and ARMS[arm].classifier is not None)
-        if (arm == "zero_shot") == (n_target == 0) and once and asked:
+        # Of several starts, those that this target was ever tuned from.
+        here = not started or len(starts) == 1 or (n_source, target) in begun
+        if (arm == "zero_shot") == (n_target == 0) and once and asked and here:
             yield {
                 "n_source": n_source if started else 0,
                 "target": target,
@@ -54,7 +57,8 @@ def transfer_cells(results: Results) -> pd.DataFrame:
     table = []
     for line in lines_of(rows):
         here = pick(rows, **line)
-        asked, two = (line | {"arm": "circuit"}, "2 × ") if line["arm"] == "ct_sft" else (line, "")
+        asked = line | {"arm": "circuit" if line["arm"] == "ct_sft" else line["arm"]}
+        rates = _rates_had(pick(tried, **asked), set(here["seed"]))
         table.append(
             {
                 "target": line["target"],
@@ -67,7 +71,7 @@ def transfer_cells(results: Results) -> pd.DataFrame:
                 "source before": fraction(here["source_accuracy_before"].mean() if line["n_source"] else None),
                 "source after": interval(accuracy(by_a_model(here), SOURCE)),
                 "weights moved": f"{here['trainable_share'].mean():.2%}" if len(here) else GAP,
-                "rates": two + _rates_had(pick(tried, **asked), set(here["seed"])),
+                "rates": f"2 × {rates}" if line["arm"] == "ct_sft" and rates != GAP else rates,
                 "seeds": f"{here['seed'].nunique()}/{seeds}",
             }
         )

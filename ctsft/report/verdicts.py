@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ctsft.report.baseline_claims import BASELINE_CLAIMS, judge_baselines
 from ctsft.report.claims import CLAIMS, judge
-from ctsft.report.judging import Judgement
+from ctsft.report.judging import BY_INDEX, Judgement
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.rows import Results
 
@@ -51,12 +51,15 @@ def differing(first: Judgement, others: Iterable[tuple[str, Judgement]]) -> list
 
 
 def first_told(group: Sequence[Results]) -> list[Told]:
-    """Every claim by the first of these folders, all `akin`, that has run it; else *not run*, by the first of all."""
+    """Every claim by the first of these folders, all `akin`, that has run it; else *not run*, by the first of all.
+
+    Rows that cannot decide, whose heads ties chose by index, tell it only where no folder has others.
+    """
     told = []
     for claim in ALL_CLAIMS:
         own = [(results, j) for results in group for j in judge_all(results) if j.claim == claim]
         if own:
-            results, first = next((pair for pair in own if pair[1].verdict != "not run"), own[0])
+            results, first = min(own, key=lambda pair: (pair[1].verdict == "not run", BY_INDEX in pair[1].number))
             told.append(Told(first, results, tuple(_elsewhere(first, results, group))))
     return told
 
