@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ctsft.report.baseline_claims import BASELINE_CLAIMS
+from ctsft.report.claims import WEAKER
 from ctsft.report.judging import MARGIN, Judgement
 from ctsft.report.otherwise import judge_otherwise
 from ctsft.report.render import GAP, markdown
@@ -71,8 +72,9 @@ def claims_page(folders: Iterable[Results]) -> str:
         "either side.\n\n"
         "C1 is judged at depth 2 (three times 2 % of the heads) and also asks for under 1 % of the weights. A small "
         "model's circuit of that depth has more, so C1 is undecided at best. C4 has two thresholds: supported if the "
-        f"whole loss lies above 0, contradicted if it lies below {MARGIN}. C7 needs every related test kept. C6 is "
-        "supported where the circuit keeps more than half of the margin and beats 95 % of the random sets, and "
+        f"whole loss lies above 0, contradicted if it lies below {MARGIN}; the weak start must be {WEAKER} below the "
+        "other on the source (decided when some of its NusaX rows had been seen). C7 needs every related test kept. C6 "
+        "is supported where the circuit keeps more than half of the margin and beats 95 % of the random sets, and "
         "contradicted where it keeps less than half, or beats fewer than half of the sets. Accuracy decides; macro-F1 "
         "is given too, because an arm that gives up a rare label loses little accuracy. *At one rate* means that each "
         "arm keeps one rate for all targets and seeds, the one with the best mean validation accuracy.\n\n"
