@@ -180,7 +180,8 @@ def test_the_commands_tell_what_is_odd_before_they_train(tmp_path, capsys, monke
     for language, size in (("d10", 3), ("d90", 2)):
         path = data / "topics" / language / "test.jsonl"
         write_jsonl(path, [*sentences(language, "test", 100), *sentences(language, "train", size)])
-    Relevance(np.ones((4, 8)), {}, {"source": "d10", "task": "topics"}).save(tmp_path / "scores")
+    for name, task in (("scores", {"name": "topics"}), ("of_a_study", "topics")):
+        Relevance(np.ones((4, 8)), {}, {"source": "d10", "task": task}).save(tmp_path / name)
     own = ["--task", "topics", "--data-dir", data, "--label-words", *label_words()]
 
     # Stopped where the model would be loaded.
@@ -194,7 +195,8 @@ def test_the_commands_tell_what_is_odd_before_they_train(tmp_path, capsys, monke
     tune = ["tune", "--model", "demo", *own, "--output", tmp_path / "new"]
     assert told(*tune, "--language", "d10", "--role", "source", "--arm", "full") == ["d10"]
     assert told(*tune, "--language", "d90", "--arm", "norm_only") == ["d90"]
-    assert told(*tune, "--language", "d90", "--scores", tmp_path / "scores") == ["d10", "d90"]
+    for scores in ("scores", "of_a_study"):
+        assert told(*tune, "--language", "d90", "--scores", tmp_path / scores) == ["d10", "d90"]
     assert told("discover", "--model", "demo", *own, "--source", "d10", "--output", tmp_path / "s") == ["d10"]
     assert told("advise", "--model", "demo", *own, "--source", "d10", "--target", "d90") == ["d10", "d90"]
     assert ctsft.check(ctsft.load_task("demo"), "d00", ["d50"]) == []

@@ -294,7 +294,9 @@ def test_training_without_memory_names_what_every_caller_can_do():
         raise MemoryError
 
     gradients = Gradients(loaded.model, [], random_rows(), LABEL_TOKENS, loaded.layout, NO_AUTOCAST, 1, too_large)
-    with pytest.raises(CellFailed, match=r"one row at a time; shorter prompts or gradient checkpointing take less$"):
+    with pytest.raises(
+        CellFailed, match=r"one row at a time; shorter prompts, or --checkpointing in a study, take less$"
+    ):
         gradients.of(range(4))
 
 

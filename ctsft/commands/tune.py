@@ -116,7 +116,9 @@ class Tune:
 
     def _tell_checks(self, task: Task, scores: Relevance | None) -> None:
         """Of both languages, where the scores say which the source was."""
-        source = scores.about.get("source") if scores and told_form(scores.about).get("name") == task.name else None
+        about = scores.about if scores else {}
+        name = told_form(about).get("name", about.get("task"))  # scores of a study have the task's name alone
+        source = about.get("source") if name == task.name else None
         if self.role == "target" and source in task.languages and source != self.language:
             tell_checks(task, source, [self.language])
         else:
