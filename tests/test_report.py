@@ -730,7 +730,7 @@ def test_seeds_of_unequal_rates_are_marked_and_have_no_ct_sft(sentiment):
         cells = pick(transfer_cells(study), n=100, depth=2).set_index("arm")
         assert cells.loc["circuit", "rates"] == rates
         assert cells.loc["circuit", "seeds"] == "2/2"
-        assert (cells.loc["ct_sft", "rates"], cells.loc["ct_sft", "seeds"]) == ("3", seeds)
+        assert (cells.loc["ct_sft", "rates"], cells.loc["ct_sft", "seeds"]) == ("2 × 3", seeds)
         assert ("not all seeds had the same rates" in transfer_table(study).caption) is ("*" in rates)
 
 
