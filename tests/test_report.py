@@ -992,27 +992,6 @@ def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo)
     assert "Only 2 seeds (31, 777), where the paper has 4" in page
 
 
-def test_the_committed_tables_are_what_the_rows_give(tmp_path):
-    [names] = re.findall(r"^RESULTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    folders = [str(ROOT / name) for name in names.split()]
-    assert set(folders) == {str(path.parent) for path in (ROOT / "results").glob("*/gold.json")}
-    command = [
-        sys.executable,
-        "-m",
-        "ctsft.report",
-        *folders,
-        "--tables",
-        str(tmp_path),
-        "--figures",
-        str(tmp_path / "f"),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    made = {path.name: path.read_text() for path in tmp_path.glob("*.*")}
-    kept = {path.name: path.read_text() for path in (ROOT / "paper_tables").glob("*.*")}
-    assert made == kept
-    assert {p.name for p in (tmp_path / "f").iterdir()} == {p.name for p in (ROOT / "figures").iterdir()}
-
-
 def test_captions_are_escaped_for_latex():
     cells = pd.DataFrame([{"a_b": "1 %", "c": "–"}])
     made = Table("name", "5 % & more", "`lr_1` ~ 5e-5 #2 {x} ^ \\ p < 0.001", cells).latex()
