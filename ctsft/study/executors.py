@@ -20,18 +20,18 @@ from tqdm import tqdm
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
 from ctsft.storage import locked
+from ctsft.study.beside import refuse_other_settings
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.failing import known_failure, note_failure
-from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages, told
+from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
 from ctsft.study.measure_files import related_by_cell
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests
-from ctsft.study.record import PROBE_COLUMNS, PROBES, append_rows, digits_of, read_cells, read_rows
+from ctsft.study.record import PROBE_COLUMNS, PROBES, append_rows, read_cells, read_rows
 from ctsft.study.stopping import finishing
 from ctsft.study.workbench import Workbench
-from ctsft.tuning.arms import get_arm
 
 
 class Settled(NamedTuple):
@@ -83,22 +83,8 @@ def job_of(bench: Workbench, tests: NamedTests) -> Job:
     """
     config, weights = bench.config, bench.loaded.weights
     keys = {cell: cell.key(cell_fingerprint(config, cell, weights)) for cell in cells(config)}
-    _refuse_other_settings(config, keys)
+    refuse_other_settings(config, keys)
     return Job(bench, tests, keys)
-
-
-def _refuse_other_settings(config: StudyConfig, keys: dict[Cell, str]) -> None:
-    known = digits_of((key, row) for key, row in read_cells(config.folder).items() if row["theta1"])
-    started = [(key, cell) for cell, key in keys.items() if get_arm(cell.arm).start == "theta1"]
-    mine = digits_of((key, told(config, cell) | {"seed": cell.seed}) for key, cell in started)
-    for spelt, found in mine.items():
-        if spelt in known and not found.keys() <= known[spelt].keys():
-            there, here = next(iter(known[spelt].values())), next(iter(found.values()))
-            raise UserError(
-                f"{config.folder} has rows that were made with other settings (epochs, batch size, prompt, label "
-                f"words, rows to score on, ...): {there} there, {here} here. No table could tell them apart: give "
-                "another --output."
-            )
 
 
 def settle(job: Job, cell: Cell, wait: bool = False) -> Settled | None:

@@ -38,6 +38,7 @@ from ctsft.study.record import (
     digits_of,
     read_cells,
     read_rows,
+    told_apart_by_nothing,
 )
 
 Row = dict[str, str]
@@ -173,14 +174,12 @@ def _refuse_others(ours: Folder, theirs: Folder) -> None:
         raise UserError(f"the rows in {ours.path} and {theirs.path} are of several models: {told}. Keep them apart.")
     for task, hashes in theirs.hashes.items():
         refuse_other_data(ours.path, task, hashes)
-    known, starts = ours.digits, ours.starts
-    for spelt, found in theirs.digits.items():
-        if spelt in known and not found.keys() <= known[spelt].keys():
-            cells = f"{next(iter(known[spelt].values()))} and {next(iter(found.values()))}"
-            raise UserError(
-                f"rows in {theirs.path} were made with other settings (epochs, batch size, prompt, label words, rows "
-                f"to score on, ...) than those in {ours.path}: {cells}. A table would mix them: keep them apart."
-            )
+    if mixed := told_apart_by_nothing(ours.digits, theirs.digits):
+        raise UserError(
+            f"rows in {theirs.path} were made with other settings (epochs, batch size, prompt, label words, rows to "
+            f"score on, ...) than those in {ours.path}: {' and '.join(mixed)}. A table would mix them: keep them apart."
+        )
+    starts = ours.starts
     for start, weights in theirs.starts.items():
         if start in starts and not weights <= starts[start]:
             raise UserError(

@@ -232,3 +232,13 @@ def digits_of(cells: Iterable[tuple[str, Mapping[str, object]]]) -> dict[tuple[s
         told = ("" if row[name] is None else str(row[name]) for name in TOLD)
         found[spelt.removesuffix(f"-s{row['seed']}"), *told][digits] = key
     return found
+
+
+def told_apart_by_nothing(
+    known: Mapping[tuple[str, ...], Mapping[str, str]], new: Mapping[tuple[str, ...], Mapping[str, str]]
+) -> tuple[str, str] | None:
+    """Of `digits_of` two groups of cells, a key of each that only digits tell apart; None without one."""
+    for spelt, found in new.items():
+        if spelt in known and not found.keys() <= known[spelt].keys():
+            return next(iter(known[spelt].values())), next(iter(found.values()))
+    return None
