@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 from ctsft.answers import EVAL_BATCH, answer, encode_rows, evaluate
 from ctsft.calibration import fit_temperature
@@ -28,13 +27,12 @@ from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens
 from ctsft.tasks.registry import get_task
-from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Example, Task, check_aligned, draw, pools
+from ctsft.tasks.role import Role, drawn_rows, training_rows
+from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Task, check_aligned
 from ctsft.tuning.arms import check_control, moving_slices, plain_arm, trainable
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.loop import Gradients, Recipe, train
 from ctsft.tuning.slices import put_back
-
-Role = Literal["source", "target"]
 
 
 def load_task(name: str, data_dir: str | Path | None = None, label_words: Sequence[str] = ()) -> Task:
@@ -71,24 +69,6 @@ def check(task: Task, source: str, targets: Sequence[str] = ()) -> list[str]:
         check_aligned(task.load(source, split), task.load(other, split))
     rows = {pair: task.load(*pair).examples for pair in product((source, *targets), SPLITS)}
     return findings(task, source, targets, rows)
-
-
-def training_rows(task: Task, language: str, role: Role, at_least: int = 0) -> list[Example]:
-    """The rows that a language may be trained on in its role.
-
-    In a parallel task a source language has pool A and a target language pool B, so that no target row translates a
-    source row; otherwise both have all training rows. A source that needs `at_least` more than its pool takes the
-    task's further source rows, where it has some. Raises UserError where your own parallel task is none, row by row:
-    every language is compared with the task's first.
-    """
-    refuse_other("role", role, Role)
-    rows = task.load(language, "train")
-    if task.parallel and not task.published:
-        check_aligned(rows, task.load(task.languages[0], "train"))
-    pool_a, pools_b = pools(task, rows, {language: rows})
-    if role == "source" and at_least > len(pool_a) and task.more_source_rows is not None:
-        return list(task.more_source_rows(language, None).examples)
-    return rows.by_id(pool_a if role == "source" else pools_b[language])
 
 
 def discover(
@@ -240,12 +220,6 @@ def tune(
         }
         found = _validated(loaded, task, language, max_tokens)
         return HeadDelta.of(model, moving, base, {**settings, **found, "created": now()})
-
-
-def drawn_rows(examples: Sequence[Example], n: int | None, seed: int = SEED) -> list[Example]:
-    """`n` of the rows (all, without a number) in the order of `seed`."""
-    by_id = {example.id: example for example in examples}
-    return [by_id[i] for i in draw(list(by_id), len(by_id) if n is None else n, seed)]
 
 
 def _validated(loaded: Loaded, task: Task, language: str, max_tokens: int) -> dict[str, object]:

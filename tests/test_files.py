@@ -22,7 +22,6 @@ import ctsft
 from ctsft import cli
 from ctsft.errors import UserError
 from ctsft.evaluation import scores
-from ctsft.library import training_rows
 from ctsft.report import compare
 from ctsft.report.rows import Results
 from ctsft.storage import digest
@@ -36,6 +35,7 @@ from ctsft.tasks.demo.languages import word
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.prompts import Layout, answers, encode
 from ctsft.tasks.registry import TASKS, get_task
+from ctsft.tasks.role import training_rows
 from ctsft.tasks.task import SPLITS, Example, Rows, digits, from_digits
 
 ROOT = Path(__file__).parents[1]

@@ -100,9 +100,9 @@ class Tune:
             print(f"delta of {delta.size:,} weights for {delta.base}: {self.output}")
 
     def _tell_cut_texts(self, task: Task, loaded: Loaded, longest: int) -> None:
-        from ctsft.library import training_rows
         from ctsft.tasks.checks import cut_texts
         from ctsft.tasks.prompts import cut_rows
+        from ctsft.tasks.role import training_rows
 
         rows = training_rows(task, self.language, self.role)
         cut = cut_rows(loaded.tokenizer, task, rows, longest, loaded.layout)
