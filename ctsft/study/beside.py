@@ -9,11 +9,8 @@ from pathlib import Path
 from ctsft.errors import UserError
 from ctsft.provenance import now
 from ctsft.storage import Damaged, digest, locked, read_json, read_or_aside, read_sealed, write_json, write_sealed
-from ctsft.study.config import StudyConfig
-from ctsft.study.grid import Cell, told
-from ctsft.study.record import SET_COLUMNS, SETS, digits_of, read_cells, read_rows, told_apart_by_nothing
+from ctsft.study.record import SET_COLUMNS, SETS, read_cells, read_rows
 from ctsft.tasks.task import Rows, digits, from_digits
-from ctsft.tuning.arms import get_arm
 
 # What rows were made from: sha256 by task, then by language/split.
 DATA = "data.json"
@@ -104,19 +101,6 @@ def refuse_other_data(folder: Path, task: str, hashes: dict[str, str]) -> None:
                 f"another way (see {DATA} there). Rows of both would be mixed: give another --output, or move that "
                 "folder away."
             )
-
-
-def refuse_other_settings(config: StudyConfig, keys: Mapping[Cell, str]) -> None:
-    """Stop where the folder has rows of these cells by settings that no column shows; arms without theta1 have none."""
-    known = digits_of((key, row) for key, row in read_cells(config.folder).items() if row["theta1"])
-    started = [(key, cell) for cell, key in keys.items() if get_arm(cell.arm).start == "theta1"]
-    mine = digits_of((key, told(config, cell) | {"seed": cell.seed}) for key, cell in started)
-    if mixed := told_apart_by_nothing(known, mine):
-        raise UserError(
-            f"{config.folder} has rows that were made with other settings (epochs, batch size, prompt, label words, "
-            f"rows to score on, ...): {mixed[0]} there, {mixed[1]} here. No table could tell them apart: give another "
-            "--output."
-        )
 
 
 def keep_hashes(folder: Path, task: str, hashes: dict[str, str]) -> None:

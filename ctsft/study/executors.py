@@ -20,12 +20,11 @@ from tqdm import tqdm
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import failing_without_memory
 from ctsft.storage import locked
-from ctsft.study.beside import refuse_other_settings
 from ctsft.study.cell import run_cell
 from ctsft.study.circuit_stage import relevance_of
 from ctsft.study.config import StudyConfig
 from ctsft.study.failing import known_failure, note_failure
-from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, stages
+from ctsft.study.grid import Cell, Scores, Theta1, cell_fingerprint, cells, refuse_other_settings, stages
 from ctsft.study.measure_files import related_by_cell
 from ctsft.study.preferred import preferred
 from ctsft.study.probes import NamedTests

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
 from ctsft.discovery.circuits import PAPERS_SHARE
 from ctsft.discovery.relevance import Relevance
+from ctsft.errors import UserError
 from ctsft.study.config import StudyConfig
+from ctsft.study.record import digits_of, read_cells, told_apart_by_nothing
 from ctsft.tuning.arms import get_arm
 
 # All that `relevance_settings` may name.
@@ -112,6 +114,19 @@ def told(config: StudyConfig, cell: Cell) -> dict[str, object]:
         "kv_policy": config.kv_policy if arm.needs_heads else None,
         "dtype": config.dtype,
     }
+
+
+def refuse_other_settings(config: StudyConfig, keys: Mapping[Cell, str]) -> None:
+    """Stop where the folder has rows of these cells by settings that no column shows; arms without theta1 have none."""
+    known = digits_of((key, row) for key, row in read_cells(config.folder).items() if row["theta1"])
+    started = [(key, cell) for cell, key in keys.items() if get_arm(cell.arm).start == "theta1"]
+    mine = digits_of((key, told(config, cell) | {"seed": cell.seed}) for key, cell in started)
+    if mixed := told_apart_by_nothing(known, mine):
+        raise UserError(
+            f"{config.folder} has rows that were made with other settings (epochs, batch size, prompt, label words, "
+            f"rows to score on, ...): {mixed[0]} there, {mixed[1]} here. No table could tell them apart: give another "
+            "--output."
+        )
 
 
 def cells(config: StudyConfig) -> list[Cell]:
