@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,10 +85,13 @@ def evaluate(
 ) -> Evaluation:
     """Answer every row of a split with the model as it is now; use `with delta.on(model.model):` around it.
 
-    Raises UserError for a split that the task lacks, CellFailed where a logit is not finite.
+    Raises UserError for a split that the task lacks and a temperature that is no finite number above zero, CellFailed
+    where a logit is not finite.
     """
     if split not in SPLITS:
         raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
+    if not 0 < temperature < math.inf:  # so that NaN is refused too
+        raise UserError(f"temperature is {temperature}; it must be a finite number above zero.")
     rows = task.load(language, split).examples
     return Evaluation(
         answer(loaded, task, rows, max_tokens), np.array([example.label for example in rows]), temperature

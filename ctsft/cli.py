@@ -15,7 +15,7 @@ from ctsft.commands.merge import Merge
 from ctsft.commands.predict import Predict
 from ctsft.commands.show import Show
 from ctsft.commands.tune import Tune
-from ctsft.errors import ending_in_a_line, nobody_reads
+from ctsft.errors import UserError, ending_in_a_line, first_line, nobody_reads
 
 ABOUT = """Tune only the attention heads that carry a task, for a language of your own.
 
@@ -63,3 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         if not nobody_reads():
             raise
+    except (RuntimeError, MemoryError) as error:
+        from ctsft.memory import is_out_of_memory  # loads torch, which most commands have by then
+
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory ({first_line(error)}). Close what else runs, or take a smaller model or --micro-batch."
+        ) from error

@@ -21,12 +21,23 @@ def refuse_other(name: str, value: str, valid: object) -> None:
         raise UserError(f"{name} is '{value}'. Valid: {', '.join(get_args(valid))}.")
 
 
+def refuse_negative_seed(seed: int) -> None:
+    """UserError for a seed that no generator takes."""
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must not be negative.")
+
+
 def tell_in_a_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """An `excepthook`: of a UserError that nobody caught, its message and status 2 instead of a stack trace."""
     if not issubclass(kind, UserError):
         return sys.__excepthook__(kind, error, trace)
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind, where it says nothing."""
+    return next(iter(str(error).splitlines()), f"{type(error).__name__}.")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,4 +88,6 @@ class LabelScores(evaluate.Metric):
 
 def scores(predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """{"accuracy", "macro_f1"}, both fractions."""
-    return LabelScores(keep_in_memory=True).compute(predictions=list(predictions), references=list(references))
+    # A metric makes a folder for itself, even one that it keeps nothing in; a home directory may not be writable.
+    metric = LabelScores(keep_in_memory=True, cache_dir=tempfile.gettempdir())
+    return metric.compute(predictions=list(predictions), references=list(references))

@@ -11,7 +11,7 @@ from ctsft.answers import EVAL_BATCH, answer, encode_rows
 from ctsft.discovery.faithfulness import heads_at_mean, margins, marked, same_layers
 from ctsft.discovery.mean import label_balanced_mean
 from ctsft.discovery.relevance import Relevance
-from ctsft.errors import UserError
+from ctsft.errors import UserError, refuse_negative_seed
 from ctsft.heads import Head
 from ctsft.models.load import Loaded
 from ctsft.stats import Interval, kept_share
@@ -64,8 +64,7 @@ def faithfulness(
         raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
     if draws < 1:
         raise UserError(f"draws is {draws}; it must be at least 1, or there is no chance to compare with.")
-    if seed < 0:
-        raise UserError(f"the seed is {seed}; it must not be negative.")
+    refuse_negative_seed(seed)
     if other := other_prompt(task, relevance.about):
         raise UserError(f"the scores were made with another prompt: here {other}.")
     max_tokens = max_tokens or int(relevance.about.get("max_tokens", MAX_TOKENS))

@@ -19,7 +19,7 @@ class Head(NamedTuple):
     """A query head. Its activation z is its slice of the *input* of the attention output projection."""
 
     layer: int
-    index: int
+    index: int  # type: ignore[assignment]  # the field's name for it, though tuples have a method of that name
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.index}"

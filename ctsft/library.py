@@ -18,7 +18,7 @@ from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, SELECTIONS, che
 from ctsft.discovery.find import score_to_depth, scoring_rows
 from ctsft.discovery.relevance import SCORE_ROWS, Relevance
 from ctsft.discovery.scorers import get_scorer
-from ctsft.errors import UserError, refuse_other
+from ctsft.errors import UserError, refuse_negative_seed, refuse_other
 from ctsft.heads import Head, KVPolicy
 from ctsft.models.load import Loaded, weight_hash
 from ctsft.models.precision import Asked, autocast, note_on, resolved
@@ -26,7 +26,7 @@ from ctsft.provenance import now
 from ctsft.tasks.checks import findings
 from ctsft.tasks.form import form_of
 from ctsft.tasks.prompts import label_tokens
-from ctsft.tasks.registry import get_task
+from ctsft.tasks.registry import data_folder, get_task
 from ctsft.tasks.role import Role, drawn_rows, training_rows
 from ctsft.tasks.task import MAX_TOKENS, SEED, SPLITS, Task, check_aligned
 from ctsft.tuning.arms import check_control, moving_slices, plain_arm, trainable
@@ -36,12 +36,13 @@ from ctsft.tuning.slices import put_back
 
 
 def load_task(name: str, data_dir: str | Path | None = None, label_words: Sequence[str] = ()) -> Task:
-    """A task by name (nusax, xnli, smsa, demo, demo_entailment), or your own files in the folder DATA_DIR/<name>.
+    """A task by name (nusax, xnli, smsa, demo, demo_entailment), or your own files in the folder `data_dir`/<name>.
 
-    `label_words` replaces the task's own, one per label. The result reads its rows from `data_dir` from then on. Raises
+    `label_words` replaces the task's own, one per label. The result reads its rows from `data_dir` (else
+    CTSFT_DATA_DIR; else published data are downloaded) from then on. Raises
     UserError for an unknown name, files that cannot be read, and another number of words.
     """
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = data_folder(data_dir)
     task = get_task(name, folder)
     if label_words and len(label_words) != len(task.labels):
         raise UserError(f"label_words needs one word for each of: {', '.join(task.labels)}.")
@@ -150,6 +151,7 @@ def choose(
     if arm not in SELECTIONS:
         raise UserError(f"no heads are chosen for an arm '{arm}'. Valid: {', '.join(SELECTIONS)}.")
     check_size(loaded.anatomy.n_heads, depth, share)
+    refuse_negative_seed(seed)
     per_group = loaded.anatomy.heads // loaded.anatomy.kv_heads
     try:
         return select(arm, relevance, depth, share, per_group, seed)

@@ -28,7 +28,7 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    names = ("torch", "transformers", "tokenizers", "datasets", "numpy")
+    names = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scikit-learn", "peft")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from ctsft.errors import UserError
 
@@ -164,6 +164,18 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+def _flock(file: TextIO, wait: bool, waiting: str) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            return False
+        if waiting:
+            print(waiting, file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return True
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool]:
     """Hold an exclusive lock named after `path`; the system drops it when the process ends, however it ends.
@@ -179,12 +191,10 @@ def locked(path: Path, wait: bool = True, waiting: str = "") -> Iterator[bool]:
         raise _refused(path, error) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except BlockingIOError:
-            held = wait
-            if wait:
-                if waiting:
-                    print(waiting, file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            held = _flock(file, wait, waiting)
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} gives no file locks ({error.strerror}), without which processes would write over one "
+                "another. Give an --output on a disk that has them (a network disk may need its lock service)."
+            ) from error
         yield held

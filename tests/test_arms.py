@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 from conftest import CONFIGS, LABEL_TOKENS, mask_of, random_rows, state, there, tiny
@@ -32,6 +33,7 @@ from ctsft.tuning.extra_rows import Lexicon, Material, Replay, synonyms
 from ctsft.tuning.gradients import EWC, L2SP, Job, _pull
 from ctsft.tuning.loop import Gradients, Recipe, text_loss, token_losses, train
 from ctsft.tuning.ngrams import NGrams
+from ctsft.tuning.slices import read_slices, write_slices
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DEMO = runpy.run_path(str(EXPERIMENTS / "01_nusax_transfer.py"))["PRESETS"]["demo"]
@@ -226,6 +228,39 @@ def test_looking_at_adapters_between_epochs_changes_no_bit():
         with held.shown():
             assert weight_hash(loaded.model) != before
         assert weight_hash(loaded.model) == before
+
+
+def test_a_merge_leaves_the_bits_of_zeros_outside_the_slices():
+    loaded = tiny("llama-2kv")
+    weight = loaded.model.get_parameter("model.layers.0.self_attn.q_proj.weight")
+    weight.data[24:] = -0.0  # of the last head, which is not among the adapted ones
+    arm = get_arm("lora_heads")
+    moving = moving_slices(loaded.model, loaded.anatomy, arm, [Head(0, 0)], "shared")
+    before = weight_hash(loaded.model)
+    kept = read_slices(loaded.model, moving)
+    with trainable(loaded.model, loaded.anatomy, arm, [Head(0, 0)], "shared") as (parameters, _):
+        loaded.model(input_ids=torch.tensor([[9, 10, 11, 12]])).logits.square().sum().backward()
+        for parameter in parameters:
+            parameter.data.sub_(parameter.grad)
+    assert weight_hash(loaded.model) != before
+    write_slices(loaded.model, kept)
+    assert weight_hash(loaded.model) == before
+
+
+def test_memory_that_runs_out_while_adapters_are_put_in_leaves_the_model_as_it_was(monkeypatch):
+    loaded = tiny("llama-2kv")
+    before = state(loaded.model)
+    inject = peft.inject_adapter_in_model
+
+    def runs_out(config, model):
+        inject(replace(config, target_modules=sorted(config.target_modules)[:1]), model)
+        raise MemoryError
+
+    monkeypatch.setattr(peft, "inject_adapter_in_model", runs_out)
+    with pytest.raises(MemoryError), trainable(loaded.model, loaded.anatomy, get_arm("lora"), [], "shared"):
+        pass
+    assert state(loaded.model).keys() == before.keys()
+    assert not hasattr(loaded.model, "peft_config")
 
 
 def test_the_rank_is_counted_by_hand():

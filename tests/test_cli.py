@@ -542,6 +542,28 @@ def test_mistakes_end_with_one_sentence(work, tmp_path, capsys, arguments, messa
     assert message in err
 
 
+def test_memory_that_runs_out_ends_with_one_sentence(tmp_path, capsys, monkeypatch):
+    def too_large(*arguments, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")
+
+    monkeypatch.setattr(ctsft, "load_model", too_large)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--model", "demo", "--task", "demo", "--language", "d50"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)")
+    assert err.count("\n") == 1
+
+
+def test_the_working_folder_is_no_output_and_that_shows_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ctsft, "load_model", lambda *a, **k: pytest.fail("loaded"))
+    command = "tune --model demo --task demo --language d00 --role source --arm full --output .".split()
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "name a new folder in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

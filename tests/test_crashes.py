@@ -179,6 +179,15 @@ def test_leftovers_that_cannot_be_locked_stay_and_end_nothing(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_without_file_locks_is_told(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(storage.fcntl, "flock", flock)
+    with pytest.raises(UserError, match=r"gives no file locks \(No locks available\).*Give an --output"):
+        locked(tmp_path / "file").__enter__()
+
+
 def test_a_theta1_that_another_machine_had_made_is_told(one_cell, tmp_path, capsys):
     shutil.copytree(one_cell / "demo", tmp_path / "demo")
     [path] = (tmp_path / "demo" / "theta1").glob("*.json")

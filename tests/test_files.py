@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import evaluate
 import pytest
 from own_data import label_words, sentences, write_jsonl, write_topics
 from sklearn.metrics import f1_score
@@ -321,6 +322,21 @@ def test_near_duplicates_between_source_and_target_are_told():
     source = clean("src")["src_train"]
     [finding] = told(tgt_test=[*clean("tgt")["tgt_test"], (source[3][0] + " !", 0)])
     assert finding.startswith("1 of 121 test rows of tgt are nearly equal to train rows of src (row 'tgt_test-120'")
+
+
+def test_target_rows_to_choose_by_that_the_source_trains_on_are_told():
+    source = clean("src")["src_train"]
+    [finding] = told(tgt_valid=[*clean("tgt")["tgt_valid"], (source[3][0] + " !", 0)])
+    assert finding.startswith("1 of 21 valid rows of tgt are nearly equal to train rows of src (row 'tgt_valid-20'")
+    assert "a temperature is then chosen" in finding
+
+
+def test_groups_that_stand_in_two_splits_are_told():
+    rows = rows_of(**clean("src") | clean("tgt"))
+    for split, number in (("train", 5), ("test", 9), ("test", 11)):
+        rows["tgt", split][number] = replace(rows["tgt", split][number], group="page 7")
+    [finding] = findings(replace(DEMO, parallel=False), "src", ["tgt"], rows)
+    assert finding.startswith("tgt: 1 groups have rows in train and in test (such as 'page 7')")
 
 
 def test_source_test_rows_that_are_trained_on_in_the_target_are_told():
@@ -700,3 +716,8 @@ def test_digits_go_on_with_letters():
     for text in ("0120", "p01 2", "p01A", "p01-"):
         with pytest.raises(ValueError, match="not p and one digit"):
             from_digits(text)
+
+
+def test_scores_need_no_home_that_can_be_written(monkeypatch):
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", "/proc/nowhere")
+    assert scores([0, 1], [0, 1])["accuracy"] == 1

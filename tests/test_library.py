@@ -156,6 +156,11 @@ def test_wrong_calls_are_refused_in_words(theta1, task, tmp_path):
     for arm in ("full", "nearzero", "lora_heads"):
         with pytest.raises(UserError, match=f"for an arm '{arm}'. Valid: circuit, near_zero, bottom, random"):
             ctsft.choose(theta1, relevance, arm=arm, depth=0)
+    with pytest.raises(UserError, match="seed is -1; it must not be negative"):
+        ctsft.choose(theta1, relevance, arm="random", depth=0, seed=-1)
+    for temperature in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"temperature is .*; it must be a finite number above zero"):
+            ctsft.evaluate(theta1, task, "d50", temperature=temperature)
     with pytest.raises(UserError, match="one word for each"):
         ctsft.load_task("demo", label_words=(" a",))
 
@@ -360,6 +365,16 @@ def test_a_delta_travels_with_all_that_its_user_needs(theta1, task, delta, tmp_p
     assert (tmp_path / "delta.safetensors").stat().st_size < 4 * delta.size + 20_000
 
 
+def test_rows_are_read_from_where_the_variable_says(tmp_path, monkeypatch):
+    write_topics(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="unknown task 'topics'"):
+        ctsft.load_task("topics")
+    monkeypatch.setenv("CTSFT_DATA_DIR", str(tmp_path / "elsewhere"))
+    task = ctsft.load_task("topics")
+    monkeypatch.delenv("CTSFT_DATA_DIR")
+    assert len(task.load(task.languages[0], "train").examples) > 0
+
+
 def test_a_card_says_only_what_is_known():
     loaded = tiny("llama-2kv")
     bare = ctsft.HeadDelta.of(loaded.model, [Slice("model.norm.weight", 0, 0, 4)], "abc")
@@ -372,6 +387,11 @@ def test_a_card_says_only_what_is_known():
     assert "| recipe | lr 0.001, optimizer SGD |" in model_card(
         replace(bare, about={"recipe": {"lr": 1e-3, "optimizer": "SGD"}})
     )
+    odd = {"model": 3, "language": None, "heads": [Head(0, 1), Head(2, 3)], "parts": None, "task": {"labels": None}}
+    card = model_card(replace(bare, about=odd))
+    assert "| model | 3 |" in card
+    assert "| heads (layer.index) | 0.1, 2.3 |" in card
+    assert "None" not in card
 
 
 def test_several_languages_on_one_base_are_switched_bit_for_bit(theta1, delta, other):
@@ -457,6 +477,15 @@ def test_an_exported_checkpoint_is_plain_transformers(theta1, delta, tmp_path):
         ctsft.export(theta1, tmp_path / "full")
 
 
+@pytest.mark.parametrize("where", [".", "..", "../here"])
+def test_a_checkpoint_does_not_take_the_place_of_the_working_folder(theta1, tmp_path, monkeypatch, where):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r"is where you are|exists already"):
+        ctsft.export(theta1, where)
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
 def test_a_delta_goes_to_the_hubs_layout_and_comes_back(theta1, delta, other, tmp_path):
     commits = []
     for name, each in (("a", delta), ("b", other)):
@@ -473,8 +502,15 @@ def test_a_delta_goes_to_the_hubs_layout_and_comes_back(theta1, delta, other, tm
     for wrong in ("a/b/c", "../x", ""):
         with pytest.raises(UserError, match="no repository name"):
             ctsft.push(tmp_path / "a", wrong, hub=tmp_path / "hub")
-    with pytest.raises(UserError, match="cannot read the head delta"):
-        ctsft.push(tmp_path / "hub", "someone/topics", hub=tmp_path / "hub")
+    for wrong, missing in ((tmp_path / "hub", "delta"), (tmp_path / "a" / "delta.safetensors", "delta")):
+        with pytest.raises(UserError, match=f"holds no {missing}.*the folder that a delta was saved to"):
+            ctsft.push(wrong, "someone/topics", hub=tmp_path / "hub")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to the hub folder"):
+        ctsft.push(tmp_path / "a", "someone/topics", hub=tmp_path / "file")
+    (tmp_path / "a" / "README.md").unlink()
+    with pytest.raises(UserError, match=r"holds no README\.md"):
+        ctsft.push(tmp_path / "a", "someone/topics", hub=tmp_path / "hub")
 
 
 def test_an_upload_sends_the_two_files_and_a_refusal_is_told(delta, tmp_path, monkeypatch):
@@ -674,6 +710,12 @@ def arguments(tmp_path, **changes) -> TrainingArguments:
         disable_tqdm=True, logging_strategy="no", remove_unused_columns=False,
     )  # fmt: skip
     return TrainingArguments(**settings | changes)
+
+
+def test_a_trainer_that_would_copy_the_model_to_several_gpus_is_refused(theta1, tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=0"):
+        HeadTrainer(loaded=theta1, heads=HEADS, args=arguments(tmp_path))
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])

@@ -20,6 +20,9 @@ class Merge:
     """A new folder."""
 
     def run(self) -> None:
+        from ctsft.tuning.share import new_folder
+
+        new_folder(self.output)  # before the model is loaded
         delta = load_delta(self.delta)
         ctsft.merge(self.using.load(), delta, self.output)
         print(f"checkpoint: {self.output}")

@@ -55,8 +55,7 @@ class OnTask:
     """One word per label, in the order of the labels; without them, the task's own."""
 
     def load(self) -> Task:
-        folder = self.data_dir or os.environ.get("CTSFT_DATA_DIR") or None
-        return ctsft.load_task(self.task, folder, self.label_words)
+        return ctsft.load_task(self.task, self.data_dir, self.label_words)
 
 
 def tell_checks(task: Task, source: str, targets: Sequence[str] = ()) -> None:

@@ -58,9 +58,9 @@ class Tune:
 
     def run(self) -> None:
         from ctsft.tuning.arms import plain_arm
+        from ctsft.tuning.share import new_folder
 
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise UserError(f"{self.output} exists already; give a new folder with --output.")
+        new_folder(self.output)
         check_output(self.output, folder=True)
         # Before files are read and the model is loaded, which takes long.
         arm, task = plain_arm(self.arm), self.data.load()

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from ctsft.errors import UserError
+from ctsft.errors import UserError, first_line
 from ctsft.hub import hub_answers
 from ctsft.memory import is_out_of_memory
 from ctsft.models.anatomy import Anatomy, anatomy
@@ -72,7 +73,7 @@ def leave_out_dropout(config: PretrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
-def _load_tokenizer(source: str, options: dict):
+def _load_tokenizer(source: str, options: dict) -> PreTrainedTokenizerBase:
     """The tokenizer as its files describe it; where they name no pad token, its end token stands for one.
 
     Where the files name no model's own class, AutoTokenizer puts the architecture's class in its place, and with it
@@ -128,7 +129,7 @@ def answer_at_the_label(head: nn.Module) -> None:
     head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:],))
 
 
-def _check_whole(name: str, missing: list[str], masked: bool, tokenizer) -> None:
+def _check_whole(name: str, missing: list[str], masked: bool, tokenizer: PreTrainedTokenizerBase) -> None:
     """UserError for a checkpoint without all weights, or a tokenizer without the tokens that prompts need."""
     if missing:
         raise UserError(
@@ -150,9 +151,8 @@ def _refusal(name: str, error: Exception) -> UserError:
             f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
             "this machine. Choose a model whose architecture and tokenizer transformers has itself."
         )
-    told = (str(error).splitlines() or [f"{type(error).__name__}."])[0]
     return UserError(
-        f"cannot load the model '{name}': {told} Without a connection to the hub, give a local "
+        f"cannot load the model '{name}': {first_line(error)} Without a connection to the hub, give a local "
         "folder or .gguf file with --model (and the data with --data-dir)."
     )
 
@@ -170,7 +170,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     """
     on = device_of(device)  # an unknown one shows before the weights are read
     path = DEMO_MODEL if name == "demo" else Path(name).expanduser()
-    source, options = name, {"revision": revision}
+    source, options = name, dict[str, Any](revision=revision)
     if name.endswith(".gguf"):
         if not path.is_file():
             raise UserError(f"no model file {path}. Give an existing .gguf file, a folder or a hub id with --model.")
@@ -190,7 +190,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
             # use_safetensors refuses pickled checkpoints; a .gguf file is no pickle and has its own reader.
             safe = {} if "gguf_file" in options else {"use_safetensors": True}
             loader = AutoModelForMaskedLM if family.masked else AutoModelForCausalLM
-            model, found = loader.from_pretrained(
+            loaded: Any = loader.from_pretrained(
                 source,
                 config=config,
                 trust_remote_code=False,
@@ -199,6 +199,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
                 **safe,
                 **options,
             )
+            model, found = loaded  # because of output_loading_info
     except Exception as error:  # transformers, tokenizers and the hub raise many kinds, some of them no more than this
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
@@ -207,7 +208,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     leave_out_cudnn_attention(on)
     model.to(on).eval().requires_grad_(False)
     unembed_as_a_matrix(model.get_output_embeddings())
-    if family.masked:
+    if family.mask_head is not None:
         answer_at_the_label(model.get_submodule(family.mask_head.path))
     layout = Layout.of(tokenizer, family.masked, family.first_position(config))
     commit = _hub_commit(source, revision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from ctsft.discovery.scorers import get_scorer
 from ctsft.errors import UserError
 from ctsft.heads import KVPolicy
 from ctsft.study.flags import arm_depths, refuse_shared_draws
-from ctsft.tasks.registry import get_task
+from ctsft.tasks import registry
 from ctsft.tasks.task import Task
 from ctsft.tuning.arms import get_arm
 
@@ -169,7 +168,7 @@ class StudyConfig:
             raise UserError(f"--shares is {self.shares}; each must lie in (0, 1].")
         for probe in (*self.probes, *self.bystanders):
             name, _, language = probe.partition("/")
-            languages = get_task(name, self.data_folder).languages
+            languages = registry.get_task(name, self.data_folder).languages
             if language not in languages:
                 raise UserError(f"unknown probe '{probe}'. Give task/language; {name} has: {', '.join(languages)}.")
         if self.executor == "local" and self.ray_address is not None:
@@ -199,7 +198,7 @@ class StudyConfig:
     @cached_property
     def effective_task(self) -> Task:
         """The task, with --label-words in place of its own words where they are given."""
-        task = get_task(self.task, self.data_folder)
+        task = registry.get_task(self.task, self.data_folder)
         return replace(task, label_words=self.label_words) if self.label_words else task
 
     def __getstate__(self) -> dict:
@@ -209,8 +208,7 @@ class StudyConfig:
     @property
     def data_folder(self) -> Path | None:
         """--data-dir, else CTSFT_DATA_DIR, else None (download)."""
-        folder = self.data_dir or (Path(os.environ["CTSFT_DATA_DIR"]) if os.environ.get("CTSFT_DATA_DIR") else None)
-        return None if folder is None else folder.expanduser()
+        return registry.data_folder(self.data_dir)
 
     @property
     def folder(self) -> Path:

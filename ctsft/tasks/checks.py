@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
@@ -27,6 +28,7 @@ def findings(task: Task, source: str, targets: Sequence[str], rows: Mapping[Spli
     for language in (source, *targets):
         found += _forms(language, rows)
         found += _repeated(language, rows)
+        found += _torn_groups(language, rows)
         found += _absent(task, language, rows)
         found += _balance(task, language, rows, FEW_ROWS if language == source else FEW_TARGET_ROWS)
     for target in targets:
@@ -96,6 +98,19 @@ def _repeated(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[st
     return found
 
 
+def _torn_groups(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
+    """Groups of rows (of one document, or premise) that stand in two splits."""
+    groups = {split: {e.group for e in rows[language, split] if e.group} for split in SPLITS}
+    found = []
+    for left, right in combinations(SPLITS, 2):
+        if both := groups[left] & groups[right]:
+            found.append(
+                f"{language}: {len(both)} groups have rows in {left} and in {right} (such as '{min(both)}'), so what "
+                "belongs together is on both sides."
+            )
+    return found
+
+
 def _absent(task: Task, language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
     """Labels without a row in valid or test, which says nothing of them then."""
     found = []
@@ -136,6 +151,7 @@ def _near(source: str, target: str, rows: Mapping[Split, Sequence[Example]]) -> 
     found = []
     for left, right, harm in (
         ("train", "test", "a model that knows the source knows them"),
+        ("train", "valid", "a rate, an arm or a temperature is then chosen on rows that it knows"),
         ("train", "train", "they teach nothing new"),
         ("test", "train", "what is kept of the source would be measured on what was trained on"),
     ):

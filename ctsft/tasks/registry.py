@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ctsft.errors import UserError
@@ -14,6 +15,12 @@ from ctsft.tasks.task import Task
 from ctsft.tasks.xnli import XNLI
 
 TASKS = {task.name: task for task in (NUSAX, XNLI, SMSA, DEMO, ENTAILMENT)}
+
+
+def data_folder(given: str | Path | None = None) -> Path | None:
+    """Where the data lie: the folder given, else CTSFT_DATA_DIR, else None (published data are then downloaded)."""
+    folder = given or os.environ.get("CTSFT_DATA_DIR") or None
+    return None if folder is None else Path(folder).expanduser()
 
 
 def get_task(name: str, data_dir: Path | None = None) -> Task:

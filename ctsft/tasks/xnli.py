@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from huggingface_hub import hf_hub_download
 
-from ctsft.errors import UserError
+from ctsft.errors import UserError, first_line
 from ctsft.hub import HUB_ERRORS, hub_answers
 from ctsft.tasks import formats
 from ctsft.tasks.task import Example, Rows, Task
@@ -43,7 +43,9 @@ CODES = {
 }
 Lines = list[tuple[int, Mapping]]  # (line, fields by name)
 LABELS = ("entailment", "neutral", "contradiction")
-# Published file, and which of its rows (in the order of `shuffled`): the paper's sizes.
+# Rows of a file: of one cut short other rows would be drawn than in other languages.
+PUBLISHED = {"dev": 2490, "test": 5010}
+# The file, and which of its rows (in the order of `shuffled`): the paper's sizes.
 SPLITS = {"train": ("dev", 0, 500), "valid": ("dev", 501, 601), "test": ("test", 0, 400)}
 
 
@@ -74,9 +76,12 @@ def read(language: str, split: str, data_dir: Path | None) -> Rows:
     """Read DATA_DIR/xnli/<code>.{dev,test}.jsonl.gz, or the hub's Parquet files; the paper's rows, balanced."""
     code, (file, start, stop) = CODES[language], SPLITS[split]
     content, lines, where = _hub(code, file) if data_dir is None else _folder(data_dir, code, file)
-    chosen = shuffled(parse(lines, where))[start:stop]
+    whole = parse(lines, where)
+    if len(whole) != PUBLISHED[file]:
+        raise UserError(f"{where}: {len(whole)} rows; the published file has {PUBLISHED[file]}. Take it whole.")
+    chosen = shuffled(whole)[start:stop]
     counts = Counter(example.label for example in chosen)
-    if len(chosen) < stop - start or max(counts.values()) - min(counts.values()) > 1:
+    if max(counts.values()) - min(counts.values()) > 1:
         raise UserError(f"{where}: {len(chosen)} rows with {dict(counts)} of each label; XNLI's files are balanced.")
     return Rows(language, split, tuple(chosen), hashlib.sha256(content).hexdigest())
 
@@ -111,7 +116,7 @@ def _hub(code: str, file: str) -> tuple[bytes, Lines, str]:
         content = Path(path).read_bytes()
     except HUB_ERRORS as error:
         raise UserError(
-            f"cannot download XNLI ({REPOSITORY}, {name}): {str(error).splitlines()[0]} Give a folder that holds xnli/ "
+            f"cannot download XNLI ({REPOSITORY}, {name}): {first_line(error)} Give a folder that holds xnli/ "
             "with --data-dir (or CTSFT_DATA_DIR), and a local model with --model."
         ) from error
     frame = pd.read_parquet(io.BytesIO(content))

@@ -73,17 +73,19 @@ def adapted(model: nn.Module, pieces: Iterable[Slice], low_rank: LowRank, seed: 
 
     `read_slices` before and `write_slices` after revert the merge.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # a second to import, and only these arms need it
+    # A second to import, and only these arms need it.
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     wanted = by_module(model, pieces)
     transposed = isinstance(model.get_submodule(next(iter(wanted))), Conv1D)
     config = LoraConfig(r=low_rank.r, lora_alpha=low_rank.alpha, target_modules=list(wanted), fan_in_fan_out=transposed)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
-    layers = [model.get_submodule(path) for path in wanted]
     try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, model)
+        layers = [model.get_submodule(path) for path in wanted]
         for layer, (outputs, index) in zip(layers, wanted.values(), strict=True):
             matrix = (layer.lora_B if outputs else layer.lora_A)["default"].weight
             keep = torch.zeros(matrix.shape[0 if outputs else 1], dtype=matrix.dtype, device=matrix.device)
@@ -91,12 +93,23 @@ def adapted(model: nn.Module, pieces: Iterable[Slice], low_rank: LowRank, seed: 
             _confine(matrix, keep[:, None] if outputs else keep[None, :])
         yield AdapterLayers(tuple(layers))
     finally:
-        for path, layer in zip(wanted, layers, strict=True):
-            layer.merge()
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, layer.get_base_layer())
+        for path in wanted:
+            layer = model.get_submodule(path)
+            if isinstance(layer, BaseTunerLayer):  # not so where memory ran out before its turn came
+                _merge(layer)
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, layer.get_base_layer())
         if hasattr(model, "peft_config"):
             del model.peft_config
+
+
+@torch.no_grad()
+def _merge(layer: nn.Module) -> None:
+    """Add the update to the weights, where there is one: elsewhere +0 would turn a -0 of theirs into +0."""
+    weight = layer.get_base_layer().weight
+    before = weight.clone()
+    layer.merge()
+    weight.copy_(torch.where(weight == before, before, weight))
 
 
 def _confine(matrix: nn.Parameter, keep: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,23 +32,24 @@ def model_card(delta: HeadDelta) -> str:
     task, recipe, metrics = (_parts(about, name) for name in ("task", "recipe", "metrics"))
     evaluated = {"split", "rows"} <= metrics.keys()
     lines = ["---", "library_name: ctsft", "tags:", "- head-delta", "- circuit-targeted-fine-tuning"]
-    if "/" in about.get("model", ""):
-        lines += [f"base_model: {about['model'].partition('@')[0]}"]
-    lines += ["---", "", f"# Head delta{': ' + about['language'] if 'language' in about else ''}", ""]
+    if isinstance(model := about.get("model"), str) and "/" in model:
+        lines += [f"base_model: {model.partition('@')[0]}"]
+    language = about.get("language")
+    lines += ["---", "", f"# Head delta{f': {language}' if language else ''}", ""]
     lines += [
         f"New values of {delta.size:,} weights, for the checkpoint whose weight hash is `{delta.base}`. On any other "
         "weights it is refused.",
         "",
     ]
     facts = {
-        "model": about.get("model"),
+        "model": model,
         "task": task.get("name") if task else about.get("task"),
-        "language": about.get("language"),
-        "labels": ", ".join(task.get("labels", [])),
+        "language": language,
+        "labels": _listed(task.get("labels")),
         "prompt": f"`{task['template']}`".replace("|", "\\|") if "template" in task else None,
-        "label words": ", ".join(f"`{word}`" for word in task.get("label_words", [])),
+        "label words": _listed(task.get("label_words"), "`{}`"),
         "arm": about.get("arm"),
-        "heads (layer.index)": ", ".join(about.get("heads", [])),
+        "heads (layer.index)": _listed(about.get("heads")),
         "keys and values": about.get("kv_policy"),
         "training rows": about.get("rows"),
         "recipe": ", ".join(f"{name} {_short(value)}" for name, value in recipe.items()) or about.get("recipe"),
@@ -60,13 +61,18 @@ def model_card(delta: HeadDelta) -> str:
     if evaluated:
         lines += ["", f"On the {metrics['split']} split ({metrics['rows']} rows), which was not trained on:", ""]
         lines += [f"- {name}: {value:.3f}" for name, value in metrics.items() if isinstance(value, float)]
-    if "parts" in about:
+    if isinstance(about.get("parts"), Collection):
         lines += ["", f"The sum of {len(about['parts'])} deltas; together they were not evaluated."]
     return "\n".join(lines) + "\n\n" + USE.format(checkpoint="CHECKPOINT")
 
 
 def _parts(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return about[name] if isinstance(about.get(name), Mapping) else {}
+
+
+def _listed(value: object, form: str = "{}") -> object:
+    """Elements of a list with commas between them; anything else as it stands."""
+    return ", ".join(form.format(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 def _short(value: object) -> object:

@@ -50,7 +50,7 @@ class HeadDelta:
     def save(self, folder: Path) -> None:
         """Write FOLDER/delta.safetensors, whose metadata holds the base's hash and `about`, and a model card."""
         tensors = {json.dumps(list(piece)): value.contiguous() for piece, value in self.values.items()}
-        said = {"base": self.base, "format": FORMAT, "about": json.dumps(self.about)}
+        said = {"base": self.base, "format": FORMAT, "about": json.dumps(self.about, default=str)}
         sums = {"sha256": checksum(self.values), "header_sha256": header_checksum(said)}
         card = model_card(self)
         write_atomic(Path(folder) / FILE, save(tensors, said | sums))

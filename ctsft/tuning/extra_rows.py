@@ -47,7 +47,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Rows by a bilingual dictionary: as many as there are target rows of each of two kinds.
+    """Rows by a bilingual dictionary, of two kinds: at most as many of each as there are target rows.
 
     Source rows with each known word put into the target language, and target rows with each known word replaced by
     another that translates the same source word. Rows that no entry touches are left out.

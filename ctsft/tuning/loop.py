@@ -56,7 +56,9 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
 Objective = Callable[[nn.Module, Encoded, Sequence[int], Layout, torch.autocast], Tensor]
 
 
-def label_loss(model: nn.Module, rows: Encoded, label_tokens, layout: Layout, autocast: torch.autocast) -> Tensor:
+def label_loss(
+    model: nn.Module, rows: Encoded, label_tokens: Sequence[int], layout: Layout, autocast: torch.autocast
+) -> Tensor:
     """Cross-entropy of the label token (over the whole vocabulary) at the label position, summed over rows."""
     device = next(model.parameters()).device
     gold = torch.tensor([label_tokens[label] for label in rows.labels], device=device)
@@ -65,7 +67,9 @@ def label_loss(model: nn.Module, rows: Encoded, label_tokens, layout: Layout, au
     return nn.functional.cross_entropy(logits.float(), gold, reduction="sum")
 
 
-def text_loss(model: nn.Module, rows: Encoded, label_tokens, layout: Layout, autocast: torch.autocast) -> Tensor:
+def text_loss(
+    model: nn.Module, rows: Encoded, label_tokens: Sequence[int], layout: Layout, autocast: torch.autocast
+) -> Tensor:
     """Language modelling: of every row the mean cross-entropy of its tokens after the first, summed over rows."""
     losses, real = token_losses(model, rows.prompts, layout, autocast)
     return (losses.sum(-1) / real.sum(-1).clamp(min=1)).sum()
@@ -170,10 +174,7 @@ class Gradients:
         def run(size: int) -> tuple[float, int]:
             for parameter in self.parameters:
                 parameter.grad = None  # also what a try without enough memory left behind
-            loss = _accumulate(
-                self.model, mine, self.label_tokens, self.layout, size, self.autocast, self.objective, len(rows)
-            )
-            return loss, size
+            return self._accumulate(mine, size, len(rows)), size
 
         def gradients() -> float:
             loss, self.micro_batch = with_less(
@@ -184,6 +185,17 @@ class Gradients:
             return loss
 
         return self.team.summed(self.parameters, gradients)
+
+    def _accumulate(self, rows: Encoded, micro_batch: int, whole: int) -> float:
+        """Backward through rows of a batch of `whole`, by micro-batches; returns their part of its mean loss."""
+        total = 0.0
+        with with_gradients(self.autocast):
+            for group in by_length(rows.prompts, micro_batch):
+                asked = self.model, rows.subset(group), self.label_tokens, self.layout, self.autocast
+                loss = self.objective(*asked) / whole
+                loss.backward()
+                total += loss.item()
+        return total
 
 
 def help_train(gradients: Gradients, after_step: Callable[[], None]) -> None:
@@ -200,14 +212,3 @@ def help_train(gradients: Gradients, after_step: Callable[[], None]) -> None:
                 continue  # the first process has it too, and goes on to another cell
     finally:
         gradients.model.eval()
-
-
-def _accumulate(model, rows: Encoded, label_tokens, layout, micro_batch, autocast, objective, whole: int) -> float:
-    """Backward through rows of a batch of `whole`, micro-batch by micro-batch; returns their part of its mean loss."""
-    total = 0.0
-    with with_gradients(autocast):
-        for group in by_length(rows.prompts, micro_batch):
-            loss = objective(model, rows.subset(group), label_tokens, layout, autocast) / whole
-            loss.backward()
-            total += loss.item()
-    return total

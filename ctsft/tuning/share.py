@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
-from ctsft.errors import UserError
+from ctsft.errors import UserError, first_line
 from ctsft.hub import HUB_ERRORS, hub_answers
 from ctsft.models.load import Loaded
 from ctsft.storage import write_json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ABOUT = "ctsft.json"
+SHARED = (FILE, "README.md")
 
 
 def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> None:
@@ -33,9 +34,7 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
     config has no dropout, as it was tuned: set it again where you train on. Raises UserError for a folder that holds
     something or cannot be written.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already; give a new folder.")
+    folder = new_folder(folder)
     partial = folder.with_name(f".{folder.name}.partial")  # a folder of that name alone is a whole checkpoint
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -48,6 +47,18 @@ def export(loaded: Loaded, folder: str | Path, about: Mapping | None = None) -> 
         partial.replace(folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the checkpoint to {folder}: {error}.") from error
+
+
+def new_folder(folder: str | Path) -> Path:
+    """Where a checkpoint can go, absolute; UserError where something is, or where the process is working."""
+    path = Path(folder).expanduser().resolve()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{folder} exists already; give a new folder.")
+    if path in (Path.cwd(), *Path.cwd().parents):
+        raise UserError(
+            f"{folder} is where you are, and a checkpoint is moved into its place; name a new folder in it."
+        )
+    return path
 
 
 def merge(loaded: Loaded, delta: HeadDelta, folder: str | Path) -> None:
@@ -74,17 +85,20 @@ def push(folder: str | Path, repository: str, *, hub: str | Path | None = None, 
     With `hub`, a folder in the layout of the hub's cache, it goes there instead: a team's shared disk, or a test.
     """
     _checked(repository)
-    HeadDelta.load(Path(folder))  # nothing that could not be read again leaves the machine
+    folder = Path(folder).expanduser()
+    if missing := [name for name in SHARED if not (folder / name).is_file()]:
+        raise UserError(f"{folder} holds no {' and no '.join(missing)}; give the folder that a delta was saved to.")
+    HeadDelta.load(folder)  # nothing that could not be read again leaves the machine
     if hub is not None:
-        return _into_folder(Path(folder), repository, Path(hub))
+        return _into_folder(folder, repository, Path(hub).expanduser())
     if not hub_answers():
         raise UserError(f"cannot push to {repository}: the hub does not answer, or HF_HUB_OFFLINE is set.")
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        done = api.upload_folder(folder_path=folder, repo_id=repository, allow_patterns=[FILE, "README.md"])
+        done = api.upload_folder(folder_path=folder, repo_id=repository, allow_patterns=[*SHARED])
     except HUB_ERRORS as error:
-        raise UserError(f"cannot push to {repository}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot push to {repository}: {first_line(error)}") from error
     return done.oid
 
 
@@ -101,13 +115,13 @@ def pull(repository: str, *, revision: str | None = None, hub: str | Path | None
             revision=revision,
             cache_dir=hub,
             local_files_only=hub is not None or not hub_answers(),
-            allow_patterns=[FILE, "README.md"],
+            allow_patterns=[*SHARED],
         )
     except LocalEntryNotFoundError as error:
         silent = "the hub does not answer, or HF_HUB_OFFLINE is set, and it was not pulled before"
         raise UserError(f"cannot pull {repository}: {silent if hub is None else f'it is not in {hub}'}.") from error
     except (*HUB_ERRORS, ValueError) as error:
-        raise UserError(f"cannot pull {repository}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot pull {repository}: {first_line(error)}") from error
     return HeadDelta.load(Path(folder))
 
 
@@ -120,12 +134,15 @@ def _checked(repository: str) -> None:
 
 def _into_folder(folder: Path, repository: str, hub: Path) -> str:
     """Snapshot and branch `main`, as the hub's cache keeps them; the commit is the hash of the files."""
-    files = [folder / FILE, folder / "README.md"]
+    files = [folder / name for name in SHARED]
     commit = hashlib.sha1(b"".join(path.read_bytes() for path in files), usedforsecurity=False).hexdigest()
     home = hub / f"models--{repository.replace('/', '--')}"
-    (home / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
-    for path in files:
-        shutil.copyfile(path, home / "snapshots" / commit / path.name)
-    (home / "refs").mkdir(exist_ok=True)
-    (home / "refs" / "main").write_text(commit)
+    try:
+        (home / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        for path in files:
+            shutil.copyfile(path, home / "snapshots" / commit / path.name)
+        (home / "refs").mkdir(exist_ok=True)
+        (home / "refs" / "main").write_text(commit)
+    except OSError as error:
+        raise UserError(f"cannot write to the hub folder {hub}: {error}.") from error
     return commit

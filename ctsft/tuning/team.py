@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -111,7 +111,7 @@ class Team:
 
     # ---- the others ---------------------------------------------------------------------------------------------
 
-    def receive(self) -> object | None:
+    def receive(self) -> Any:
         """What the first process has sent: a training, a batch, or None where no more comes."""
         box: list[object] = [None]
         with _together():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.trainer_utils import TrainOutput
@@ -14,8 +14,13 @@ from ctsft.models.load import Loaded
 from ctsft.tuning.delta import HeadDelta
 from ctsft.tuning.own_loop import HeadTuning
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Before  # what a mixin's `super()` is, once it stands before one
+else:
+    _Before = object
 
-class HeadTrainerMixin:
+
+class HeadTrainerMixin(_Before):
     """Put it before Trainer, or a trainer of your own; `loaded` and `heads` take the place of the model.
 
         class HeadTrainer(HeadTrainerMixin, Trainer): ...
@@ -35,6 +40,11 @@ class HeadTrainerMixin:
         super().__init__(loaded.model, *args, **kwargs)
         if self.args.save_strategy != "no":
             raise UserError('set save_strategy="no" and keep head_delta() instead of checkpoints.')
+        if self.args.n_gpu > 1:
+            raise UserError(
+                "the Trainer would copy the model to several GPUs, and the tuned slices are in one. Show it one (with "
+                "CUDA_VISIBLE_DEVICES=0), or start one process a GPU with torchrun."
+            )
         if self.optimizer is not None:
             raise UserError("give no ready optimizer, because the weights to tune exist only while train() runs.")
 
