@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctsft.answers import Evaluation, evaluate
+    from ctsft.answers import Answer, Evaluation, evaluate, predict
     from ctsft.discovery.relevance import Relevance
     from ctsft.errors import CellFailed, UserError
     from ctsft.faithful import Faithful, faithfulness
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answer",
     "CellFailed",
     "Evaluation",
     "Faithful",
@@ -45,12 +46,13 @@ __all__ = [
     "load_model",
     "load_task",
     "merge",
+    "predict",
     "pull",
     "push",
     "tune",
 ]
 _HOMES = {
-    "ctsft.answers": ("Evaluation", "evaluate"),
+    "ctsft.answers": ("Answer", "Evaluation", "evaluate", "predict"),
     "ctsft.discovery.relevance": ("Relevance",),
     "ctsft.errors": ("CellFailed", "UserError"),
     "ctsft.faithful": ("Faithful", "faithfulness"),

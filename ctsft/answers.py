@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 
 from ctsft.calibration import calibration_error, confidence
 from ctsft.errors import UserError
-from ctsft.evaluation import Predictions, predict, scores
+from ctsft.evaluation import Predictions, scores
+from ctsft.evaluation import predict as predict_encoded
 from ctsft.models.load import Loaded
 from ctsft.models.precision import autocast
 from ctsft.stats import Interval, share_interval
@@ -32,7 +35,49 @@ def answer(loaded: Loaded, task: Task, rows: Sequence[Example], max_tokens: int)
     encoded = encode_rows(loaded, task, rows, max_tokens)
     exact = autocast("float32", device)
     tokens = label_tokens(loaded.tokenizer, task, loaded.layout)
-    return predict(loaded.model, encoded, tokens, loaded.layout, EVAL_BATCH, exact)
+    return predict_encoded(loaded.model, encoded, tokens, loaded.layout, EVAL_BATCH, exact)
+
+
+class Answer(NamedTuple):
+    """A label's name, and its probability among the label words."""
+
+    label: str
+    confidence: float
+
+
+def predict(
+    loaded: Loaded,
+    task: Task,
+    texts: Sequence[str],
+    *,
+    pairs: Sequence[str] = (),
+    temperature: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+) -> list[Answer]:
+    """The model's answer to every text, as it is now; use `with delta.on(model):` around it.
+
+    `pairs`: the second texts, of a task that has two. `temperature`: with a delta's own, `about["temperature"]`, the
+    confidence can be believed. Raises UserError for an empty text, and where second texts lack or are too many.
+    """
+    if isinstance(texts, str) or isinstance(pairs, str):
+        raise UserError("give a list of texts, not one text.")
+    if len(pairs) != (wanted := len(texts) if "{pair}" in task.template else 0):
+        raise UserError(f"pairs are {len(pairs)}; this task asks for {wanted} with {len(texts)} texts.")
+    if any(not text.strip() for text in (*texts, *pairs)):
+        raise UserError("a text is empty, so there is nothing to answer; leave it out.")
+    _refuse_temperature(temperature)
+    if not texts:
+        return []
+    both = zip_longest(texts, pairs, fillvalue="")
+    rows = [Example(str(number), text, 0, pair) for number, (text, pair) in enumerate(both)]
+    found = answer(loaded, task, rows, max_tokens)
+    sure = confidence(found.logits, temperature)
+    return [Answer(task.labels[label], value) for label, value in zip(found.labels, sure.tolist(), strict=True)]
+
+
+def _refuse_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:  # so that NaN is refused too
+        raise UserError(f"temperature is {temperature}; it must be a finite number above zero.")
 
 
 @dataclass(frozen=True)
@@ -90,8 +135,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise UserError(f"split is '{split}'. Valid: {', '.join(SPLITS)}.")
-    if not 0 < temperature < math.inf:  # so that NaN is refused too
-        raise UserError(f"temperature is {temperature}; it must be a finite number above zero.")
+    _refuse_temperature(temperature)
     rows = task.load(language, split).examples
     return Evaluation(
         answer(loaded, task, rows, max_tokens), np.array([example.label for example in rows]), temperature

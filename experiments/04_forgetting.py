@@ -8,7 +8,8 @@ Every arm answers related tests and the test rows of source and target before an
 the demo) the latter two after every epoch too. Rows that another script wrote in the same output folder are kept; their
 cells are tuned again only to answer the related tests.
 
-For your own language pair, copy this file and change task, source, targets, probes and data_dir below.
+For your own language pair, copy this file and change task, source, targets, label_words, probes and data_dir
+below.
 """
 
 from ctsft.report.forgetting import forgetting

@@ -10,7 +10,8 @@ accuracy on target, source and related tests: bits per byte of held-out text, ca
 word in front of a text changes the answer; measured at the rate that is preferred alone. Rows that another script wrote
 in the same output folder are kept; such a cell is tuned again only to be measured.
 
-For your own language pair, copy this file and change task, source, targets, bystanders and data_dir below.
+For your own language pair, copy this file and change task, source, targets, label_words, bystanders and
+data_dir below, and leave out the arms that need a dictionary (lexicon, circuit_lexicon).
 """
 
 from ctsft.report.odyssey import odyssey

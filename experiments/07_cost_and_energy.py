@@ -7,7 +7,8 @@
 Energy is read by codecarbon where it is installed (pip install -e ".[energy]"); else it is seconds times --watts, and
 every row says so. The second part answers test rows with L-Mul (products by adding mantissas) and with float8.
 
-For your own model, copy this file and change model, task, source, targets and data_dir below.
+For your own model, copy this file and change model, task, source, targets, label_words and data_dir below, and leave
+out lexicon, which needs a dictionary.
 """
 
 from ctsft.costs.run import CostConfig, run_costs

@@ -9,7 +9,7 @@ to unlabelled target rows, with the human rows in the mix and without them. With
 rows that no earlier one has; the demo has chains on the same rows and on fresh ones. Every chain is at the learning
 rate whose generation 0 validation prefers, and goes on where it ended when more --generations are asked for.
 
-For your own language, copy this file and change task, source, targets and data_dir below.
+For your own language, copy this file and change task, source, targets, label_words and data_dir below.
 """
 
 from ctsft.report.self_training import self_training

@@ -65,7 +65,21 @@ def test_the_best_arm_within_the_loss_that_is_allowed():
     assert "+0.100 to +0.100" in said
     assert "constructed demo alone" in said
     assert "Recommended: full." in advise(probe_of(), table(), may_lose=0.1)
-    assert "No arm kept the source" in advise(probe_of(), table(), may_lose=-0.1)
+    said = advise(probe_of(), table(), may_lose=-0.1)
+    assert "No arm kept the source within -0.100" in said
+    assert "allow more (--may-lose)." in said
+    assert said.count("(loses more than -0.100)") == 3
+
+
+def test_a_rate_of_the_micro_model_is_not_given_to_a_real_one():
+    rows = table()
+    rows["lr"] = 3e-3
+    said = advise(probe_of(), rows, may_lose=0.02)
+    assert "Learning rate: 3e-3 on the demo's micro model, which alone learns so." in said
+    far = rows.assign(preset="small", task="nusax", target="t", transfer=0.0, lr=2e-4)
+    said = advise(probe_of(), pd.concat([rows, far]), may_lose=0.02)
+    assert "constructed demo alone" in said  # it is too far away to be compared, and yet it knows the rate
+    assert "Learning rate: 2e-4 on a real model; 3e-3 on the demo's micro model" in said
 
 
 def test_evidence_from_circuits_that_are_the_models_first_heads_says_so():

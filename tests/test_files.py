@@ -142,6 +142,8 @@ def test_declared_labels_words_and_template(tmp_path):
         (".csv", "text,label\n\nhello,a\n\n,b\n", "line 5: the field 'text' is empty"),
         (".tsv", "text\tlabel\nhello\ta\n\tb\n", "line 3: the field 'text' is empty"),
         (".csv", "text\n\nhello\n", "no column 'label'"),
+        (".csv", "text;label\nhello;good\n", r"found \['text;label'\]\. It has semicolons between the names"),
+        (".csv", "text\tlabel\nhello\tgood\n", "It has tabs between the names: save it with those of its ending"),
         (".csv", 'text,label\nhello,"a\nbye,b"\n', r"line 3: a line break in label 'a\\nbye,b'"),
         (".csv", "text,label\nhello,a\nbye,\n", "line 3: the field 'label' is empty"),
         (".csv", "text,label\nhello, you,a\n", "line 2: 3 fields, but the header has 2.*quotation marks"),
@@ -218,6 +220,12 @@ def test_a_declaration_that_is_not_json_is_named(tmp_path, content, message):
     (data / "mine" / "task.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"task\.json.*{message}"):
         get_task("mine", data)
+
+
+def test_a_declaration_may_begin_as_some_editors_begin_a_file(tmp_path):
+    data = folder_of(tmp_path, ".csv")
+    (data / "mine" / "task.json").write_text('{"template": "{text} is"}', encoding="utf-8-sig")
+    assert get_task("mine", data).template == "{text} is"
 
 
 def test_a_premise_may_be_the_group_of_its_rows(tmp_path):
@@ -337,6 +345,14 @@ def test_groups_that_stand_in_two_splits_are_told():
         rows["tgt", split][number] = replace(rows["tgt", split][number], group="page 7")
     [finding] = findings(replace(DEMO, parallel=False), "src", ["tgt"], rows)
     assert finding.startswith("tgt: 1 groups have rows in train and in test (such as 'page 7')")
+
+
+def test_texts_that_a_program_has_quoted_are_told():
+    rows = rows_of(**clean("src") | clean("tgt"))
+    rows["tgt", "train"][3] = replace(rows["tgt", "train"][3], text='"he said ""kipan"" and went"')
+    rows["tgt", "train"][4] = replace(rows["tgt", "train"][4], text='"a title" and "another one"')
+    [finding] = findings(replace(DEMO, parallel=False), "src", ["tgt"], rows)
+    assert finding.startswith("tgt: 1 texts (the first is row 'tgt_train-3') stand in quotation marks")
 
 
 def test_source_test_rows_that_are_trained_on_in_the_target_are_told():

@@ -24,7 +24,7 @@ import ctsft
 from ctsft.calibration import calibration_error, confidence, fit_temperature
 from ctsft.errors import UserError
 from ctsft.heads import Head, Slice
-from ctsft.models.load import weight_hash
+from ctsft.models.load import DEMO_MODEL, weight_hash
 from ctsft.study.config import StudyConfig
 from ctsft.study.grid import Cell
 from ctsft.study.workbench import Workbench
@@ -365,6 +365,24 @@ def test_a_delta_travels_with_all_that_its_user_needs(theta1, task, delta, tmp_p
     assert (tmp_path / "delta.safetensors").stat().st_size < 4 * delta.size + 20_000
 
 
+def test_texts_are_answered_as_the_rows_of_a_split_are(theta1, task):
+    rows = task.load("d50", "test").examples[:40]
+    told = ctsft.predict(theta1, task, [row.text for row in rows], temperature=2.0)
+    with_labels = ctsft.evaluate(theta1, task, "d50", temperature=2.0)
+    assert [answer.label for answer in told] == [task.labels[i] for i in with_labels.predictions.labels[:40]]
+    np.testing.assert_allclose([answer.confidence for answer in told], with_labels.confidence[:40], rtol=1e-4)
+    assert ctsft.predict(theta1, task, []) == []
+    two = ctsft.load_task("demo_entailment")
+    for asked, texts, pairs, message in (
+        (task, "one text", (), "give a list of texts"),
+        (task, ["a", " "], (), "a text is empty"),
+        (task, ["a"], ["b"], "pairs are 1; this task asks for 0 with 1 texts"),
+        (two, ["a", "b"], ["c"], "pairs are 1; this task asks for 2 with 2 texts"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ctsft.predict(theta1, asked, texts, pairs=pairs)
+
+
 def test_rows_are_read_from_where_the_variable_says(tmp_path, monkeypatch):
     write_topics(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="unknown task 'topics'"):
@@ -493,7 +511,7 @@ def test_a_delta_goes_to_the_hubs_layout_and_comes_back(theta1, delta, other, tm
         commits.append(ctsft.push(tmp_path / name, "someone/topics", hub=tmp_path / "hub"))
     assert ctsft.pull("someone/topics", hub=tmp_path / "hub").about["language"] == "d90"
     back = ctsft.pull("someone/topics", revision=commits[0], hub=tmp_path / "hub")
-    with back.on(theta1.model):
+    with back.on(theta1):  # what load_model gives will do
         tuned = logits(theta1)
     with delta.on(theta1.model):
         assert torch.equal(tuned, logits(theta1))
@@ -502,6 +520,8 @@ def test_a_delta_goes_to_the_hubs_layout_and_comes_back(theta1, delta, other, tm
     for wrong in ("a/b/c", "../x", ""):
         with pytest.raises(UserError, match="no repository name"):
             ctsft.push(tmp_path / "a", wrong, hub=tmp_path / "hub")
+    with pytest.raises(UserError, match=r"is a whole checkpoint, not a head delta: load it as the model"):
+        ctsft.HeadDelta.load(DEMO_MODEL)
     for wrong, missing in ((tmp_path / "hub", "delta"), (tmp_path / "a" / "delta.safetensors", "delta")):
         with pytest.raises(UserError, match=f"holds no {missing}.*the folder that a delta was saved to"):
             ctsft.push(wrong, "someone/topics", hub=tmp_path / "hub")

@@ -147,6 +147,14 @@ def test_seeds_that_disagree_widen_the_interval():
     assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
 
 
+@pytest.mark.parametrize("rows", [1, 20, 400])
+def test_rows_that_all_agree_leave_room_for_those_that_are_not_there(rows):
+    """The exact (Clopper-Pearson) bound for none of so many."""
+    bound = stats.beta.ppf(0.975, 1, rows)
+    assert mean_interval(np.zeros((2, rows))) == pytest.approx((0, -bound, bound), abs=1e-8)
+    assert mean_interval(np.ones((3, rows))) == pytest.approx((1, 1 - bound, 1), abs=1e-8)
+
+
 @pytest.mark.parametrize("means", [(0.4, 0.6), (0.4, 0.45, 0.55, 0.7)])
 def test_draws_of_seeds_vary_as_much_as_their_mean(means):
     """Drawn with replacement alone they would vary too little: by half of the variance with two seeds."""

@@ -26,6 +26,8 @@ from ctsft import provenance
 from ctsft.errors import CellFailed, UserError
 from ctsft.memory import highest_memory_mb
 from ctsft.models.load import load_model, weight_hash
+from ctsft.report.__main__ import main as report_main
+from ctsft.report.__main__ import tables_of
 from ctsft.report.forgetting import forgetting
 from ctsft.report.rows import Results
 from ctsft.storage import digest, locked, read_sealed, write_sealed
@@ -663,8 +665,15 @@ def test_a_torn_results_file_is_named(rows, tmp_path):
 def test_models_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"(?s)cannot load the model.*--model.*--data-dir"):
         load_model(str(tmp_path / "nothing-here"))
+    with pytest.raises(UserError, match="there is no such file or folder here"):
+        load_model(tmp_path / "nothing-here")
     with pytest.raises(UserError, match="no model file"):
         load_model(str(tmp_path / "absent.gguf"))
+    shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", tmp_path / "m")
+    for path in (tmp_path / "m").glob("*token*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"knows no tokens: its files \(such as tokenizer.json\) are not there"):
+        load_model(tmp_path / "m")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(UserError, match=r"'mamba' has state-space.*Supported: Llama.*Qwen2.*GPT-2"):
         load_model(str(tmp_path))
@@ -797,7 +806,7 @@ def test_the_scripts_share_their_competence_stage():
         assert len({json.dumps(theta1_settings(preset[name], "0"), sort_keys=True) for preset in presets}) == 1
 
 
-def test_a_copied_script_prints_its_own_rows(config, tmp_path, capsys):
+def test_a_copied_script_prints_its_own_rows(config, tmp_path, capsys, monkeypatch):
     """Under another name, in the folder of other scripts: its table holds its cells, and theirs it shares."""
     short = replace(config, output=tmp_path, arms=("zero_shot",))
     assert run_study(replace(short, targets=("d30", "d50"))) == 0
@@ -808,6 +817,21 @@ def test_a_copied_script_prints_its_own_rows(config, tmp_path, capsys):
     assert "| d50" in out
     assert "| d70" in out
     assert "| d30" not in out
+    assert "preset demo: demo, d00 to d50, d70, demo\n" in out
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "demo")])
+    report_main()
+    table = (tmp_path / "demo_01_nusax_transfer.md").read_text()
+    assert all(target in table for target in ("d30", "d50", "d70"))
+    assert not list(tmp_path.glob("table*.md"))  # these stand beside the paper's numbers, and no row is of its tasks
+
+
+def test_a_start_that_is_not_competent_is_told(config, tmp_path, capsys):
+    weak = replace(config, output=tmp_path, n_source=12, epochs=1, arms=("circuit:0",), score_rows=6, mean_rows=12)
+    assert run_study(weak) == 0
+    out = capsys.readouterr().out
+    assert "note: theta1 of seed 31 gets 0." in out
+    assert "it is not competent, and no arm can be judged from it. Give it more rows (--n-source)" in out
+    assert "note: seed 31: the model gets too few rows of some label right" in out
 
 
 def test_source_rows_beyond_pool_a_come_from_the_tasks_further_rows(tmp_path):
@@ -835,3 +859,15 @@ def test_the_tasks_of_a_folder_are_kept_apart(tmp_path):
     assert set(results.of("01_nusax_transfer").rows["task"]) == {"demo"}
     assert set(results.of("02_xnli_generalization").rows["task"]) == {"demo_entailment"}
     assert results.of("03_editing_preserving_tradeoff") is None
+
+
+def test_a_second_task_under_the_same_script_is_a_study_of_its_own(tmp_path):
+    first = replace(PRESETS["demo"], output=tmp_path, n_source=20, epochs=1, seeds=(31,), arms=("zero_shot",))
+    assert run_study(replace(first, targets=("d30", "d50"))) == 0
+    assert run_study(replace(first, task="demo_entailment", targets=("d70",))) == 0
+    main, other = Results.read(tmp_path / "demo").studies("01_nusax_transfer")
+    assert (set(main.rows["task"]), set(other.rows["task"])) == ({"demo"}, {"demo_entailment"})
+    assert main.set_aside == (("of demo_entailment", 1),)
+    assert {"demo_01_nusax_transfer", "demo_01_nusax_transfer_demo_entailment"} <= {
+        table.name for table in tables_of(Results.read(tmp_path / "demo"))
+    }

@@ -19,6 +19,7 @@ TRANSFER_STEP = 0.1
 NEAREST = 4
 FAR = 2
 FEW_ROWS = 5
+DEMO = "demo"  # the preset of the embedded micro model
 LANGUAGE = ["preset", "target"]  # whatever the task: the demo has the same languages in two
 
 
@@ -117,28 +118,30 @@ def advise(found: Probe, table: pd.DataFrame, may_lose: float) -> str:
     if found.rarest[1] < FEW_ROWS:
         lines.append(f"Collect more rows of '{found.rarest[0]}' first, if you can.")
     near = nearest(table, found.transfer, found.rows)
-    return "\n".join([*lines, "", *_recommendation(near, may_lose), *_worth(trial(table, may_lose), may_lose)])
+    return "\n".join([*lines, "", *_recommendation(near, table, may_lose), *_worth(trial(table, may_lose), may_lose)])
 
 
-def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
+def _recommendation(near: pd.DataFrame, table: pd.DataFrame, may_lose: float) -> list[str]:
     settings = near[[*SETTING, "transfer", "distance"]].groupby(SETTING, as_index=False).mean()
     mean = compared(near)
     candidates = allowed(mean, may_lose)
     if mean.empty:
         return ["No arm was run in all of the settings most like yours, so these rows advise on none."]
     if candidates.empty:
-        return [f"No arm kept the source within {may_lose:.3f} in the settings most like yours; allow more."]
+        return [
+            f"No arm kept the source within {may_lose:.3f} in the settings most like yours; allow more (--may-lose).",
+            *_lines(mean, may_lose),
+        ]
     best = candidates.iloc[0]
-    rates = _of(near, best)[["lr", "preset"]].dropna().drop_duplicates().sort_values(["lr", "preset"])
-    told = [f"{rate_text(rate.lr)} ({rate.preset})" for rate in rates.itertuples()]
-    names = (f"{s.preset} {s.target} n={s.n_target} ({s.transfer:.0%} of the source)" for s in settings.itertuples())
+    names = (
+        f"{s.preset} {s.task.removeprefix(f'{s.preset}_')} {s.target} n={s.n_target} ({s.transfer:.0%} of the source)"
+        for s in settings.itertuples()
+    )
     by_index = sorted(set(near.loc[near["ties"] == "index", "preset"]))
     return [
         f"Recommended: {_name(best)}. In the {len(settings)} of our settings most like yours:",
-        *(f"  {_name(line):20} target {line.gain:+.3f}, source {-line.cost:+.3f}, {line.cells} cells"
-          f"{_remark(line, may_lose)}" for _, line in mean.iterrows()),
-        f"Learning rate: {', '.join(told)} there; it depends on the model, so try a factor of "
-        "three around it and let validation choose.",
+        *_lines(mean, may_lose),
+        _rates(_of(table, best)),
         f"Settings: {'; '.join(names)}.",
         *(
             f"Heads of {preset} were chosen by an earlier rule there, which fills most of a circuit with the model's "
@@ -146,6 +149,28 @@ def _recommendation(near: pd.DataFrame, may_lose: float) -> list[str]:
         ),
         _how_sure(near, mean, candidates, settings),
     ]  # fmt: skip
+
+
+def _lines(mean: pd.DataFrame, may_lose: float) -> list[str]:
+    return [
+        f"  {_name(line):20} target {line.gain:+.3f}, source {-line.cost:+.3f}, {line.cells} cells"
+        f"{_remark(line, may_lose)}"
+        for _, line in mean.iterrows()
+    ]
+
+
+def _rates(lines: pd.DataFrame) -> str:
+    """Those that validation chose for an arm: of all settings, for they depend on the model and not on the language."""
+    micro = lines["preset"] == DEMO
+    chosen = (
+        (sorted(set(lines.loc[rows, "lr"].dropna())), where)
+        for rows, where in ((~micro, "on a real model"), (micro, "on the demo's micro model, which alone learns so"))
+    )
+    told = [f"{', '.join(map(rate_text, rates))} {where}" for rates, where in chosen if rates]
+    return (
+        f"Learning rate: {'; '.join(told) or 'none is known'}. Try these and a factor of three around them, and let "
+        "validation choose."
+    )
 
 
 def _remark(line: pd.Series, may_lose: float) -> str:

@@ -82,7 +82,7 @@ def scoring_rows(
     if len({example.label for example in rest}) < n_labels:
         raise UserError(
             f"the mean of {mean_rows} rows leaves no row of some label to score heads on (the source has {len(pool)} "
-            "rows). Take fewer rows for the mean."
+            "rows). Take fewer rows for the mean (mean_rows), such as half of them."
         )
     right = [example for example, answer in zip(rest, answers(rest), strict=True) if example.label == answer]
     scored, every = (draw_balanced(rows, score_rows // n_labels, n_labels, seed) for rows in (right, rest))

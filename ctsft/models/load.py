@@ -136,6 +136,8 @@ def _check_whole(name: str, missing: list[str], masked: bool, tokenizer: PreTrai
             f"the model '{name}' has no weights for {min(missing)}: it is no whole language model, "
             "and cannot answer with label words."
         )
+    if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}:
+        raise UserError(f"the tokenizer of '{name}' knows no tokens: its files (such as tokenizer.json) are not there.")
     if masked and tokenizer.mask_token is None:
         raise UserError(
             f"the tokenizer of '{name}' has no mask token, which a masked language model needs in the label's place."
@@ -151,13 +153,16 @@ def _refusal(name: str, error: Exception) -> UserError:
             f"the model '{name}' asks to run code of its own, which is never run here: it could do anything on "
             "this machine. Choose a model whose architecture and tokenizer transformers has itself."
         )
+    if "backend tokenizer" in str(error):
+        return UserError(f"cannot load the tokenizer of '{name}': its files (such as tokenizer.json) are not there.")
+    nowhere = "" if Path(name).expanduser().exists() else "there is no such file or folder here; "
     return UserError(
-        f"cannot load the model '{name}': {first_line(error)} Without a connection to the hub, give a local "
+        f"cannot load the model '{name}': {nowhere}{first_line(error)} Without a connection to the hub, give a local "
         "folder or .gguf file with --model (and the data with --data-dir)."
     )
 
 
-def load_model(name: str, revision: str | None = None, device: str = "cpu") -> Loaded:
+def load_model(name: str | Path, revision: str | None = None, device: str = "cpu") -> Loaded:
     """Load `name` (hub id, folder, .gguf file, or `demo` for the embedded model) in float32 onto `device`.
 
     Remote code is never run. On a GPU, cuDNN's attention is switched off for this process, because it can give NaN.
@@ -169,6 +174,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
     prompts cannot be made with, and whatever cannot be found or read.
     """
     on = device_of(device)  # an unknown one shows before the weights are read
+    name = str(name)
     path = DEMO_MODEL if name == "demo" else Path(name).expanduser()
     source, options = name, dict[str, Any](revision=revision)
     if name.endswith(".gguf"):
@@ -212,5 +218,5 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> L
         answer_at_the_label(model.get_submodule(family.mask_head.path))
     layout = Layout.of(tokenizer, family.masked, family.first_position(config))
     commit = _hub_commit(source, revision)
-    called = f"{name}@{commit[:12]}" if commit else Path(name).name
+    called = f"{name}@{commit[:12]}" if commit else Path(name).name or path.resolve().name
     return Loaded(model, tokenizer, anatomy(model), layout, weight_hash(model), commit, called)

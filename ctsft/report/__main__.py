@@ -46,6 +46,7 @@ from ctsft.report.tradeoff import tradeoff_tables
 from ctsft.report.transfer import transfer_table
 from ctsft.storage import write_atomic
 
+PAPERS_TASKS = {"nusax", "xnli"}
 FIGURES = {
     "01_nusax_transfer": transfer_figure,
     "01_by_target_rows": by_rows_figure,
@@ -116,7 +117,7 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
             written += table.write(tables)
         for name, figure in figures_of(results).items():
             written += save(figure, figures / name)
-    real = {results.name: results for results in folders if results.name != "demo"}
+    real = {results.name: results for results in folders if PAPERS_TASKS & {*results.rows["task"]}}
     for table in paper_tables(real) if real else []:
         written += table.write(tables)
     pages = {"claims.md": claims_page(folders), "odyssey.md": odyssey_page(folders)}
@@ -128,16 +129,22 @@ def redraw(folders: list[Results], tables: Path, figures: Path) -> list[Path]:
 
 @ending_in_a_line()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ctsft.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ctsft.report",
+        description=__doc__.splitlines()[0],
+        epilog="Those of folders in results/ go to paper_tables/ and figures/; those of your own, beside the first.",
+    )
     parser.add_argument("results", nargs="+", type=Path, help="results folders, such as results/small")
-    parser.add_argument("--tables", type=Path, default=Path("paper_tables"), help="where tables and claims go")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where figures go")
+    parser.add_argument("--tables", type=Path, help="where tables and claims go (see below)")
+    parser.add_argument("--figures", type=Path, help="where figures go (see below)")
     parser.add_argument("--page", type=Path, help="write one self-contained HTML page here, and nothing else")
     arguments = parser.parse_args()
     names = [folder.resolve().name for folder in arguments.results]
     if len(set(names)) < len(names):
         raise UserError("two results folders have the same name, which names tables and figures: rename one.")
     folders = [Results.read(folder) for folder in arguments.results]
+    beside = arguments.results[0].resolve().parent
+    committed = all(folder.resolve().parent.name == "results" for folder in arguments.results)
     if arguments.page:
         tables = {results.name: tables_of(results) for results in folders}
         pictures = {
@@ -146,7 +153,11 @@ def main() -> None:
         write_atomic(arguments.page, page(folders, tables, pictures, claims_page(folders)))
         print(arguments.page)
     else:
-        for path in redraw(folders, arguments.tables, arguments.figures):
+        for path in redraw(
+            folders,
+            arguments.tables or (Path("paper_tables") if committed else beside),
+            arguments.figures or (Path("figures") if committed else beside),
+        ):
             print(path)
 
 

@@ -38,7 +38,7 @@ def stack(by_seed: dict[int, np.ndarray], seeds: list[int] | None = None) -> np.
 
 def accuracy(rows: pd.DataFrame, columns: tuple[str, str] = TARGET) -> Interval | None:
     """Accuracy with its interval; None where there is no row."""
-    return mean_interval(stack(right(rows, columns))) if len(rows) else None
+    return Interval(*np.clip(mean_interval(stack(right(rows, columns))), 0, 1).tolist()) if len(rows) else None
 
 
 def macro_f1(rows: pd.DataFrame) -> Interval | None:

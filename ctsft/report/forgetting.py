@@ -233,4 +233,5 @@ def forgetting_tables(results: Results) -> list[Table]:
 
 def forgetting(results: Results) -> str:
     """What script 04 prints at the end."""
-    return f"{markdown(forgetting_cells(results))}\n\n{markdown(related_cells(results))}"
+    related = related_cells(results)
+    return markdown(forgetting_cells(results)) + ("" if related.empty else f"\n\n{markdown(related)}")

@@ -1,11 +1,11 @@
-"""Kinds of rows that are never compared: of two precisions, from two sources, under two rules for keys and values."""
+"""Kinds of rows that are never compared: of two tasks, precisions or sources, under two rules for keys and values."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 # What makes two rows belong to two studies, and how a reader is told.
-KINDS = {"dtype": "in {}", "source": "from {}", "kv_policy": "with {} keys and values"}
+KINDS = {"task": "of {}", "dtype": "in {}", "source": "from {}", "kv_policy": "with {} keys and values"}
 
 
 def kinds(rows: pd.DataFrame) -> list[dict[str, str]]:

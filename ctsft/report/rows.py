@@ -14,6 +14,7 @@ from ctsft.report.asked import asked_for
 from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_by, extra_rates
 from ctsft.report.kinds import is_of, kinds, other_kinds
 from ctsft.report.mixed import measured_once, refuse_same_names
+from ctsft.report.select import ENTAILMENT, EXPERIMENT
 from ctsft.report.stored import damage_told, stored
 from ctsft.study.beside import GOLD, read_gold
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
@@ -22,7 +23,7 @@ from ctsft.tuning.arms import ARMS
 
 NUMBERS = ["n_source", "n_target", "draw", "seed", "heads", "trainable"]
 # The study of sentiment is asked by three scripts, which share cells; it is named by the first.
-TOGETHER = {"01_nusax_transfer": ("01_nusax_transfer", "03_editing_preserving_tradeoff", "04_forgetting")}
+TOGETHER = {EXPERIMENT: (EXPERIMENT, "03_editing_preserving_tradeoff", "04_forgetting")}
 FRACTIONS = ["share", "lr", "valid_accuracy", "source_accuracy_before", "trainable_share", "train_seconds"]
 
 
@@ -63,6 +64,7 @@ class Results:
         if not experiment:
             rows = measured_once(rows)
             refuse_same_names(rows, folder)
+        rows["experiment"] = list(map(_script_of, rows["experiment"]))
         rows["variant"] = [arm if ARMS[arm].variant_of else None for arm in rows["arm"]]
         rows["arm"] = [ARMS[arm].variant_of or arm for arm in rows["arm"]]
         rows = rows.astype(dict.fromkeys(NUMBERS, int) | dict.fromkeys(FRACTIONS, float) | {"depth": "Int64"})
@@ -91,34 +93,30 @@ class Results:
         return next(iter(self.studies(experiment)), None)
 
     def studies(self, experiment: str) -> list[Results]:
-        """What belongs to the task of `experiment`, whichever script ran it: a study for every kind of its rows.
+        """What belongs to the tasks of `experiment`, whichever script ran it: a study for every kind of its rows.
 
-        Script 01's begins from the rows of any script that is asked TOGETHER with it, on the task of the first.
-        Rows of two precisions, from two sources, or whose heads take their keys and values along in two ways are
-        never compared; the kind of the most rows comes first. Baselines of script 06 are left out where `experiment`
+        Script 01's begins from the rows of any script that is asked TOGETHER with it. Rows of two tasks, of two
+        precisions, from two sources, or whose heads take their keys and values along in two ways are never compared;
+        the kind of the most rows comes first. Baselines of script 06 are left out where `experiment`
         does not run them itself, and so are its rates where other scripts tried fewer (see `extra_rates`), and circuits
         that were chosen in another way than most of the rows' were. Zero-shot rows alone are no study where another
         script has tuned on the task: they were run for that one.
         """
         scripts = TOGETHER.get(experiment, (experiment,))
-        own = self.rows[self.rows["experiment"].isin(scripts)]
+        by_these = self.rows["experiment"].isin(scripts)
+        tuned = self.rows["n_target"] > 0
+        others = {*self.rows.loc[tuned, "task"]} - {*self.rows.loc[tuned & by_these, "task"]}
+        own = self.rows[by_these & ~self.rows["task"].isin(others)]
         if own.empty:
-            return []
-        first = min(own["experiment"], key=scripts.index)
-        task = own.loc[own["experiment"] == first, "task"].iloc[0]
-        own = own[own["task"] == task]
-        tuned = self.rows[(self.rows["task"] == task) & (self.rows["n_target"] > 0)]
-        if len(tuned) and not tuned["experiment"].isin(scripts).any():
             return []
         # What theta1 does by itself is no baseline, whichever script asked first.
         arms = {*own["arm"], "zero_shot"}
         baselines = (self.rows["experiment"] == ODYSSEY) & ~self.rows["arm"].isin(arms)
         if experiment != ODYSSEY:
             baselines |= extra_rates(self.rows)
-        belongs = (self.rows["task"] == task) & ~baselines
         found = []
         for kind in kinds(own):
-            alike = self.rows[belongs & is_of(self.rows, kind)]
+            alike = self.rows[~baselines & is_of(self.rows, kind)]
             kept = by_usual_circuits(alike)
             foreign = circuits_by(alike.drop(kept.index)).value_counts()
             aside = [*other_kinds(own, kind), *((f"by {name}", count) for name, count in foreign.items())]
@@ -150,6 +148,13 @@ class Results:
     @property
     def model(self) -> str:
         return str(self.rows["model"].iloc[0])
+
+
+def _script_of(experiment: str) -> str:
+    """The script whose questions rows of this name answer: one under another name is a copy of it, or of the first."""
+    number = experiment[:3]
+    scripts = {name[:3]: name for name in (*TOGETHER[EXPERIMENT], ENTAILMENT, ODYSSEY)}
+    return scripts.get(number) or (experiment if number[:2].isdigit() else EXPERIMENT)
 
 
 def _maps(folder: Path) -> list[Relevance]:

@@ -94,7 +94,9 @@ def _pool(bench: Workbench, cell: Cell) -> list[str]:
     human = set(draw(own, cell.n_target, cell.seed))
     pool = [one for one in own if one not in human]
     if not pool:
-        raise UserError(f"--n-targets {cell.n_target} are all rows of {cell.target}: none is left without a label.")
+        raise UserError(
+            f"--n-targets {cell.n_target} are all rows of {cell.target}: none is left without a label. Lower it."
+        )
     return pool
 
 

@@ -114,6 +114,8 @@ def problem_of(bench: Workbench, config: StudyConfig, seed: int) -> tuple[Proble
         seed,
         shared=config.pool == "shared",
     )
+    for oddity in drawn.oddities(n_labels * (config.score_rows // n_labels)):
+        tqdm.write(f"note: seed {seed}: {oddity}")
     problem = drawn.problem(bench.loaded, bench.encode, bench.label_tokens, config.eval_batch, config.scorer)
     return problem, {"seed": seed, "theta1_hash": theta1["weight_hash"], **drawn.about}
 

@@ -91,6 +91,13 @@ def _make(bench: Workbench, seed: int) -> dict:
     seconds = time.perf_counter() - started
     predictions, test = bench.accuracy(config.source, "test")
     _, valid = bench.accuracy(config.source, "valid")
+    labels = [example.label for example in bench.split(config.source, "valid").examples]
+    if valid["accuracy"] <= (majority := max(map(labels.count, labels)) / len(labels)):
+        tqdm.write(
+            f"note: theta1 of seed {seed} gets {valid['accuracy']:.3f} of {config.source}'s validation rows right, and "
+            f"their commonest label alone {majority:.3f}: it is not competent, and no arm can be judged from it. Give "
+            "it more rows (--n-source), more epochs or another rate (--source-lr)."
+        )
     return {
         "seed": seed,
         **theta1_settings(config, bench.loaded.weights),

@@ -94,7 +94,7 @@ class StudyData:
         if n_source <= len(self.pool_a):
             return replace(train, examples=tuple(train.by_id(self.pool_a)))
         if self.task.more_source_rows is None:
-            raise UserError(f"--n-source is {n_source}, but pool A has {len(self.pool_a)} rows.")
+            raise UserError(f"--n-source is {n_source}, but pool A has {len(self.pool_a)} rows. Ask for no more.")
         rows = self.task.more_source_rows(language, self.config.data_folder)
         if n_source > len(rows.examples):
             raise UserError(f"--n-source is {n_source}, but {self.task.name} has {len(rows.examples)} further rows.")

@@ -78,7 +78,10 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[Sequence[str], list[tupl
     whole = [own for own in versions if header == ",".join(own)]
     found = whole or [own for own in versions if _was_header_of(header, lines, own, sums or {})]
     if not found:
-        raise UserError(f"{path} has other columns than this version writes. Move it away, or use another --output.")
+        raise UserError(
+            f"{path} has other columns than this version writes. Is this a results folder (the one named "
+            "after the preset)? Else move the file away, or use another --output."
+        )
     faults = [] if whole else [(1, "the names of the columns are not as they were written")]
     return found[0], faults + list(enumerate(_checked(lines or [""], found[0], sums), start=2))
 

@@ -90,6 +90,7 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     path = config.folder / f"{config.experiment}.csv"
     bench = opened(config)
     config = bench.config
+    print(f"preset {config.preset}: {config.task}, {config.source} to {', '.join(config.targets)}, {bench.loaded.name}")
     if not bench.task.published:
         for label, word in zip(bench.task.labels, bench.task.label_words, strict=True):
             print(f"label {label}: '{word}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,9 @@ def findings(task: Task, source: str, targets: Sequence[str], rows: Mapping[Spli
     found = _alike(task)
     for language in (source, *targets):
         found += _forms(language, rows)
+        found += _quoted(language, rows)
         found += _repeated(language, rows)
-        found += _torn_groups(language, rows)
+        found += [] if task.parallel else _torn_groups(language, rows)  # there they are named by ids of their split
         found += _absent(task, language, rows)
         found += _balance(task, language, rows, FEW_ROWS if language == source else FEW_TARGET_ROWS)
     for target in targets:
@@ -71,6 +73,17 @@ def _forms(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
     return [
         f"{language}: {mixed} of {len(texts)} texts have accents as characters of their own (not NFC), and others have "
         "not; to a tokenizer they are different words. Bring all into one form."
+    ]
+
+
+def _quoted(language: str, rows: Mapping[Split, Sequence[Example]]) -> list[str]:
+    """Texts in the quotation marks of a program that wrote a table, where they were read as part of the text."""
+    quoted = [e for split in SPLITS for e in rows[language, split] if re.fullmatch(r'"(.*"".*)"', e.text, re.DOTALL)]
+    if not quoted:
+        return []
+    return [
+        f"{language}: {len(quoted)} texts (the first is row '{quoted[0].id}') stand in quotation marks, with others "
+        "doubled inside, as a program writes a table: .tsv is read without quoting, so save it as .csv."
     ]
 
 

@@ -53,7 +53,7 @@ class Declaration:
         if not path.is_file():
             return cls()
         try:
-            text = decode(path.read_bytes(), str(path))
+            text = decode(path.read_bytes(), str(path)).removeprefix("\ufeff")  # as some editors begin a file
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}.") from error
         content = parsed(text, str(path), "One object is expected.")

@@ -94,6 +94,13 @@ def is_one_line(label: str) -> bool:
     return len(label.splitlines()) <= 1
 
 
+def _split_by(record: Mapping[str, object]) -> str:
+    """A hint for a header that is one column, because another character than ours stands between the names."""
+    [only, *others] = record
+    other = next((name for name, mark in (("semicolons", ";"), ("tabs", "\t"), ("commas", ",")) if mark in only), None)
+    return "" if others or other is None else f"It has {other} between the names: save it with those of its ending. "
+
+
 def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: str) -> dict[str, str]:
     """Which column holds what, by declaration or by name."""
     chosen = {}
@@ -106,7 +113,7 @@ def _columns(record: Mapping[str, object], declared: Mapping[str, str], where: s
         elif name in REQUIRED or name in declared:
             raise UserError(
                 f"{where}: no column {candidates[0] if candidates else name!r}; found {list(record)}. "
-                f'Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
+                f'{_split_by(record)}Rename one, or declare it in task.json: {{"columns": {{"{name}": "..."}}}}.'
             )
     roles: dict[str, str] = {}
     for name in APART:

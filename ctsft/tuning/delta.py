@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ctsft.errors import UserError
 from ctsft.heads import Slice
-from ctsft.models.load import weight_hash
+from ctsft.models.load import Loaded, weight_hash
 from ctsft.storage import write_atomic
 from ctsft.tuning.card import model_card
 from ctsft.tuning.slices import read_slices, write_slices
@@ -59,7 +59,11 @@ class HeadDelta:
     @classmethod
     def load(cls, path: Path) -> HeadDelta:
         """Read what `save` wrote: the folder, or the file in it."""
-        path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        path = Path(path)
+        if path.is_dir():
+            if not (path / FILE).is_file() and (path / "config.json").is_file():
+                raise UserError(f"{path} is a whole checkpoint, not a head delta: load it as the model (--model).")
+            path = path / FILE
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -72,11 +76,14 @@ class HeadDelta:
         refuse_damaged(path, metadata, values)
         return cls(base, values, about)
 
-    def apply(self, model: nn.Module) -> HeadDelta:
-        """Write the values into `model`, in place; returns what stood there, so that applying that reverts it.
+    def apply(self, model: nn.Module | Loaded) -> HeadDelta:
+        """Write the values into `model` (or what `load_model` gave), in place; returns what stood there.
+
+        Applying that reverts it.
 
         Raises UserError where the model's weights are not those that the delta was made on.
         """
+        model = model.model if isinstance(model, Loaded) else model
         actual = weight_hash(model)
         if actual != self.base:
             raise UserError(_other_weights("the delta", self.base, actual))
@@ -90,8 +97,9 @@ class HeadDelta:
         return read_slices(model, self.values)
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
+    def on(self, model: nn.Module | Loaded) -> Iterator[None]:
         """`model` is tuned inside the block, and as it was afterwards, bit for bit."""
+        model = model.model if isinstance(model, Loaded) else model
         undo = self.apply(model)
         try:
             yield
