@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import ctsft
 from ctsft.errors import UserError
+from ctsft.tasks.form import told_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,9 @@ class OnTask:
 
 
 def tell_checks(task: Task, source: str, targets: Sequence[str] = ()) -> None:
-    """Print what is odd about a user's own rows, before anything is made of them."""
+    """Print how a user's own rows are asked and what is odd about them, before anything is made of them."""
+    for line in told_words(task):
+        print(line, flush=True)
     for finding in ctsft.check(task, source, targets):
         print(f"check: {finding}", flush=True)
 

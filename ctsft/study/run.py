@@ -26,6 +26,7 @@ from ctsft.study.probes import NamedTests
 from ctsft.study.record import read_cells
 from ctsft.study.stopping import Stopped, stoppable
 from ctsft.study.workbench import Workbench
+from ctsft.tasks.form import told_words
 from ctsft.tuning.team import team_on
 
 # A script's presets are checked where it writes them down, which is before it can call `main`.
@@ -91,9 +92,8 @@ def run_study(config: StudyConfig, table: Callable[[Results], str] = transfer) -
     bench = opened(config)
     config = bench.config
     print(f"preset {config.preset}: {config.task}, {config.source} to {', '.join(config.targets)}, {bench.loaded.name}")
-    if not bench.task.published:
-        for label, word in zip(bench.task.labels, bench.task.label_words, strict=True):
-            print(f"label {label}: '{word}'")
+    for line in told_words(bench.task):
+        print(line)
     for finding in bench.findings:
         print(f"check: {finding}")
     tests = NamedTests(bench)

@@ -16,6 +16,14 @@ def form_of(task: Task) -> dict[str, object]:
     return {name: list(v) if isinstance(v := getattr(task, name), tuple) else v for name in FIELDS}
 
 
+def told_words(task: Task) -> list[str]:
+    """How a task of one's own is asked, a line each: nothing else shows words that stand in another order."""
+    if task.published:
+        return []
+    words = zip(task.labels, task.label_words, strict=True)
+    return [f"prompt: {task.template}", *(f"label {label}: '{word}'" for label, word in words)]
+
+
 def told_form(about: Mapping[str, object]) -> Mapping[str, object]:
     """What a delta or checkpoint says of its task as `form_of` gives it; empty for nothing, or a name in free text."""
     told = about.get("task")
