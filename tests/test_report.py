@@ -48,6 +48,7 @@ from ctsft.report.render import Table, change, rate_text
 from ctsft.report.rows import Results
 from ctsft.report.select import ENTAILMENT, pick
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
+from ctsft.report.showing import folders
 from ctsft.report.summary import HEADINGS, report_page
 from ctsft.report.tradeoff import by_the_papers_rule, difficulty, tradeoff_cells
 from ctsft.report.transfer import about, transfer_cells, transfer_table
@@ -1296,6 +1297,17 @@ def test_the_page_opens_in_a_browser_with_all_pictures_and_no_error(tmp_path):
         assert len(window.find_elements("tag name", "caption")) == len(tables_of(Results.read(DEMO)))
     finally:
         window.quit()
+
+
+def test_notebooks_show_the_rows_of_ones_own_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert folders()["demo"] == DEMO
+    monkeypatch.setenv("CTSFT_RESULTS", str(tmp_path))
+    with pytest.raises(UserError, match="Set CTSFT_RESULTS to what a script was given as --output"):
+        folders()
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "gold.json").touch()
+    assert folders() == {"small": tmp_path / "small"}
 
 
 def test_nothing_after_the_rows_can_load_a_model():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,21 @@ from typing import Any
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 
+from ctsft.errors import UserError
 from ctsft.report.render import markdown
 
 
 def folders() -> dict[str, Path]:
-    """The results folders by name, of the nearest `results` at or above the folder that a notebook runs in."""
+    """The results folders by name: those in CTSFT_RESULTS, else of the nearest `results` at or above the notebook.
+
+    UserError where there is none.
+    """
     here = Path.cwd()
-    root = next(path for path in (here, *here.parents) if (path / "results").is_dir())
-    return {path.parent.name: path.parent for path in sorted((root / "results").glob("*/gold.json"))}
+    nearest = next((path / "results" for path in (here, *here.parents) if (path / "results").is_dir()), here)
+    root = Path(os.environ.get("CTSFT_RESULTS") or nearest).expanduser().resolve()
+    if found := {path.parent.name: path.parent for path in sorted(root.glob("*/gold.json"))}:
+        return found
+    raise UserError(f"no results folders in {root}. Set CTSFT_RESULTS to what a script was given as --output.")
 
 
 def show(of: Any, *makers: Callable[[Any], Any]) -> None:
