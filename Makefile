@@ -26,8 +26,7 @@ test: .venv/ready            ## a process a core, four at most; without the flag
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 tables: .venv/ready          ## paper_tables/ and figures/ again from the committed rows, without a model
-	$(PY) -m ctsft.report $(RESULTS)
-	$(PY) -m ctsft.report.documents $(RESULTS)
+	$(PY) -m ctsft.report $(RESULTS) --documents
 	$(PY) -m ctsft.advice.evidence results/demo results/small
 
 figures: tables notebooks    ## and the notebooks

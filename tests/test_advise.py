@@ -22,7 +22,7 @@ from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.library import drawn_rows, load_task, training_rows
 from ctsft.models.load import load_model
-from ctsft.report import documents
+from ctsft.report.__main__ import main as report_main
 from ctsft.report.choosing import at_papers_share, at_validated_rate, by_usual_circuits
 from ctsft.report.fair import at_common_rates
 from ctsft.report.rows import Results
@@ -246,7 +246,7 @@ def test_rows_that_advise_on_nothing_say_so(tmp_path):
     assert "No arm was run in all of the settings most like yours" in advise(probe_of(), few, 0.02)
 
 
-@pytest.mark.parametrize("entry_point", [evidence_module.main, documents.main])
+@pytest.mark.parametrize("entry_point", [evidence_module.main, report_main])
 def test_a_results_folder_without_rows_ends_with_one_sentence(entry_point, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["", "nope"])
     with pytest.raises(SystemExit) as stop:

@@ -18,8 +18,6 @@ from commands import COMMAND, is_taken
 
 from ctsft import cli
 from ctsft.discovery import scorers
-from ctsft.report.documents import MADE, filled
-from ctsft.report.rows import Results
 from ctsft.study.planning import duration
 from ctsft.tasks import registry
 
@@ -163,14 +161,6 @@ def test_files_that_a_page_names_exist(page):
     assert all((page.parent / link).exists() for link in links), links
     for name in re.findall(r"`((?:ctsft|docs|tests|experiments|notebooks|paper_tables)/[\w./]+)`", text):
         assert (ROOT / name).exists(), name
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_what_a_document_says_of_the_rows_is_what_they_give(name):
-    """Else: make tables."""
-    folders = [Results.read(ROOT / "results" / preset) for preset in FOLDERS]
-    page = (ROOT / name).read_text(encoding="utf-8")
-    assert filled(page, MADE[name](folders)) == page
 
 
 def test_reproducings_hours_are_those_of_the_rows():

@@ -17,6 +17,7 @@ from ctsft.report.by_rate import rate_tables
 from ctsft.report.choosing import ODYSSEY
 from ctsft.report.claims_page import claims_page
 from ctsft.report.costs import cost_tables
+from ctsft.report.documents import fill
 from ctsft.report.faithful_tables import faithfulness_tables
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.figures.by_rate import by_rate_figure
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, help="where tables and claims go (see below)")
     parser.add_argument("--figures", type=Path, help="where figures go (see below)")
     parser.add_argument("--page", type=Path, help="write one self-contained HTML page here, and nothing else")
+    parser.add_argument("--documents", action="store_true", help="fill README.md and REPRODUCING.md here, too")
     arguments = parser.parse_args()
     names = [folder.resolve().name for folder in arguments.results]
     if len(set(names)) < len(names):
@@ -153,11 +155,12 @@ def main() -> None:
         write_atomic(arguments.page, page(folders, tables, pictures, claims_page(folders)))
         print(arguments.page)
     else:
-        for path in redraw(
+        written = redraw(
             folders,
             arguments.tables or (Path("paper_tables") if committed else beside),
             arguments.figures or (Path("figures") if committed else beside),
-        ):
+        )
+        for path in [*written, *(fill(folders) if arguments.documents else ())]:
             print(path)
 
 

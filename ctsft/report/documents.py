@@ -1,16 +1,12 @@
-"""The parts of README.md and REPRODUCING.md that are made from rows, each between two marks.
-
-python -m ctsft.report.documents results/demo results/small results/cpu results/languages  # part of `make tables`
-"""
+"""The parts of README.md and REPRODUCING.md that are made from rows, each between two marks."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctsft.errors import UserError, ending_in_a_line
+from ctsft.errors import UserError
 from ctsft.report import reproducing
 from ctsft.report.claims import CLAIMS
 from ctsft.report.rows import Results
@@ -18,7 +14,7 @@ from ctsft.report.select import EXPERIMENT
 from ctsft.report.verdicts import akin, first_told
 from ctsft.storage import write_atomic
 
-START, END = "<!-- made by python -m ctsft.report.documents; do not edit -->\n", "<!-- end -->"
+START, END = "<!-- made by python -m ctsft.report --documents; do not edit -->\n", "<!-- end -->"
 
 
 def verdicts(folders: Sequence[Results]) -> str:
@@ -54,14 +50,9 @@ def filled(page: str, made: str) -> str:
     return before + START + made + END + rest.split(END, 1)[1]
 
 
-@ending_in_a_line()
-def main() -> None:
-    folders = [Results.read(Path(folder)) for folder in sys.argv[1:]]
-    parts = {Path(name): make(folders) for name, make in MADE.items()}  # takes minutes, in which somebody may write
+def fill(folders: Sequence[Results]) -> list[Path]:
+    """Put what these rows give into the documents of the working folder; returns them."""
+    parts = {Path(name): make(folders) for name, make in MADE.items()}  # takes a while, in which somebody may write
     for document, made in parts.items():
         write_atomic(document, filled(document.read_text(encoding="utf-8"), made))
-        print(document)
-
-
-if __name__ == "__main__":
-    main()
+    return [*parts]
