@@ -155,7 +155,13 @@ def _refusal(name: str, error: Exception) -> UserError:
         )
     if "backend tokenizer" in str(error):
         return UserError(f"cannot load the tokenizer of '{name}': its files (such as tokenizer.json) are not there.")
-    nowhere = "" if Path(name).expanduser().exists() else "there is no such file or folder here; "
+    folder = Path(name).expanduser()
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return UserError(
+            f"the weights of '{name}' are a pickle (.bin), which can run code when it is read. Save them as safetensors, "
+            "on a machine where you trust them."
+        )
+    nowhere = "" if folder.exists() else "there is no such file or folder here; "
     return UserError(
         f"cannot load the model '{name}': {nowhere}{first_line(error)} Without a connection to the hub, give a local "
         "folder or .gguf file with --model (and the data with --data-dir)."
