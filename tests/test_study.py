@@ -535,7 +535,7 @@ def test_a_tokenizer_without_a_pad_token_pads_with_the_end_token(tmp_path):
 def test_pickled_weights_are_refused(tmp_path):
     shutil.copytree(ROOT / "ctsft" / "tasks" / "demo" / "model", tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="are a pickle .*Save them as safetensors"):
+    with pytest.raises(UserError, match=r"are a pickle .*Save them as safetensors"):
         load_model(str(tmp_path / "m"))
 
 

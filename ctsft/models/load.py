@@ -158,8 +158,8 @@ def _refusal(name: str, error: Exception) -> UserError:
     folder = Path(name).expanduser()
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         return UserError(
-            f"the weights of '{name}' are a pickle (.bin), which can run code when it is read. Save them as safetensors, "
-            "on a machine where you trust them."
+            f"the weights of '{name}' are a pickle (.bin), which can run code when read. Save them as safetensors, "
+            "where you trust them."
         )
     nowhere = "" if folder.exists() else "there is no such file or folder here; "
     return UserError(
