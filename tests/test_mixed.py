@@ -60,7 +60,7 @@ def test_another_source_or_rule_for_keys_is_a_study_of_its_own(demo, changes, he
     assert first.set_aside == ((words, int(own.sum())),)
     assert f"rows {words} are not shown" in transfer_table(first).caption
     told = pick(transfer_cells(second), target="d30", arm="circuit")["accuracy"]
-    assert set(told) - {GAP} == {"0.000 [0.00, 0.00]"}
+    assert set(told) - {GAP} == {"0.000 [0.00, 0.01]"}  # of 400 rows
     assert f"demo_01_nusax_transfer_{suffix}" in {table.name for table in tables_of(both)}
     assert words in {which for which, _ in judge_otherwise(both)}
 
