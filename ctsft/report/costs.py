@@ -87,6 +87,7 @@ def arithmetic_cells(folder: Path) -> pd.DataFrame:
     """One line per arithmetic and place: accuracy, paired change against float32, and errors of single products."""
     table, p_values = [], []
     for _, row in read_arithmetic(folder).iterrows():
+        itself = row["arithmetic"] == "float32"
         right, exact = row["answers"] == row["gold"], row["answers_float32"] == row["gold"]
         apart = paired_difference(right[None].astype(float), exact[None].astype(float))
         table.append(
@@ -94,7 +95,7 @@ def arithmetic_cells(folder: Path) -> pd.DataFrame:
                 "arithmetic": row["arithmetic"],
                 "where": row["where"],
                 "accuracy": interval(mean_interval(right[None].astype(float))),
-                "against float32": change(apart),
+                "against float32": GAP if itself else change(apart),
                 "answers changed": f"{(row['answers'] != row['answers_float32']).mean():.1%}",
                 "error, random": f"{row['random_error']:.2%}",
                 "error, real": GAP if pd.isna(row["real_error"]) else f"{row['real_error']:.2%}",
@@ -103,7 +104,7 @@ def arithmetic_cells(folder: Path) -> pd.DataFrame:
                 "rows": row["n_rows"],
             }
         )
-        p_values.append(None if row["arithmetic"] == "float32" else apart.p)
+        p_values.append(None if itself else apart.p)
     return with_holm(table, p_values, "against float32")
 
 

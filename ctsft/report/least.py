@@ -38,8 +38,7 @@ class Quantity:
 
     def told(self, one: Outcome) -> str:
         value = self.of(one)
-        alike = "; equal on all rows, so no draw differs" if value.low == value.high else ""
-        return f"{self.shown(value.value)} [{self.shown(value.low)}, {self.shown(value.high)}{alike}]"
+        return f"{self.shown(value.value)} [{self.shown(value.low)}, {self.shown(value.high)}]"
 
     def not_told_apart(self, one: Outcome, some: Sequence[Outcome]) -> list[Outcome]:
         """Those of `some` whose own is not larger with its whole interval, on the seeds that both have."""
