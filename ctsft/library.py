@@ -38,9 +38,9 @@ from ctsft.tuning.slices import put_back
 def load_task(name: str, data_dir: str | Path | None = None, label_words: Sequence[str] = ()) -> Task:
     """A task by name (nusax, xnli, smsa, demo, demo_entailment), or your own files in the folder `data_dir`/<name>.
 
-    `label_words` replaces the task's own, one per label. The result reads its rows from `data_dir` (else
-    CTSFT_DATA_DIR; else published data are downloaded) from then on. Raises
-    UserError for an unknown name, files that cannot be read, and another number of words.
+    `label_words` replaces the task's own, one per label. The result reads its rows from `data_dir` from then
+    on (else from CTSFT_DATA_DIR; else published data are downloaded). Raises UserError for an unknown name, files that
+    cannot be read, and another number of words.
     """
     folder = data_folder(data_dir)
     task = get_task(name, folder)

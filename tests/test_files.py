@@ -142,6 +142,7 @@ def test_declared_labels_words_and_template(tmp_path):
         (".csv", "text,label\n\nhello,a\n\n,b\n", "line 5: the field 'text' is empty"),
         (".tsv", "text\tlabel\nhello\ta\n\tb\n", "line 3: the field 'text' is empty"),
         (".csv", "text\n\nhello\n", "no column 'label'"),
+        (".jsonl", "{}\n", r"no column 'text'; found \[\]"),
         (".csv", "text;label\nhello;good\n", r"found \['text;label'\]\. It has semicolons between the names"),
         (".csv", "text\tlabel\nhello\tgood\n", "It has tabs between the names: save it with those of its ending"),
         (".csv", 'text,label\nhello,"a\nbye,b"\n', r"line 3: a line break in label 'a\\nbye,b'"),

@@ -97,10 +97,10 @@ class Results:
 
         Script 01's begins from the rows of any script that is asked TOGETHER with it. Rows of two tasks, of two
         precisions, from two sources, or whose heads take their keys and values along in two ways are never compared;
-        the kind of the most rows comes first. Baselines of script 06 are left out where `experiment`
-        does not run them itself, and so are its rates where other scripts tried fewer (see `extra_rates`), and circuits
-        that were chosen in another way than most of the rows' were. Zero-shot rows alone are no study where another
-        script has tuned on the task: they were run for that one.
+        the kind of the most rows comes first. Baselines of script 06 are left out where `experiment` does not run them
+        itself, and so are its rates where other scripts tried fewer (see `extra_rates`), and circuits that were chosen
+        in another way than most of the rows' were. Zero-shot rows alone are no study where another script has tuned on
+        the task: they were run for that one.
         """
         scripts = TOGETHER.get(experiment, (experiment,))
         by_these = self.rows["experiment"].isin(scripts)

@@ -96,7 +96,7 @@ def is_one_line(label: str) -> bool:
 
 def _split_by(record: Mapping[str, object]) -> str:
     """A hint for a header that is one column, because another character than ours stands between the names."""
-    [only, *others] = record
+    only, *others = [*record] or [""]
     other = next((name for name, mark in (("semicolons", ";"), ("tabs", "\t"), ("commas", ",")) if mark in only), None)
     return "" if others or other is None else f"It has {other} between the names: save it with those of its ending. "
 
