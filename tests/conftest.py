@@ -22,6 +22,18 @@ from ctsft.tasks.prompts import Encoded, Layout
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# The files that take longest, first, so that no process sits over one of them at the end while the others are done.
+LONGEST = (
+    "report committed_tables crashes study team documents odyssey executors faults mixed self_training real_models "
+    "paper_model"
+).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 64}
 ROPE = {**SIZES, "intermediate_size": 48, "num_attention_heads": 4, "tie_word_embeddings": False}
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2}
