@@ -84,7 +84,7 @@ def test_smaller_pieces_are_tried_and_then_it_is_said_what_was_too_big():
 
 
 def test_out_of_memory_in_training_scoring_and_answering_gives_the_same_rows(three_cells, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_accumulate", too_big(loop._accumulate, lambda *a: a[4], 3))
+    monkeypatch.setattr(loop.Gradients, "_accumulate", too_big(loop.Gradients._accumulate, lambda *a: a[2], 3))
     monkeypatch.setattr(gradient, "_from_gradient", too_big(gradient._from_gradient, lambda b, *_: len(b.gold), 2))
     monkeypatch.setattr(evaluation, "_predict", too_big(evaluation._predict, lambda *a: a[4], 64))
     with pytest.warns(UserWarning, match="out of memory: going on with"):

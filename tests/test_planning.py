@@ -149,7 +149,7 @@ def test_a_reader_that_goes_early_is_no_error(tmp_path):
     command = f"'{sys.executable}' '{ROOT}/experiments/01_nusax_transfer.py' --dry-run --output '{tmp_path}'"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     read = subprocess.run(["bash", "-c", f"{command} | head -1"], capture_output=True, text=True, env=environment)
-    assert read.stdout.startswith("220 cells, 0 done")
+    assert read.stdout == "preset demo: demo, d00 to d10, d30, d50, d70, d90, demo\n"
     assert read.stderr == ""
 
 

@@ -31,13 +31,13 @@ from ctsft.study.run import main
 from ctsft.study.workbench import Workbench
 from ctsft.tuning import loop
 from test_team import study
-honest, take_part = loop._accumulate, Workbench.take_part
+honest, take_part = loop.Gradients._accumulate, Workbench.take_part
 
 def fails(*arguments):
     raise {error}
 
 def failing(bench, training):
-    loop._accumulate = fails if training.arm.name == "norm_only" else honest
+    loop.Gradients._accumulate = fails if training.arm.name == "norm_only" else honest
     take_part(bench, training)
 
 Workbench.take_part = failing
