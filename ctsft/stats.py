@@ -81,6 +81,11 @@ def mean_interval(values: np.ndarray) -> Interval:
     return _middle(values.mean(), mean_draws(values))
 
 
+def fraction_interval(values: np.ndarray) -> Interval:
+    """Mean of values [seeds, rows] from 0 to 1, whose bounds are such too."""
+    return Interval(*np.clip(mean_interval(values), 0, 1).tolist())
+
+
 def share_interval(right: np.ndarray) -> Interval:
     """The share of `right` [rows] with Wilson's interval (1927), which is one for few rows and for all right too."""
     n, value = len(right), float(np.mean(right))

@@ -168,8 +168,8 @@ def _rates(lines: pd.DataFrame) -> str:
     )
     told = [f"{', '.join(map(rate_text, rates))} {where}" for rates, where in chosen if rates]
     return (
-        f"Learning rate: {'; '.join(told) or 'none is known'}. Try these and a factor of three around them, and let "
-        "validation choose."
+        f"Learning rate: {'; '.join(told) or 'none is known'}. Let validation choose; where one "
+        "is told, try a factor of three around it."
     )
 
 

@@ -11,6 +11,7 @@ from ctsft.report.mixed import refuse_mixed
 from ctsft.stats import (
     Difference,
     Interval,
+    fraction_interval,
     macro_f1_difference,
     macro_f1_interval,
     mean_interval,
@@ -38,7 +39,7 @@ def stack(by_seed: dict[int, np.ndarray], seeds: list[int] | None = None) -> np.
 
 def accuracy(rows: pd.DataFrame, columns: tuple[str, str] = TARGET) -> Interval | None:
     """Accuracy with its interval; None where there is no row."""
-    return Interval(*np.clip(mean_interval(stack(right(rows, columns))), 0, 1).tolist()) if len(rows) else None
+    return fraction_interval(stack(right(rows, columns))) if len(rows) else None
 
 
 def macro_f1(rows: pd.DataFrame) -> Interval | None:

@@ -14,7 +14,7 @@ import numpy as np
 from ctsft.report.answer import ON_TEST, Answer, lowest, tag, tags, told_by_name
 from ctsft.report.judging import by_interval
 from ctsft.report.outcomes import Outcome
-from ctsft.stats import Interval, calibration_difference, calibration_interval, mean_interval
+from ctsft.stats import Interval, calibration_difference, calibration_interval, fraction_interval, mean_interval
 
 MORE_BITS = 0.02
 Values = Sequence[np.ndarray]
@@ -59,7 +59,7 @@ FLIPS = Quantity(
     "share of answers changed",
     "{:.1%}".format,
     lambda one: one.changed,
-    lambda values: Interval(*np.clip(mean_interval(np.stack(values)), 0, 1).tolist()),
+    lambda values: fraction_interval(np.stack(values)),
     lambda first, second: mean_interval(np.stack(first) - np.stack(second)),
 )
 

@@ -2,7 +2,7 @@
 
 y = x W^T + b is computed with the full matrix; backward computes dL/dx and, of dL/dW, the chosen part alone:
 (dL/dy)[rows]^T x for rows, (dL/dy)^T x[columns] for columns. The chosen part is a small parameter; after every
-optimizer step it is written into the full matrix, which stands still in the optimizer's eyes and has no gradient.
+optimizer step it is written into the full matrix, which is frozen and has no gradient.
 """
 
 from __future__ import annotations
