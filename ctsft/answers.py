@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,7 +18,7 @@ from ctsft.evaluation import predict as predict_encoded
 from ctsft.models.load import Loaded
 from ctsft.models.precision import autocast
 from ctsft.stats import Interval, share_interval
-from ctsft.tasks.prompts import Encoded, encode, label_tokens
+from ctsft.tasks.prompts import Encoded, cut_rows, encode, label_tokens
 from ctsft.tasks.task import MAX_TOKENS, SPLITS, Example, Task
 
 EVAL_BATCH = 32
@@ -57,7 +58,8 @@ def predict(
     """The model's answer to every text, as it is now; use `with delta.on(model):` around it.
 
     `pairs`: the second texts, of a task that has two. `temperature`: with a delta's own, `about["temperature"]`, the
-    confidence can be believed. Raises UserError for an empty text, and where second texts lack or are too many.
+    confidence can be believed. Warns where texts lose their end at `max_tokens`. Raises UserError for an empty text,
+    and where second texts lack or are too many.
     """
     if isinstance(texts, str) or isinstance(pairs, str):
         raise UserError("give a list of texts, not one text.")
@@ -70,6 +72,12 @@ def predict(
         return []
     both = zip_longest(texts, pairs, fillvalue="")
     rows = [Example(str(number), text, 0, pair) for number, (text, pair) in enumerate(both)]
+    if cut := cut_rows(loaded.tokenizer, task, rows, max_tokens, loaded.layout):
+        warnings.warn(
+            f"{len(cut)} of {len(rows)} texts (the first is number {cut[0]}) are longer than {max_tokens} tokens with "
+            "the prompt and are read without their end.",
+            stacklevel=2,
+        )
     found = answer(loaded, task, rows, max_tokens)
     sure = confidence(found.logits, temperature)
     return [Answer(task.labels[label], value) for label, value in zip(found.labels, sure.tolist(), strict=True)]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from ctsft.answers import answer
 from ctsft.calibration import confidence
 from ctsft.errors import UserError
 from ctsft.models.load import Loaded
+from ctsft.tasks.prompts import cut_rows
 from ctsft.tasks.task import MAX_TOKENS, Example, Task
 from ctsft.tuning.delta import HeadDelta, Switch
 
 CHUNK = 256  # rows in memory at a time
-NAMED = 10  # rows without a text whose lines are kept; the others are counted
+NAMED = 10  # rows of a kind whose lines are kept; the others are counted
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,25 @@ class Voice:
 
 
 @dataclass
-class Labeller:
-    """Puts a label and a confidence beside every row; `skipped` counts the rows without a text so far.
+class Lines:
+    """How many rows, and the lines of the first of them."""
 
-    `first_skipped` are the lines of the first of them.
+    number: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, lines: Sequence[int]) -> None:
+        self.number += len(lines)
+        self.first += lines[: NAMED - len(self.first)]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.first)) + (", ..." if self.number > len(self.first) else "")
+
+
+@dataclass
+class Labeller:
+    """Puts a label and a confidence beside every row.
+
+    `skipped` tells of the rows without a text so far, `cut` of those whose text the first voice reads without its end.
     """
 
     loaded: Loaded
@@ -43,8 +59,7 @@ class Labeller:
     voices: Sequence[Voice]
 
     def __post_init__(self) -> None:
-        self.skipped = 0
-        self.first_skipped: list[int] = []
+        self.skipped, self.cut = Lines(), Lines()
         deltas = {voice.prefix: voice.delta for voice in self.voices if voice.delta is not None}
         self._switch = Switch(self.loaded.model, deltas)
 
@@ -69,16 +84,23 @@ class Labeller:
         examples = [Example(str(line), _field(row, text, line), 0, _field(row, pair, line)) for line, row in part]
         asked = [number for number, e in enumerate(examples) if e.text and (e.pair or pair is None)]
         skipped = [part[number][0] for number in sorted(set(range(len(part))) - set(asked))]
-        self.skipped += len(skipped)
-        self.first_skipped += skipped[: NAMED - len(self.first_skipped)]
+        self.skipped.add(skipped)
+        given = [examples[number] for number in asked]
+        self.cut.add(self._lines_cut(given))
         new: list[dict[str, object]] = [dict.fromkeys(self.columns, "") for _ in part]
-        for voice in self.voices if asked else ():
-            labels, sure = self._ask([examples[number] for number in asked], voice)
+        for voice in self.voices if given else ():
+            labels, sure = self._ask(given, voice)
             for number, label, value in zip(asked, labels, sure, strict=True):
                 new[number][f"{voice.prefix}label"] = self.task.labels[label]
                 new[number][f"{voice.prefix}confidence"] = f"{value:.4f}"
         for (_, row), columns in zip(part, new, strict=True):
             yield dict(row) | columns
+
+    def _lines_cut(self, examples: list[Example]) -> list[int]:
+        if not examples:
+            return []
+        loaded, longest = self.loaded, self.voices[0].max_tokens
+        return [int(line) for line in cut_rows(loaded.tokenizer, self.task, examples, longest, loaded.layout)]
 
     def _ask(self, examples: list[Example], voice: Voice) -> tuple[list[int], list[float]]:
         self._switch.to(voice.prefix if voice.delta is not None else None)

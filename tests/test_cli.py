@@ -27,7 +27,7 @@ from ctsft.errors import UserError
 from ctsft.evaluation import predict as predict_rows
 from ctsft.heads import Head
 from ctsft.heatmap import terminal
-from ctsft.prediction import Labeller, Voice
+from ctsft.prediction import Labeller, Lines, Voice
 from ctsft.tasks.form import task_of
 from ctsft.tasks.formats import separated
 from ctsft.tasks.prompts import encode, label_tokens
@@ -597,9 +597,21 @@ def test_a_task_with_two_texts_wants_both_columns(work):
     rows = [(2, {"a": "x", "b": "y"}), (3, {"a": "x", "b": ""})]
     first, second = labeller.run(rows, "a", "b")
     assert first["label"]
-    assert (second["label"], labeller.skipped, labeller.first_skipped) == ("", 1, [3])
+    assert (second["label"], labeller.skipped, labeller.cut) == ("", Lines(1, [3]), Lines())
     with pytest.raises(UserError, match="line 2: no column 'c'"):
         list(labeller.run(rows, "a", "c"))
+
+
+def test_a_text_that_loses_its_end_is_told_by_its_line(work, tmp_path, capsys):
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\nshort\n" + "long " * 500 + "\n\n")
+    main([*f"predict --model {work / 'theta1'} --delta {work / 'delta'} --input {texts}".split()])
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 4
+    assert told.err.splitlines()[-2:] == [
+        "note: 1 rows have no text and got no label (lines 4)",
+        "note: 1 rows are longer than 128 tokens with the prompt and were read without their end (lines 3)",
+    ]
 
 
 def test_records_keep_line_numbers_over_line_breaks_in_texts():

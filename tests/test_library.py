@@ -383,6 +383,11 @@ def test_texts_are_answered_as_the_rows_of_a_split_are(theta1, task):
             ctsft.predict(theta1, asked, texts, pairs=pairs)
 
 
+def test_texts_that_lose_their_end_are_told(theta1, task):
+    with pytest.warns(UserWarning, match=r"1 of 2 texts \(the first is number 1\) are longer than 40 tokens"):
+        ctsft.predict(theta1, task, ["short", "long " * 100], max_tokens=40)
+
+
 def test_rows_are_read_from_where_the_variable_says(tmp_path, monkeypatch):
     write_topics(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="unknown task 'topics'"):

@@ -80,10 +80,15 @@ class Predict:
                 (quoted if any("\r" in str(value) for value in row.values()) else writer).writerow(row)
         if writer is None:
             print("note: the input has no rows", file=sys.stderr)
-        if labeller.skipped:
-            more = ", ..." if labeller.skipped > len(labeller.first_skipped) else ""
-            lines = ", ".join(map(str, labeller.first_skipped)) + more
-            print(f"note: {labeller.skipped} rows have no text and got no label (lines {lines})", file=sys.stderr)
+        for rows, what in (
+            (labeller.skipped, "have no text and got no label"),
+            (
+                labeller.cut,
+                f"are longer than {voices[0].max_tokens} tokens with the prompt and were read without their end",
+            ),
+        ):
+            if rows.number:
+                print(f"note: {rows.number} rows {what} (lines {rows})", file=sys.stderr)
 
     def _check_pair(self, task: Task) -> None:
         if ("{pair}" in task.template) != (self.pair is not None):
