@@ -329,6 +329,11 @@ def test_a_delta_of_another_model_is_refused(tmp_path):
     HeadDelta.of(one.model, pieces, weight_hash(one.model)).save(tmp_path)
     with pytest.raises(UserError, match="made on weights"):
         HeadDelta.load(tmp_path).apply(other.model)
+    # Unless its user says so: then it is the delta's values that stand there, and it can be taken back.
+    before, wanted = weight_hash(other.model), HeadDelta.load(tmp_path).values
+    with HeadDelta.load(tmp_path).on(other.model, other_weights=True):
+        assert all(torch.equal(found, wanted[piece]) for piece, found in read_slices(other.model, pieces).items())
+    assert weight_hash(other.model) == before
     (tmp_path / "broken.safetensors").write_bytes((tmp_path / "delta.safetensors").read_bytes()[:100])
     with pytest.raises(UserError, match="cannot read"):
         HeadDelta.load(tmp_path / "broken.safetensors")

@@ -76,16 +76,18 @@ class HeadDelta:
         refuse_damaged(path, metadata, values)
         return cls(base, values, about)
 
-    def apply(self, model: nn.Module | Loaded) -> HeadDelta:
+    def apply(self, model: nn.Module | Loaded, *, other_weights: bool = False) -> HeadDelta:
         """Write the values into `model` (or what `load_model` gave), in place; returns what stood there.
 
         Applying that reverts it.
 
-        Raises UserError where the model's weights are not those that the delta was made on.
+        Raises UserError where the model's weights are not those that the delta was made on, unless `other_weights`
+        allows it: for a theta1 that was made again on another machine and differs in its last bits. What the delta
+        says of its accuracy and temperature then need not hold.
         """
         model = model.model if isinstance(model, Loaded) else model
         actual = weight_hash(model)
-        if actual != self.base:
+        if actual != self.base and not other_weights:
             raise UserError(_other_weights("the delta", self.base, actual))
         before = self.stood(model)
         write_slices(model, self.values)
@@ -97,10 +99,10 @@ class HeadDelta:
         return read_slices(model, self.values)
 
     @contextmanager
-    def on(self, model: nn.Module | Loaded) -> Iterator[None]:
-        """`model` is tuned inside the block, and as it was afterwards, bit for bit."""
+    def on(self, model: nn.Module | Loaded, *, other_weights: bool = False) -> Iterator[None]:
+        """`model` is tuned inside the block, see `apply`, and as it was afterwards, bit for bit."""
         model = model.model if isinstance(model, Loaded) else model
-        undo = self.apply(model)
+        undo = self.apply(model, other_weights=other_weights)
         try:
             yield
         finally:
