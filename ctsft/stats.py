@@ -48,10 +48,14 @@ def _weights(size: int, stream: int) -> np.ndarray:
     return generator.multinomial(size, np.full(size, 1 / size), DRAWS) / size
 
 
+def _stretched(size: int, stream: int) -> np.ndarray:
+    """The same of few units, stretched about 1 / size: so draws vary as much as the mean of that many units does."""
+    even = 1 / size
+    return even + (_weights(size, stream) - even) * sqrt(size / max(1, size - 1))
+
+
 def _seed_weights(seeds: int) -> np.ndarray:
-    """The same of seeds, stretched about 1 / seeds, so that draws vary as much as the mean of that many seeds does."""
-    even = 1 / seeds
-    return even + (_weights(seeds, 1) - even) * sqrt(seeds / max(1, seeds - 1))
+    return _stretched(seeds, 1)
 
 
 def mean_draws(values: np.ndarray) -> np.ndarray:
@@ -79,6 +83,17 @@ def mean_interval(values: np.ndarray) -> Interval:
         value, missed = float(values.flat[0]), 1 - 0.025 ** (1 / values.shape[1])
         return _middle_of(value, max(-1.0, value - missed), min(1.0, value + missed))
     return _middle(values.mean(), mean_draws(values))
+
+
+def mean_over(settings: Sequence[np.ndarray]) -> Interval:
+    """Mean over settings of values, each [seeds, rows], for others like them: settings are drawn as well.
+
+    Settings of as many rows draw the same rows. Rows count in the spread of settings too, so it is rather too wide.
+    """
+    draws = np.stack([mean_draws(values) for values in settings], axis=1)
+    return _middle(
+        float(np.mean([values.mean() for values in settings])), (draws * _stretched(len(settings), 2)).sum(1)
+    )
 
 
 def fraction_interval(values: np.ndarray) -> Interval:

@@ -41,7 +41,7 @@ from ctsft.report.figures.transfer import by_rows_figure
 from ctsft.report.forgetting import forgetting_tables, related_cells
 from ctsft.report.judging import BY_INDEX, MARGIN, Judgement, by_interval
 from ctsft.report.otherwise import judge_otherwise
-from ctsft.report.pairs import pair_cells
+from ctsft.report.pairs import pair_cells, pair_tables
 from ctsft.report.paper import BEST, beside, matching, paper_tables, published, said_once
 from ctsft.report.printed import COLUMN, beside_the_paper, transfer
 from ctsft.report.render import Table, change, rate_text
@@ -62,6 +62,7 @@ from ctsft.stats import (
     macro_f1_interval,
     mean_draws,
     mean_interval,
+    mean_over,
     paired_difference,
     permutation_p,
     ratio_interval,
@@ -146,6 +147,21 @@ def test_seeds_that_disagree_widen_the_interval():
     assert same.mean() == apart.mean()
     narrow, wide = mean_interval(same), mean_interval(apart)
     assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
+
+
+def test_an_interval_for_other_languages_covers_their_mean():
+    """Differences [seeds, rows] of ten languages, whose true means spread by .03 about .02."""
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        means = generator.normal(0.02, 0.03, 10)
+        _, low, high = mean_over([mean + generator.normal(0, 0.4, (2, 400)) for mean in means])
+        inside += low <= 0.02 <= high
+    assert 0.90 < inside / 200 < 0.995
+    # Languages that do not differ add next to nothing.
+    same = [generator.normal(0, 0.4, (2, 400))] * 10
+    alike, alone = mean_over(same), mean_interval(same[0])
+    assert (alike.low, alike.high) == pytest.approx((alone.low, alone.high), abs=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 20, 400])
@@ -905,6 +921,22 @@ def test_pairs_of_arms_are_compared_at_rates_that_both_had(sentiment):
     extra = extra.drop_duplicates(["target", "seed"]).assign(cell=lambda more: more["cell"] + "-more")
     more = replace(sentiment, rows=pd.concat([sentiment.rows, extra], ignore_index=True))
     assert pair_cells(more).set_index(["n", "arms"]).loc[(100, "circuit 2 − full"), "target"] == line["target"]
+
+
+def test_many_languages_are_drawn_too(sentiment, monkeypatch):
+    """Five say little of how languages differ, so there is no column then."""
+    few = pair_tables(sentiment, "01")[0]
+    assert not [name for name in few.cells if "languages drawn too" in name]
+    assert "seeds (not over languages)" in few.caption
+    monkeypatch.setattr("ctsft.report.pairs.ENOUGH_LANGUAGES", 5)
+    many = pair_tables(sentiment, "01")[0]
+    assert "languages as well where `languages drawn too` is said" in many.caption
+    assert "fewer than 5 languages" in many.caption
+    pd.testing.assert_frame_equal(many.cells[few.cells.columns], few.cells)
+    lines = many.cells.set_index(["n", "arms"])["target, languages drawn too"]
+    assert lines[25, "circuit 2 − full"] == "–"  # three languages had so few rows
+    rows = few.cells.set_index(["n", "arms"])["target"]
+    assert lines[100, "circuit 2 − full"].split()[0] == rows[100, "circuit 2 − full"].split()[0]
 
 
 def test_ct_sft_in_pairs_has_the_rates_of_both_its_arms(sentiment):

@@ -15,6 +15,7 @@ from ctsft.stats import (
     macro_f1_difference,
     macro_f1_interval,
     mean_interval,
+    mean_over,
     paired_difference,
 )
 
@@ -84,14 +85,21 @@ def pooled(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, s
     Test rows of the same labels correspond (the languages of a task are parallel).
     """
     pairs = [of_one_start(*pair) for pair in pairs]
+    apart = _apart(pairs, columns)
+    return mean_difference(apart, [rows[columns[1]].iloc[0].tobytes() for rows, _ in pairs]) if apart else None
+
+
+def pooled_over(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, str] = TARGET) -> Interval | None:
+    """As `pooled`, with an interval for other settings (languages) like these."""
+    apart = _apart([of_one_start(*pair) for pair in pairs], columns)
+    return mean_over(apart) if apart else None
+
+
+def _apart(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], columns: tuple[str, str]) -> list[np.ndarray]:
+    """The differences of each setting [seeds, N], on the seeds that all of them have; none where they share none."""
     sides = [(right(first, columns), right(second, columns)) for first, second in pairs]
-    if not sides:
-        return None
-    seeds = sorted(set.intersection(*(set(one) & set(two) for one, two in sides)))
-    if not seeds:
-        return None
-    apart = [stack(one, seeds) - stack(two, seeds) for one, two in sides]
-    return mean_difference(apart, [rows[columns[1]].iloc[0].tobytes() for rows, _ in pairs])
+    seeds = sorted(set.intersection(*(set(one) & set(two) for one, two in sides))) if sides else []
+    return [stack(one, seeds) - stack(two, seeds) for one, two in sides] if seeds else []
 
 
 def mean_difference(apart: Sequence[np.ndarray], tests: Sequence[Hashable]) -> Interval:

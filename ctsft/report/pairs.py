@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two, is_at_papers_rate
-from ctsft.report.compare import SOURCE, TARGET, pooled
+from ctsft.report.compare import SOURCE, TARGET, pooled, pooled_over
 from ctsft.report.fair import at_rates_of_both
 from ctsft.report.judging import SAME, common_seeds, pairs_of
 from ctsft.report.render import GAP, Table, change, rate_text, rates_text
@@ -37,6 +37,9 @@ PAIRS: tuple[tuple[Side, Side], ...] = (
     (CIRCUIT, ("ngrams", None)),
     (FULL, ("ngrams", None)),
 )
+# Fewer languages hardly tell how much languages differ.
+ENOUGH_LANGUAGES = 8
+DRAWN = ", languages drawn too"
 
 
 def named(side: Side) -> str:
@@ -66,7 +69,7 @@ def compared(rows: pd.DataFrame, pair: tuple[Side, Side]) -> list[tuple[pd.DataF
 def pair_cells(results: Results) -> pd.DataFrame:
     """One line per number of target rows and pair of arms that both were run on a common target and seed."""
     rows = at_papers_share(results.from_most_source_rows().rows)
-    table = []
+    table: list[dict[str, object]] = []
     for n_target in sorted(set(rows["n_target"]) - {0}):
         here = rows[rows["n_target"] == n_target]
         at_papers_rate = here[is_at_papers_rate(here)]
@@ -79,6 +82,7 @@ def pair_cells(results: Results) -> pd.DataFrame:
             seeds = common_seeds(pairs)
             targets = [{first["target"].iloc[0] for first, _ in found} for found in (pairs, alone)]
             whole = targets[0] == targets[1] and common_seeds(alone) == seeds
+            many = pairs if len(pairs) >= ENOUGH_LANGUAGES else []
             sides = pd.concat([side for pair in pairs for side in pair])
             table.append(
                 {
@@ -86,6 +90,8 @@ def pair_cells(results: Results) -> pd.DataFrame:
                     "arms": " − ".join(map(named, pair)),
                     "target": change(pooled(pairs)),
                     "source afterwards": change(pooled(pairs, SOURCE) if models else None),
+                    f"target{DRAWN}": change(pooled_over(many)),
+                    f"source{DRAWN}": change(pooled_over(many, SOURCE) if models else None),
                     f"target, at {rate_text(PAPERS_RATE)}": change(pooled(alone, TARGET) if whole else None),
                     f"source, at {rate_text(PAPERS_RATE)}": change(pooled(alone, SOURCE) if whole and models else None),
                     "chosen rates": rates_text(set(sides.loc[sides["seed"].isin(seeds), "lr"].dropna())) or GAP,
@@ -93,7 +99,8 @@ def pair_cells(results: Results) -> pd.DataFrame:
                     "seeds": len(seeds),
                 }
             )
-    return pd.DataFrame(table)
+    found = pd.DataFrame(table)
+    return found.drop(columns=[name for name in found if name.endswith(DRAWN) and set(found[name]) == {GAP}])
 
 
 def pair_tables(results: Results, number: str) -> list[Table]:
@@ -102,16 +109,19 @@ def pair_tables(results: Results, number: str) -> list[Table]:
     cells = pair_cells(results)
     if cells.empty:
         return []
+    drawn = any(name.endswith(DRAWN) for name in cells)
+    also = f"over languages as well where `{DRAWN.removeprefix(', ')}` is said, as if these were a sample of them"
     return [
         Table(
             f"{results.name}_{number}_pairs",
             f"Pairs of arms over all targets, folder {results.name}",
             f"{about(results, results.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
-            "with 95 % intervals over rows and seeds (not over languages). Both arms of a pair have the same learning "
-            "rates to choose from on each target and seed; `chosen rates` are those that validation chose. `ct_sft` "
-            f"chooses between two arms as well, so it has twice the tries. {SAME_ROWS} Only "
-            "targets with as many common seeds as any other count. A gap: an arm without a source to keep, or not all "
-            "targets and seeds at that rate.",
+            f"with 95 % intervals over rows and seeds ({also if drawn else 'not over languages'}). Both arms of a pair "
+            "have the same learning rates to choose from on each target and seed; `chosen rates` are those that "
+            "validation chose. `ct_sft` chooses between two arms as well, so it has twice the tries. "
+            f"{SAME_ROWS} Only targets with as many common seeds as any other count. A gap: an arm without a source to "
+            "keep, or not all targets and seeds at that rate"
+            f"{f', or fewer than {ENOUGH_LANGUAGES} languages' if drawn else ''}.",
             cells,
         )
     ]
