@@ -105,11 +105,15 @@ def test_test_sets_of_unequal_size_are_averaged_by_target(study):
     assert cells["source after"].equals(sweep_cells(study)["source after"])
 
 
+def all_right_from_fewer_source_rows(results: Results) -> Results:
+    both = from_fewer_source_rows(results)
+    right = [gold if n == 50 else own for n, gold, own in both.rows[["n_source", "gold", "answers"]].to_numpy()]
+    return replace(both, rows=both.rows.assign(answers=right))
+
+
 def test_best_rates_are_those_from_the_most_source_rows(study):
     told = kept_text(rate_points(study))
-    both = from_fewer_source_rows(study)
-    right = [gold if n == 50 else own for n, gold, own in both.rows[["n_source", "gold", "answers"]].to_numpy()]
-    assert told == kept_text(rate_points(replace(both, rows=both.rows.assign(answers=right))))
+    assert told == kept_text(rate_points(all_right_from_fewer_source_rows(study)))
     assert "circuit at" in told
 
 
@@ -122,11 +126,15 @@ def test_baselines_are_told_at_one_rate_only_where_all_targets_and_seeds_have_it
         assert (" 3e-3 " in at_one) == told
 
 
-def test_two_starts_in_one_folder_are_drawn_and_looked_up_apart(small):
-    both = from_fewer_source_rows(small)
-    figure = by_rows_figure(both)
-    assert (figure is None) == (by_rows_figure(small) is None)
+def test_two_starts_in_one_folder_are_drawn_and_looked_up_apart(small, study):
+    drawn = [
+        [list(line.get_ydata()) for axis in by_rows_figure(one).axes for line in axis.lines]
+        for one in (study, all_right_from_fewer_source_rows(study))
+    ]
     plt.close("all")
+    assert drawn[0] == drawn[1]
+    assert not any(1.0 in line for line in drawn[0])
+    both = from_fewer_source_rows(small)
     line = pd.Series({"source": "indonesian", "target": "javanese", "n_target": 25, "arm": "full"})
     assert set(matching(of_the_paper(both), line)["n_source"]) == {400}
     weak = pd.concat([line, pd.Series({"n_source": 50})])
