@@ -20,7 +20,7 @@ import torch
 from ctsft.calibration import brier, calibration_error
 from ctsft.report.__main__ import redraw
 from ctsft.report.answers import Teller
-from ctsft.report.by_rate import rate_cells, rate_points
+from ctsft.report.by_rate import rate_cells
 from ctsft.report.choosing import at_validated_rate
 from ctsft.report.costs import read_costs
 from ctsft.report.figures.odyssey import odyssey_figure
@@ -170,7 +170,7 @@ def test_only_what_validation_prefers_is_measured(config, monkeypatch, tmp_path)
     assert read_measures(two.folder).keys() == {rows.loc[3e-3, "cell"], rows.loc[np.nan, "cell"]}
     full = next(one for one in outcomes(odyssey_results(two.folder)) if one.arm == "full")
     assert (full.tries, full.rates, full.chosen) == (2, [1e-9, 3e-3], (3e-3,))
-    assert set(rate_cells(rate_points(odyssey_results(two.folder)))["learning rate"]) == {"1e-9", "3e-3"}
+    assert set(rate_cells(odyssey_results(two.folder))["learning rate"]) == {"1e-9", "3e-3"}
     monkeypatch.setattr(executors, "run_cell", lambda *a: pytest.fail("a finished cell was run again"))
     assert run_study(two) == 0
 
@@ -344,12 +344,12 @@ def test_every_rate_that_was_tried_has_its_line():
     results = odyssey_results(Path(__file__).parents[1] / "results" / "demo")
     penalties = results.only(results.rows["arm"] == "ewc")
     results = results.only(results.rows["arm"].isin(["full", "lora", "norm_only", "ngrams"]))
-    rates = rate_cells(rate_points(results))
+    rates = rate_cells(results)
     assert len(rates) == 3 * 3
-    strengths = rate_cells(rate_points(penalties))
+    strengths = rate_cells(penalties)
     assert len(strengths) == 3 * 3
     assert set(strengths["arm"]) == {"ewc", "ewc_0.1", "ewc_10"}
-    assert rate_cells(rate_points(results.only(results.rows["arm"] == "ngrams"))).empty
+    assert rate_cells(results.only(results.rows["arm"] == "ngrams")).empty
     for (target, n, arm), lines in rates.groupby(["target", "n", "arm"]):
         own = pick(results.rows, target=target, n_target=n, arm=arm)
         assert sorted(map(float, lines["learning rate"])) == sorted(own["lr"].unique())

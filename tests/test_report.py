@@ -622,7 +622,7 @@ def test_circuits_by_index_stand_only_where_there_are_no_others():
 
 def test_rates_over_all_targets_are_the_mean_of_their_lines(demo):
     main = demo.of("01_nusax_transfer").on_the_grid_of("01_nusax_transfer")
-    table = rate_cells(rate_points(main))
+    table = rate_cells(main)
     targets = sorted(set(main.rows["target"]))
     over = table[table["target"] == f"all {len(targets)} targets"]
     assert {"full", "circuit", "near_zero", "norm_only"} <= set(over["arm"])
@@ -634,14 +634,14 @@ def test_rates_over_all_targets_are_the_mean_of_their_lines(demo):
             each = [float(text.split()[0]) for text in parts[column]]
             assert float(line[column].split()[0]) == pytest.approx(np.mean(each), abs=1e-3)
     gone = (main.rows["arm"] == "full") & (main.rows["target"] == "d30") & (main.rows["lr"] == main.rows["lr"].max())
-    fewer = rate_cells(rate_points(main.only(~gone)))
+    fewer = rate_cells(main.only(~gone))
     assert len(pick(fewer, arm="full")) == len(pick(table, arm="full")) - 2  # its line, and that over all targets
 
 
 def test_every_rate_is_drawn_over_its_rate(demo):
     main = demo.of("01_nusax_transfer")
     figure = by_rate_figure(main)
-    table = pick(rate_cells(rate_points(main.on_the_grid_of("01_nusax_transfer"))), arm="full")
+    table = pick(rate_cells(main.on_the_grid_of("01_nusax_transfer")), arm="full")
     over = table[table["target"].str.startswith("all ")]
     assert list(over["learning rate"]) == ["1e-3", "3e-3", "1e-2"]
     for axis, column in zip(figure.axes, ("accuracy", "source after"), strict=True):

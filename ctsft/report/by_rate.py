@@ -72,8 +72,12 @@ def over_all(points: pd.DataFrame) -> pd.DataFrame:
     return points[points["targets"] == points.groupby("n_target")["targets"].transform("max")]
 
 
-def rate_cells(points: pd.DataFrame) -> pd.DataFrame:
+def rate_cells(results: Results) -> pd.DataFrame:
     """`rate_points` as text."""
+    return _as_text(rate_points(results))
+
+
+def _as_text(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "target": one["target"],
@@ -161,6 +165,6 @@ def rate_tables(results: Results, number: str) -> list[Table]:
             "tried has its own lines; everywhere else a penalty has the one that bears its name. All targets: the "
             "mean over the targets above with the same n, if all of them have the "
             f"rate on every seed.{kept_text(points)}{edges_text(rows)}",
-            rate_cells(points),
+            _as_text(points),
         )
     ]
