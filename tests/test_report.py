@@ -923,6 +923,16 @@ def test_pairs_of_arms_are_compared_at_rates_that_both_had(sentiment):
     assert pair_cells(more).set_index(["n", "arms"]).loc[(100, "circuit 2 − full"), "target"] == line["target"]
 
 
+def test_an_arm_that_would_choose_a_rate_which_the_other_lacks_is_held_back(sentiment):
+    pair = "circuit 2 − full"
+    rows, best = sentiment.rows, at_validated_rate(pick(sentiment.rows, arm="full", n_target=100))
+    assert set(pair_cells(sentiment)["held back"]) == {"–"}
+    lacks = (rows["arm"] == "circuit") & (rows["lr"] == best["lr"].max()) & (rows["n_target"] == 100)
+    cells = pair_cells(sentiment.only(~lacks)).set_index(["n", "arms"])["held back"]
+    assert cells[100, pair] == "full"
+    assert cells[100, "random 2 − full"] == "–"
+
+
 def test_many_languages_are_drawn_too(sentiment, monkeypatch):
     """Five say little of how languages differ, so there is no column then."""
     few = pair_tables(sentiment, "01")[0]

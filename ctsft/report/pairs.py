@@ -55,15 +55,23 @@ def rows_of(rows: pd.DataFrame, side: Side) -> pd.DataFrame:
     return pick(rows, arm=arm, depth=depth)
 
 
+def chosen(rows: pd.DataFrame, side: Side) -> pd.DataFrame:
+    """The rows of an arm at the rates that validation prefers."""
+    found = at_validated_rate(rows_of(rows, side))
+    return better_of_two(found, "valid_accuracy") if side == CT_SFT else found
+
+
 def compared(rows: pd.DataFrame, pair: tuple[Side, Side]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """The two sides' rows for every target, each at its validated rate of those that both had."""
     tried = at_rates_of_both(*(rows_of(rows, side) for side in pair))
-    chosen = at_validated_rate(tried)
-    sides = [
-        better_of_two(rows_of(chosen, side), "valid_accuracy") if side == CT_SFT else rows_of(chosen, side)
-        for side in pair
-    ]
+    sides = [chosen(tried, side) for side in pair]
     return pairs_of(*sides, SAME, tried) if all(len(side) for side in sides) else []
+
+
+def held_back(rows: pd.DataFrame, side: Side, used: pd.DataFrame) -> bool:
+    """Whether on a target and seed of `used` validation prefers a rate of this arm that the other arm lacks."""
+    both = used.merge(chosen(rows, side), on=["target", "seed", "draw"], suffixes=("", "_best"))
+    return bool((both["lr"].fillna(0) != both["lr_best"].fillna(0)).any())
 
 
 def pair_cells(results: Results) -> pd.DataFrame:
@@ -84,6 +92,8 @@ def pair_cells(results: Results) -> pd.DataFrame:
             whole = targets[0] == targets[1] and common_seeds(alone) == seeds
             many = pairs if len(pairs) >= ENOUGH_LANGUAGES else []
             sides = pd.concat([side for pair in pairs for side in pair])
+            used = [pd.concat(own) for own in zip(*pairs, strict=True)]
+            held = [named(side) for side, own in zip(pair, used, strict=True) if held_back(here, side, own)]
             table.append(
                 {
                     "n": n_target,
@@ -95,6 +105,7 @@ def pair_cells(results: Results) -> pd.DataFrame:
                     f"target, at {rate_text(PAPERS_RATE)}": change(pooled(alone, TARGET) if whole else None),
                     f"source, at {rate_text(PAPERS_RATE)}": change(pooled(alone, SOURCE) if whole and models else None),
                     "chosen rates": rates_text(set(sides.loc[sides["seed"].isin(seeds), "lr"].dropna())) or GAP,
+                    "held back": ", ".join(held) or GAP,
                     "targets": ", ".join(first["target"].iloc[0] for first, _ in pairs),
                     "seeds": len(seeds),
                 }
@@ -118,9 +129,10 @@ def pair_tables(results: Results, number: str) -> list[Table]:
             f"{about(results, results.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
             f"with 95 % intervals over rows and seeds ({also if drawn else 'not over languages'}). Both arms of a pair "
             "have the same learning rates to choose from on each target and seed; `chosen rates` are those that "
-            "validation chose. `ct_sft` chooses between two arms as well, so it has twice the tries. "
-            f"{SAME_ROWS} Only targets with as many common seeds as any other count. A gap: an arm without a source to "
-            "keep, or not all targets and seeds at that rate"
+            "validation chose. An arm is `held back` where, on some target and seed, validation prefers a rate that "
+            "the other arm lacks: at that it might do better. `ct_sft` chooses between two arms as well, so it has "
+            f"twice the tries. {SAME_ROWS} Only targets with as many common seeds as any other count. A gap: an arm "
+            "without a source to keep, or not all targets and seeds at that rate"
             f"{f', or fewer than {ENOUGH_LANGUAGES} languages' if drawn else ''}.",
             cells,
         )
