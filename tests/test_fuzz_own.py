@@ -9,17 +9,18 @@ import csv
 import io
 import json
 from dataclasses import fields as fields_of
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz import damaged, fuzz, refused
 
 from ctsft.commands.predict import Predict
 from ctsft.errors import UserError
+from ctsft.models.load import Loaded, load_model
 from ctsft.prediction import Labeller
 from ctsft.tasks.demo.task import DEMO
 from ctsft.tasks.files import Declaration, own_task
@@ -149,11 +150,15 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
+@cache
+def demo() -> Loaded:
+    return load_model("demo")
+
+
 def predicted(checkpoint: Path, source: Path, monkeypatch) -> list[dict[str, str]]:
     """What `ctsft predict` writes for a file; the model answers the first label to everything."""
     monkeypatch.setattr(Labeller, "_ask", lambda self, examples, voice: ([0] * len(examples), [0.5] * len(examples)))
-    loaded = SimpleNamespace(model=torch.nn.Linear(1, 1))
-    using = SimpleNamespace(model=str(checkpoint), load=lambda: loaded, longest=lambda *about: 128)
+    using = SimpleNamespace(model=str(checkpoint), load=demo, longest=lambda *about: 128)
     output = source.with_suffix(".out")
     output.unlink(missing_ok=True)
     try:
