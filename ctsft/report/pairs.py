@@ -71,7 +71,7 @@ def compared(rows: pd.DataFrame, pair: tuple[Side, Side]) -> list[tuple[pd.DataF
 def held_back(rows: pd.DataFrame, side: Side, used: pd.DataFrame) -> bool:
     """Whether on a target and seed of `used` validation prefers a rate of this arm that the other arm lacks."""
     both = used.merge(chosen(rows, side), on=["target", "seed", "draw"], suffixes=("", "_best"))
-    return bool((both["lr"].fillna(0) != both["lr_best"].fillna(0)).any())
+    return bool((both["valid_accuracy_best"] > both["valid_accuracy"]).any())
 
 
 def pair_cells(results: Results) -> pd.DataFrame:
