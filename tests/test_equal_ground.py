@@ -13,11 +13,12 @@ from ctsft.report import baseline_claims
 from ctsft.report.baseline_claims import ASKED
 from ctsft.report.by_rate import kept_text, rate_points
 from ctsft.report.choosing import have_one_rate_to_choose
+from ctsft.report.claims import judge
 from ctsft.report.figures.transfer import by_rows_figure, transfer_figure
 from ctsft.report.judging import ground, pairs_of
 from ctsft.report.measured import odyssey_results
 from ctsft.report.otherwise import judge_otherwise
-from ctsft.report.pairs import pair_tables
+from ctsft.report.pairs import pair_cells, pair_tables
 from ctsft.report.paper import matching, of_the_paper
 from ctsft.report.render import rate_text
 from ctsft.report.rows import Results
@@ -139,7 +140,29 @@ def test_two_starts_in_one_folder_are_drawn_and_looked_up_apart(small, study):
     assert set(matching(of_the_paper(both), line)["n_source"]) == {400}
     weak = pd.concat([line, pd.Series({"n_source": 50})])
     assert set(matching(of_the_paper(both), weak)["n_source"]) == {50}
-    assert "(50, 400 rows)" not in pair_tables(both, "01")[0].caption
+
+
+def test_starts_are_paired_and_judged_apart(study):
+    """Where all weights answer everything right from 50 rows, nothing changes from 400, and the other start tells."""
+    both = from_fewer_source_rows(study)
+    full = (both.rows["arm"] == "full") & (both.rows["n_source"] == 50)
+    right = both.rows["answers"].where(~full, both.rows["gold"])
+    both = replace(both, rows=both.rows.assign(answers=right))
+    cells = pair_cells(both)
+    assert "(50, 400 rows)" in pair_tables(both, "01")[0].caption
+    one = pair_cells(study)
+    assert "source rows" not in one
+    apart = {
+        start: own.drop(columns="source rows").reset_index(drop=True) for start, own in cells.groupby("source rows")
+    }
+    pd.testing.assert_frame_equal(apart[400], one)
+    changed = {arms for arms, a, b in zip(one["arms"], apart[50]["target"], one["target"], strict=True) if a != b}
+    assert changed == {arms for arms in one["arms"] if "full" in arms}
+    first = {j.claim: j for j in judge(study)}
+    assert [j.number for j in judge(both) if j.claim == "C1"] == [first["C1"].number]
+    weaker = {j.claim: j for which, j in judge_otherwise(both) if which == "from 50 source rows"}
+    assert weaker["C1"].verdict == "contradicted"
+    assert weaker["C3b"].number == first["C3b"].number
 
 
 def test_two_rules_for_keys_and_values_are_no_two_rows_of_an_arm_without_heads(small):

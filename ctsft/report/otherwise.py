@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pandas as pd
@@ -32,8 +33,8 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     Where several rates were tried, at the paper's one and, of 01, at one for each arm, chosen over all targets and
     seeds (where these have several in common); with each number of target rows, but for the one that the verdict rests
     on where it is one, and with that one on those seeds alone that had more rates than others, at all of their rates
-    and at those that the others had too; in every other precision, from every other source, and under every other rule
-    for keys and values.
+    and at those that the others had too; from fewer source rows; in every other precision, from every other source, and
+    under every other rule for keys and values.
     """
     studies = results.studies(EXPERIMENT)
     others: list[tuple[str, Results, Choice]] = []
@@ -58,6 +59,7 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
                 # Else what these seeds show differently would be put down to their rates.
                 common = here.only(here.rows["lr"].isna() | here.rows["lr"].isin(_rates_of_every_seed(best, n)))
                 others.append((f"on seeds {listed(some)}, at the rates of all seeds", common, at_validated_rate))
+        others += _from_fewer_source_rows(main)
         for study in studies[1:]:
             others.append((" ".join(apart_from(main.rows, study.rows).values()), study, at_validated_rate))
     told = [(which, judged) for which, study, choose in others for judged in of_transfer(study, choose)]
@@ -65,6 +67,15 @@ def judge_otherwise(results: Results) -> list[tuple[str, Judgement]]:
     if second is not None and _had_papers_rate(at_shared_rates(second)):
         told.append((AT_PAPERS_RATE, second_task(_at_papers_rate(second))))
     return told
+
+
+def _from_fewer_source_rows(main: Results) -> Iterator[tuple[str, Results, Choice]]:
+    """Every other start; at the paper's rate too, where others were tried."""
+    for start in sorted(set(main.rows["n_source"]) - {0}, reverse=True)[1:]:
+        which, fewer = f"from {start} source rows", main.only(main.rows["n_source"].isin([0, start]))
+        yield which, fewer, at_validated_rate
+        if _had_papers_rate(at_shared_rates(fewer)):
+            yield f"{which}, {AT_PAPERS_RATE}", _at_papers_rate(fewer), at_validated_rate
 
 
 def _of_c1(best: Results, n_target: int) -> pd.DataFrame:

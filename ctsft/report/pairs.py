@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pandas as pd
 
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, at_validated_rate, better_of_two, is_at_papers_rate
@@ -74,59 +76,66 @@ def held_back(rows: pd.DataFrame, side: Side, used: pd.DataFrame) -> bool:
     return bool((both["valid_accuracy_best"] > both["valid_accuracy"]).any())
 
 
+def pair_line(here: pd.DataFrame, pair: tuple[Side, Side]) -> dict[str, object] | None:
+    """What two arms did on rows from one start and of one n; None where they share no target and seed."""
+    pairs = compared(here, pair)
+    if not pairs:
+        return None
+    alone = compared(here[is_at_papers_rate(here)], pair)
+    models = len(by_a_model(pairs[0][1]))
+    seeds = common_seeds(pairs)
+    targets = [{first["target"].iloc[0] for first, _ in found} for found in (pairs, alone)]
+    whole = targets[0] == targets[1] and common_seeds(alone) == seeds
+    many = pairs if len(pairs) >= ENOUGH_LANGUAGES else []
+    sides = pd.concat([side for pair in pairs for side in pair])
+    used = [pd.concat(own) for own in zip(*pairs, strict=True)]
+    held = [named(side) for side, own in zip(pair, used, strict=True) if held_back(here, side, own)]
+    return {
+        "arms": " − ".join(map(named, pair)),
+        "target": change(pooled(pairs)),
+        "source afterwards": change(pooled(pairs, SOURCE) if models else None),
+        f"target{DRAWN}": change(pooled_over(many)),
+        f"source{DRAWN}": change(pooled_over(many, SOURCE) if models else None),
+        f"target, at {rate_text(PAPERS_RATE)}": change(pooled(alone, TARGET) if whole else None),
+        f"source, at {rate_text(PAPERS_RATE)}": change(pooled(alone, SOURCE) if whole and models else None),
+        "chosen rates": rates_text(set(sides.loc[sides["seed"].isin(seeds), "lr"].dropna())) or GAP,
+        "held back": ", ".join(held) or GAP,
+        "targets": ", ".join(first["target"].iloc[0] for first, _ in pairs),
+        "seeds": len(seeds),
+    }
+
+
 def pair_cells(results: Results) -> pd.DataFrame:
-    """One line per number of target rows and pair of arms that both were run on a common target and seed."""
-    rows = at_papers_share(results.from_most_source_rows().rows)
+    """One line per start, number of target rows and pair of arms that both were run on a common target and seed.
+
+    The start from the most source rows comes first; `source rows` tells starts apart where there are several.
+    """
+    rows = at_papers_share(results.rows)
+    starts = sorted(set(rows["n_source"]) - {0}, reverse=True)
     table: list[dict[str, object]] = []
-    for n_target in sorted(set(rows["n_target"]) - {0}):
-        here = rows[rows["n_target"] == n_target]
-        at_papers_rate = here[is_at_papers_rate(here)]
-        for pair in PAIRS:
-            pairs = compared(here, pair)
-            if not pairs:
-                continue
-            alone = compared(at_papers_rate, pair)
-            models = len(by_a_model(pairs[0][1]))
-            seeds = common_seeds(pairs)
-            targets = [{first["target"].iloc[0] for first, _ in found} for found in (pairs, alone)]
-            whole = targets[0] == targets[1] and common_seeds(alone) == seeds
-            many = pairs if len(pairs) >= ENOUGH_LANGUAGES else []
-            sides = pd.concat([side for pair in pairs for side in pair])
-            used = [pd.concat(own) for own in zip(*pairs, strict=True)]
-            held = [named(side) for side, own in zip(pair, used, strict=True) if held_back(here, side, own)]
-            table.append(
-                {
-                    "n": n_target,
-                    "arms": " − ".join(map(named, pair)),
-                    "target": change(pooled(pairs)),
-                    "source afterwards": change(pooled(pairs, SOURCE) if models else None),
-                    f"target{DRAWN}": change(pooled_over(many)),
-                    f"source{DRAWN}": change(pooled_over(many, SOURCE) if models else None),
-                    f"target, at {rate_text(PAPERS_RATE)}": change(pooled(alone, TARGET) if whole else None),
-                    f"source, at {rate_text(PAPERS_RATE)}": change(pooled(alone, SOURCE) if whole and models else None),
-                    "chosen rates": rates_text(set(sides.loc[sides["seed"].isin(seeds), "lr"].dropna())) or GAP,
-                    "held back": ", ".join(held) or GAP,
-                    "targets": ", ".join(first["target"].iloc[0] for first, _ in pairs),
-                    "seeds": len(seeds),
-                }
-            )
+    for start, n_target, pair in product(starts or [0], sorted(set(rows["n_target"]) - {0}), PAIRS):
+        line = pair_line(rows[rows["n_source"].isin([0, start]) & (rows["n_target"] == n_target)], pair)
+        if line is not None:
+            table.append({"source rows": start, "n": n_target, **line})
     found = pd.DataFrame(table)
-    return found.drop(columns=[name for name in found if name.endswith(DRAWN) and set(found[name]) == {GAP}])
+    gone = [name for name in found if name.endswith(DRAWN) and set(found[name]) == {GAP}]
+    gone += [name for name in found if name == "source rows" and found[name].nunique() == 1]
+    return found.drop(columns=gone)
 
 
 def pair_tables(results: Results, number: str) -> list[Table]:
     """Of the rows of a script, by its `number`; none where no two arms were run on common ground."""
-    results = results.from_most_source_rows()
     cells = pair_cells(results)
     if cells.empty:
         return []
+    told = results if "source rows" in cells else results.from_most_source_rows()
     drawn = any(name.endswith(DRAWN) for name in cells)
     also = f"over languages as well where `{DRAWN.removeprefix(', ')}` is said, as if these were a sample of them"
     return [
         Table(
             f"{results.name}_{number}_pairs",
             f"Pairs of arms over all targets, folder {results.name}",
-            f"{about(results, results.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
+            f"{about(told, told.rows)} Differences in accuracy, paired on test rows and averaged over targets, "
             f"with 95 % intervals over rows and seeds ({also if drawn else 'not over languages'}). Both arms of a pair "
             "have the same learning rates to choose from on each target and seed; `chosen rates` are those that "
             "validation chose. An arm is `held back` where, on some target and seed, validation prefers a rate that "
