@@ -421,7 +421,7 @@ def test_a_weak_start_of_either_script_decides_c4(demo):
     both = replace(demo, rows=pd.concat([rows, weak], ignore_index=True))
     found = {judged.claim: judged for judged in claims.judge(both)}
     assert found["C4"].verdict == "contradicted"
-    assert found["C4"].number == "ct_sft from 50 source rows − from 400: +0.000 [−0.01, +0.01]"
+    assert found["C4"].number == "ct_sft from 50 rows of d00 − from 400: +0.000 [−0.01, +0.01]"
     alone = {judged.claim: judged for judged in claims.judge(replace(demo, rows=rows))}
     assert alone["C4"].verdict == "not run"
     assert [found[claim] for claim in ("C1", "C2", "C3a", "C3b")] == [

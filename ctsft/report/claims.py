@@ -86,8 +86,8 @@ def target_accuracy(results: Results, choose: Choice = at_validated_rate) -> Jud
     circuit = pick(rows, arm="circuit", share=PAPERS_SHARE, depth=PAPERS_DEPTH)
     alone = pooled([(pick(circuit, **second.iloc[0][[*SAME]]), second) for _, second in pairs])
     number = (
-        f"ct_sft − full: {change(value)}; {in_macro_f1(pairs)}; circuit alone − full: {change(alone)}; "
-        f"{share:.2%} of the weights"
+        f"ct_sft − full: {change(value)}; {in_macro_f1(pairs)}; circuit alone − full, at the rates that near_zero had "
+        f"too: {change(alone)}; {share:.2%} of the weights"
     )
     return judged("C1", verdict, number, pairs, results.rows)
 
@@ -198,7 +198,7 @@ def competent_start(results: Results | None) -> Judgement:
     if value is None:
         return not_run("C4", "a weak and a competent start on a common target and seed")
     verdict = by_interval(Interval(-value.value, -value.high, -value.low), 0, MARGIN)  # what is lost
-    number = f"ct_sft from {few} source rows − from {many}: {change(value)}"
+    number = f"ct_sft from {few} rows of {rows['source'].iloc[0]} − from {many}: {change(value)}"
     return judged("C4", verdict, number, pairs, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,12 @@ class Judgement:
     @property
     def deciding(self) -> str:
         return self.number.partition("; ")[0]
+
+    @property
+    def target_rows(self) -> str:
+        """How many target rows it rests on, in words, where its data say it; else empty."""
+        sizes = sorted(set(map(int, re.findall(r" n = (\d+)", self.data))))
+        return f"{' and '.join(map(str, sizes))} target rows" if sizes else ""
 
 
 def not_run(claim: str, missing: str) -> Judgement:

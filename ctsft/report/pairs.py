@@ -26,6 +26,8 @@ PAIRS: tuple[tuple[Side, Side], ...] = (
     (CIRCUIT, FULL),
     (NEAR_ZERO, FULL),
     (("random", 2), FULL),
+    (("circuit", 0), FULL),
+    (("circuit", 1), FULL),
     (CIRCUIT, NEAR_ZERO),
     (CIRCUIT, ("random", 2)),
     (("circuit", 0), CIRCUIT),

@@ -1,4 +1,7 @@
-"""What the two-page report says to the authors and to a user, by claim and verdict."""
+"""What the two-page report says to the authors and to a user, by claim and verdict.
+
+{number} stands for what decides the claim, {rows} for how many target rows it rests on.
+"""
 
 TO_THE_AUTHORS = {
     "C1 contradicted": "Tuning all weights is the arm to beat: please report its learning rate, loss curve and "
@@ -12,9 +15,8 @@ TO_THE_AUTHORS = {
     "C3b contradicted": "Your largest effect, what is kept of the source, requires that full tuning forgets. Ours "
     "does no more than the circuit; that arm's optimizer settings would help to find out why.",
     "C5 contradicted": "On entailment from a competent start we do not see both of your effects: see C5's numbers.",
-    "C6 contradicted": "Alone, the circuit's heads keep less than half of the margin here, or no more than others do. "
-    "We had your faithfulness curves as a picture only; their values, for keeping and for knocking out, would let us "
-    "compare.",
+    "C6 contradicted": "Alone, the circuit's heads do not stand for the task here ({number}). We had your faithfulness "
+    "curves as a picture only; their values, for keeping and for knocking out, would let us compare.",
     "C8 supported": "Please say whether you apply CD-T's clean-up: it takes most scores their sign (column `below "
     "zero` of `*_05_scorers.md`), and where none is below zero, signs are not why it ranks heads better.",
     "C8 contradicted": "By faithfulness, unsigned scores rank heads no worse than directional ones.",
@@ -34,8 +36,7 @@ TO_A_USER = {
     "languages: at validated rates `ct_sft` is not shown to keep more of it than all weights (for each kind of heads "
     "see `*_01_pairs.md`).",
     "C3b contradicted": "Do not expect heads to keep the source better than all weights do.",
-    "C6 contradicted": "Do not read the circuit as the mechanism: alone it keeps less than half of the margin, or no "
-    "more than other heads. It is a choice of what to tune.",
+    "C6 contradicted": "Do not read the circuit as the mechanism ({number}). It is a choice of what to tune.",
     "C6 supported": "The circuit may be read as (part of) the mechanism.",
     "B15 supported": "If you have source rows, tune all weights with one source row for every four target rows: "
     "this learns more than the circuit, as tuning all weights without them may do too.",
@@ -44,11 +45,10 @@ TO_A_USER = {
     "B3 supported": "If you can tune all weights, try a penalty (EWC): over these languages it kept more of the source "
     "than plain tuning. Look at each language, and at equal rates.",
     "B9 contradicted": "Fit character n-grams on your rows first: they take seconds, need no model, and beat the "
-    "circuit with so many rows (with fewer see `*_01_pairs.md`). Tune only what beats them on validation.",
+    "circuit with {rows} (with fewer see `*_01_pairs.md`). Tune only what beats them on validation.",
     "B9 undecided": "Fit character n-grams on your rows first: they take seconds and need no model, and our rows do "
     "not separate the circuit from them.",
-    "B10 contradicted": "With so many rows n-grams beat all weights too, over these targets together. Look at each "
-    "language.",
+    "B10 contradicted": "With {rows} n-grams beat all weights too, over these targets together. Look at each language.",
     "B14 contradicted": "Choose the learning rate with the source in mind: at rates chosen on the target alone, the "
     "circuit loses some of it.",
     "B14 undecided": "Choose the learning rate with the source in mind: at rates chosen on the target alone, the "

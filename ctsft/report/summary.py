@@ -6,11 +6,9 @@ consequence; which of them are printed, and every number, comes from the rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from ctsft.report.claims import CLAIMS
-from ctsft.report.judging import Judgement
 from ctsft.report.limits import limits
 from ctsft.report.rows import Results
 from ctsft.report.sentences import TO_A_USER, TO_THE_AUTHORS
@@ -39,13 +37,12 @@ def _line(one: Told, group: Sequence[Results]) -> str:
 def _following(told: Iterable[Told], sentences: dict[str, str]) -> list[str]:
     verdicts = [one.judgement for one in told]
     found = [(j, sentences.get(f"{j.claim} {j.verdict}")) for j in verdicts]
-    return [f"- {sentence} ({j.claim}, {j.verdict}{_rows_of(j)}.)" for j, sentence in found if sentence]
-
-
-def _rows_of(judgement: Judgement) -> str:
-    """How many target rows a verdict rests on, where its data say it."""
-    sizes = sorted(set(map(int, re.findall(r" n = (\d+)", judgement.data))))
-    return f", {' and '.join(map(str, sizes))} target rows" if sizes else ""
+    return [
+        f"- {sentence.format(number=j.deciding, rows=j.target_rows)} "
+        f"({', '.join(filter(None, (j.claim, j.verdict, j.target_rows)))}.)"
+        for j, sentence in found
+        if sentence
+    ]
 
 
 def report_page(folders: Iterable[Results]) -> str:

@@ -80,6 +80,8 @@ def _elsewhere(first: Judgement, of: Results, group: Sequence[Results]) -> list[
         also = [rows for rows, j in others if j.verdict == own.verdict]
         beside = [f"also {'; also '.join(also)}"] if also else []
         beside += [f"{rows} {j.verdict}" for rows, j in differing(own, others)]
+        if own.target_rows != first.target_rows:
+            name = f"{name}, {own.target_rows}"
         told.append(f"{name}: **{own.verdict}**: {own.deciding}" + (f" ({'; '.join(beside)})" if beside else ""))
     return told
 
