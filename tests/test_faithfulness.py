@@ -307,6 +307,19 @@ def test_the_area_is_the_trapezoid_of_the_curve(found):
     assert area(found, "cdt", "cdt").low == area(found, "cdt", "cdt").high == 0
 
 
+def test_areas_are_compared_on_seeds_where_both_scorers_are_whole(found):
+    """A set that failed takes its seed from the comparison, and no other seed stands in for it."""
+    both = pd.concat([found.sets, found.sets.assign(seed=777)], ignore_index=True)
+    of = {name: (both["scorer"] == name) & (both["selection"] == "top") for name in ("cdt", "cdt_linear")}
+    wanted = area(found, "cdt_linear", "cdt")
+    one = of["cdt"] & (both["seed"] == 31) & (both["size"] == 3)
+    assert one.sum() == 2  # kept, and knocked out
+    other = of["cdt_linear"] & (both["seed"] == 777)
+    for failed, told in ((one, wanted), (one | other, None)):
+        sets = both.assign(values=both["values"].where(~failed, None))
+        assert area(replace(found, sets=sets), "cdt_linear", "cdt") == told
+
+
 def test_of_two_scorers_on_different_seeds_each_is_compared_on_its_own(found):
     """Shown is the one whose circuits no tie by index has filled; curves are compared on the seeds that both have."""
     second = found.sets.assign(seed=777, scorer=found.sets["scorer"].map({"cdt": "cdt_linear"}).fillna(""))
@@ -457,6 +470,8 @@ def test_a_random_set_is_beaten_by_its_own_seed(found):
     own = top["values"].iloc[0].mean()
     assert beaten(top, random) == (sum(values.mean() < own for values in random["values"]), 3)
     assert beaten(top.assign(seed=1), random) == (0, 0)
+    failed = random.assign(values=[None, *random["values"].iloc[1:]])
+    assert beaten(top, failed)[1] == 2
 
 
 def test_what_is_left_without_a_circuit_has_controls(config, found):

@@ -419,6 +419,7 @@ def test_a_weak_start_of_either_script_decides_c4(demo):
     assert claims.competent_start(hardly.of("01_nusax_transfer")).data.endswith("0.1 below that from 400")
     weak = weak.assign(source_accuracy_before=weak["source_accuracy_before"] - 0.3)
     both = replace(demo, rows=pd.concat([rows, weak], ignore_index=True))
+    assert next(j for j in claims.judge(hardly) if j.claim == "C4").data.endswith("0.1 below that from 400")
     found = {judged.claim: judged for judged in claims.judge(both)}
     assert found["C4"].verdict == "contradicted"
     assert found["C4"].number == "ct_sft from 50 rows of d00 − from 400: +0.000 [−0.01, +0.01]"
@@ -1023,6 +1024,10 @@ def test_arms_that_chose_an_end_of_their_rates_are_told(demo):
     ends = {"highest": ["full (d30, 100 rows)"], "lowest": ["circuit 2 (d30, 100 rows)"]}
     assert edges(rows) == ends | {"only": [], "another": ["norm_only (d30, 100 rows)"]}
     assert edges(one_rate) == ends | {"only": ["norm_only (d30, 100 rows)"], "another": []}
+    weak = one_rate[one_rate["arm"] == "full"].assign(n_source=50)
+    assert edges(pd.concat([one_rate, weak]))["highest"] == [f"full (d30, 100 rows from {n})" for n in (400, 50)]
+    stronger = pick(one_rate, arm="circuit").assign(variant="stronger")
+    assert edges(pd.concat([one_rate, stronger.assign(lr=best["circuit"] / 2)])) == edges(one_rate)
 
 
 def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo):
@@ -1035,12 +1040,21 @@ def test_the_report_prints_each_verdict_once_and_only_what_follows_from_it(demo)
             line += f" {judgement.deciding}."
         assert [title for title, part in parts.items() if line in part] == [HEADINGS[judgement.verdict]]
     assert len(parts) == len({judgement.verdict for judgement in judged}) + 3 + bool(judge_otherwise(demo))
-    verdicts = {f"{judgement.claim} {judgement.verdict}" for judgement in judged}
+    verdicts = {f"{judgement.claim} {judgement.verdict}": judgement for judgement in judged}
     for said in (TO_THE_AUTHORS, TO_A_USER):
         for cause, sentence in said.items():
-            assert (f"- {sentence} ({cause.replace(' ', ', ')}" in page) == (cause in verdicts)
+            j = verdicts.get(cause)
+            words = sentence.format(number=j.deciding, rows=j.target_rows) if j else sentence.partition("{")[0]
+            assert (f"- {words}" in page) == (j is not None)
+            assert j is None or f"{words} ({cause.replace(' ', ', ')}" in page
     assert re.search(r"\(C1, \w+, 25 and 100 target rows\.\)$", page, re.MULTILINE)
     assert "Only 2 seeds (31, 777), where the paper has 4" in page
+
+
+@pytest.mark.parametrize("data", ["d10 n = 25, d30 n = 100; seeds 31, 777", "tuned on d10; n = 25, 100; seeds 31, 777"])
+def test_target_rows_are_read_from_what_a_verdict_rests_on(data):
+    assert Judgement("C1", "undecided", "–", data).target_rows == "25 and 100 target rows"
+    assert Judgement("C6", "undecided", "–", "cdt; indonesian, 100 validation rows").target_rows == ""
 
 
 def test_captions_are_escaped_for_latex():

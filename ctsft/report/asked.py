@@ -9,6 +9,7 @@ import pandas as pd
 
 from ctsft.report.choosing import texts_of
 from ctsft.storage import read_json
+from ctsft.study.beside import runs_of
 from ctsft.study.flags import arm_depths
 from ctsft.tuning.arms import get_arm
 
@@ -17,8 +18,7 @@ def asked_for(rows: pd.DataFrame, folder: Path, experiment: str) -> pd.Series:
     """True where a run of `experiment` in `folder`, the last or an earlier one, had this row in its grid."""
     path, found = folder / f"{experiment}.config.json", pd.Series(False, index=rows.index)
     if path.is_file():
-        last = read_json(path)
-        for run in (last, *(last | other for other in last.get("earlier", []))):
+        for run in runs_of(read_json(path)):
             found |= _in_grid(rows, run)
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ctsft.discovery.circuits import PAPERS_DEPTH
-from ctsft.report.choosing import at_papers_share, at_validated_rate
+from ctsft.report.choosing import at_own_strength, at_papers_share, at_validated_rate
 from ctsft.report.compare import SOURCE, TARGET, right, stack
 from ctsft.report.judging import MARGIN
 from ctsft.report.render import GAP, Table, change, described, fraction, interval, rate_text
@@ -96,19 +96,21 @@ def _as_text(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def edges(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Arms on a target by what rate each chose: the `only` one, or on every seed the `highest` or `lowest`; or another.
+    """Arms by the rate that each chose on a target: the `only` one, on all seeds the `highest` or `lowest`; or another.
 
     Those at an end of several may want rates beyond it.
     """
     found: dict[str, list[str]] = {"highest": [], "lowest": [], "only": [], "another": []}
-    rows = at_papers_share(rows[rows["lr"].notna()])
-    keys = ["target", "n_target", "arm", "depth"]
+    rows = at_papers_share(at_own_strength(rows[rows["lr"].notna()]))
+    keys = ["n_source", "target", "n_target", "arm", "depth"]
+    several = len(set(rows["n_source"]) - {0}) > 1
     for key, chosen in at_validated_rate(rows).groupby(keys, dropna=False, sort=False):
         tried = set(pick(rows, **dict(zip(keys, key, strict=True)))["lr"])
         ends = {"only": {max(tried)}} if len(tried) == 1 else {"highest": {max(tried)}, "lowest": {min(tried)}}
         which = next((word for word, end in ends.items() if set(chosen["lr"]) == end), "another")
-        target, n, arm, depth = key
-        found[which].append(f"{arm}{'' if pd.isna(depth) else f' {depth:g}'} ({target}, {n} rows)")
+        start, target, n, arm, depth = key
+        begun = f" from {start}" if several and start else ""
+        found[which].append(f"{arm}{'' if pd.isna(depth) else f' {depth:g}'} ({target}, {n} rows{begun})")
     return found
 
 

@@ -132,7 +132,7 @@ def chosen_by_index(rows: pd.DataFrame) -> pd.Series:
 
 
 def circuits_told(rows: pd.DataFrame) -> str:
-    """The same for a caption; empty where no row has heads."""
+    """How the heads of these rows were chosen, for a caption; empty where no row has heads."""
     found = sorted(set(circuits_by(rows).dropna()))
     return f"; heads by {', '.join(found)}" if found else ""
 

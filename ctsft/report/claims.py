@@ -243,7 +243,8 @@ def judge(results: Results) -> list[Judgement]:
         first = of_transfer(main)
     return [
         *first,
-        next((j for j in map(competent_start, (second, main)) if j.verdict != "not run"), competent_start(None)),
+        # The first that was run; else a reason of its own before the general one.
+        min(map(competent_start, (second, main)), key=lambda j: (j.verdict == "not run", j == competent_start(None))),
         second_task(second),
         faithful(found),
         related_kept(results if main is None else at_shared_rates(main)),

@@ -45,15 +45,16 @@ def read_arithmetic(folder: Path) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"predictions": str}) if path.is_file() else pd.DataFrame()
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def cost_cells(folder: Path) -> pd.DataFrame:
     """One line per number of target rows, arm and depth: means over targets, seeds and rates."""
     rows = read_costs(folder)
+    if rows.empty:
+        return pd.DataFrame()
     table = []
-    sizes = sorted(set(rows["n_target"])) if len(rows) else []
-    for n_target, (arm, depth) in product(sizes, arms_in_order(rows) if len(rows) else []):
+    for n_target, (arm, depth) in product(sorted(set(rows["n_target"])), arms_in_order(rows)):
         here = pick(rows, n_target=n_target, arm=arm, depth=depth)
         if here.empty:
             continue

@@ -20,6 +20,7 @@ from ctsft.report.choosing import told_by
 from ctsft.report.mixed import refuse_mixed
 from ctsft.report.rows import counted, labels_by_test
 from ctsft.report.select import pick
+from ctsft.report.stored import stored_maps
 from ctsft.stats import Interval, combined, kept_share
 from ctsft.study.record import SET_COLUMNS, SETS, read_rows
 
@@ -69,7 +70,7 @@ class Faithfulness:
             (counted(text, gold[test], folder) == gold[test]).mean() if good else np.nan
             for text, test, good in zip(sets["answers"], tests, asked, strict=True)
         ]
-        maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
+        maps = stored_maps(folder)
         of_tuned = sets["circuit"] != ""
         sets, tuned = sets[~of_tuned], sets[of_tuned]
         asked, alike = set(sets["theta1"]), set(zip(sets["model_hash"], sets["task"], sets["dtype"], strict=True))
@@ -212,9 +213,10 @@ def faithfulness_curve(found: Faithfulness, **wanted: object) -> tuple[list[floa
 
 
 def asked_of(found: Faithfulness, *scorers: str) -> set[int]:
-    """The seeds on which the best heads by each of these scorers were asked."""
+    """The seeds on which the best heads by each of these scorers have margins at every size that was asked."""
     here = pick(found.sets, language=found.source, **BEST_KEPT)
-    return set.intersection(*(set(pick(here, scorer=scorer)["seed"]) for scorer in scorers))
+    points = (by_seed(group) for scorer in scorers for _, group in pick(here, scorer=scorer).groupby("size"))
+    return set(here["seed"]).intersection(*points)
 
 
 def area(found: Faithfulness, scorer: str, minus: str | None = None) -> Interval | None:
@@ -225,7 +227,7 @@ def area(found: Faithfulness, scorer: str, minus: str | None = None) -> Interval
     base = dict(language=found.source, **BEST_KEPT)
     names = [name for name in (scorer, minus) if name]
     curves = [curve(found, asked_of(found, *names), scorer=name, **base) for name in names]
-    if None in curves or len({len(points[0]) for _, points in curves}) > 1:
+    if None in curves:
         return None
 
     def areas(*means: np.ndarray) -> np.ndarray:
@@ -245,6 +247,6 @@ def beaten(mine: pd.DataFrame, random: pd.DataFrame, knocked_out: bool = False) 
     Of sets that are knocked out, those that leave a higher one: less is lost without them than without ours.
     """
     ours = by_seed(mine)
-    random = random[random["seed"].isin(ours)]
+    random = random[random["seed"].isin(ours) & random["values"].notna()]
     drawn = [(values.mean(), ours[seed].mean()) for seed, values in zip(random["seed"], random["values"], strict=True)]
     return sum(theirs > own if knocked_out else theirs < own for theirs, own in drawn), len(drawn)

@@ -43,7 +43,8 @@ class Judgement:
     @property
     def target_rows(self) -> str:
         """How many target rows it rests on, in words, where its data say it; else empty."""
-        sizes = sorted(set(map(int, re.findall(r" n = (\d+)", self.data))))
+        lists = re.findall(r" n = (\d+(?:, \d+)*)", self.data)
+        sizes = sorted({int(n) for some in lists for n in some.split(", ")})
         return f"{' and '.join(map(str, sizes))} target rows" if sizes else ""
 
 

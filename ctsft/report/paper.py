@@ -12,7 +12,7 @@ import pandas as pd
 from ctsft.discovery.circuits import PAPERS_DEPTH, PAPERS_SHARE, stored_circuit
 from ctsft.discovery.relevance import Relevance
 from ctsft.report.choosing import PAPERS_RATE, at_papers_share, circuits_by, is_at_papers_rate, told_by
-from ctsft.report.compare import SOURCE, accuracy
+from ctsft.report.compare import SOURCE, TARGET, accuracy
 from ctsft.report.faithfulness import Faithfulness
 from ctsft.report.render import GAP, Table, fraction, interval, listed, rate_text
 from ctsft.report.rows import Results
@@ -91,7 +91,8 @@ def matching(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
     if line["arm"] == "competence":  # the same answers on the source stand in the rows of every target
         return pick(here, arm="zero_shot").drop_duplicates("seed")
     arm = line["arm"]
-    return pick(here, arm=arm, depth=line["depth"] if "depth" in line else 2 if ARMS[arm].needs_heads else None)
+    usual = PAPERS_DEPTH if ARMS[arm].needs_heads else None
+    return pick(here, arm=arm, depth=line.get("depth", usual))
 
 
 def beside(name: str, results: Mapping[str, Results], columns: tuple[str, str], value: str) -> pd.DataFrame:
@@ -214,11 +215,10 @@ def paper_tables(results: Mapping[str, Results]) -> list[Table]:
         "rows and seeds, the number of seeds, and the number of source rows that made the model competent (more than "
         f"the paper's if a small model needs more). `not run` and {GAP} mark gaps."
     )
-    target, source = ("answers", "gold"), SOURCE
-    by_depth, once_by_depth = said_once(beside("table2_nusax_by_depth", results, target, "accuracy"))
-    anchors, once_anchors = said_once(beside("table4_nusax_anchors", results, target, "accuracy"))
-    weak, once_weak = said_once(beside("table6_xnli_weak_source", results, target, "accuracy"))
-    kept, once_kept = said_once(beside("table7_xnli_source_retention", results, source, "source_accuracy"))
+    by_depth, once_by_depth = said_once(beside("table2_nusax_by_depth", results, TARGET, "accuracy"))
+    anchors, once_anchors = said_once(beside("table4_nusax_anchors", results, TARGET, "accuracy"))
+    weak, once_weak = said_once(beside("table6_xnli_weak_source", results, TARGET, "accuracy"))
+    kept, once_kept = said_once(beside("table7_xnli_source_retention", results, SOURCE, "source_accuracy"))
     return [
         Table("table1", "Table 1: accuracy on the source", common, source_sanity(results)),
         Table("table2", "Table 2: NusaX by depth", f"{common}{once_by_depth}", by_depth),

@@ -15,7 +15,7 @@ from ctsft.report.choosing import ODYSSEY, SETTING, by_usual_circuits, circuits_
 from ctsft.report.kinds import is_of, kinds, other_kinds
 from ctsft.report.mixed import measured_once, refuse_same_names
 from ctsft.report.select import ENTAILMENT, EXPERIMENT
-from ctsft.report.stored import damage_told, stored
+from ctsft.report.stored import damage_told, stored, stored_maps
 from ctsft.study.beside import GOLD, read_gold
 from ctsft.study.record import PROBE_COLUMNS, PROBES, read_cells, read_rows
 from ctsft.tasks.task import from_digits
@@ -168,8 +168,7 @@ def _maps(folder: Path) -> list[Relevance]:
         return tuple(about.get(name) for name in names)
 
     used = {settings(stored(path)) for path in (folder / "circuits").glob("*.json")}
-    with damage_told():
-        maps = [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
+    maps = stored_maps(folder)
     made = sorted((m for m in maps if settings(m.about) in used), key=lambda m: m.about["score_rows"])
     best = {(m.about["theta1_hash"], m.about["scorer"]): m for m in made}
     return [m for m in maps if best.get((m.about["theta1_hash"], m.about["scorer"])) is m]

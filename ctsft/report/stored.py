@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ctsft.discovery.relevance import Relevance
 from ctsft.errors import UserError
 from ctsft.storage import Damaged, read_sealed
 
@@ -20,6 +21,12 @@ def damage_told() -> Iterator[None]:
             f"{error} Run the script that wrote it again, which sets the file aside and makes it anew; or copy it "
             "again, or move it away."
         ) from error
+
+
+def stored_maps(folder: Path) -> list[Relevance]:
+    """All scores of a results folder, verified."""
+    with damage_told():
+        return [Relevance.load(path.with_suffix("")) for path in sorted((folder / "relevance").glob("*.json"))]
 
 
 def stored(path: Path) -> dict:

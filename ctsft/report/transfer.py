@@ -7,7 +7,7 @@ from itertools import product
 
 import pandas as pd
 
-from ctsft.report.choosing import add_ct_sft, at_papers_share, at_validated_rate, circuits_told
+from ctsft.report.choosing import add_ct_sft, at_own_strength, at_papers_share, at_validated_rate, circuits_told
 from ctsft.report.compare import SOURCE, accuracy, macro_f1
 from ctsft.report.render import GAP, Table, described, fraction, interval, listed
 from ctsft.report.rows import Results
@@ -51,7 +51,7 @@ def lines_of(rows: pd.DataFrame) -> Iterator[dict]:
 
 def transfer_cells(results: Results) -> pd.DataFrame:
     """The table as text. Of several learning rates every arm takes its validated one; gaps stay gaps."""
-    rows = at_papers_share(results.rows)
+    rows = at_own_strength(at_papers_share(results.rows))
     tried, rows = rows, add_ct_sft(at_validated_rate(rows), rows)
     seeds = rows["seed"].nunique()
     table = []

@@ -58,9 +58,8 @@ def first_told(group: Sequence[Results]) -> list[Told]:
     told = []
     for claim in ALL_CLAIMS:
         own = [(results, j) for results in group for j in judge_all(results) if j.claim == claim]
-        if own:
-            results, first = min(own, key=lambda pair: (pair[1].verdict == "not run", BY_INDEX in pair[1].number))
-            told.append(Told(first, results, tuple(_elsewhere(first, results, group))))
+        results, first = min(own, key=lambda pair: (pair[1].verdict == "not run", BY_INDEX in pair[1].number))
+        told.append(Told(first, results, tuple(_elsewhere(first, results, group))))
     return told
 
 

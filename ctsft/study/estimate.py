@@ -80,16 +80,15 @@ class Times:
         return own * rows * epochs + self.forward * (self.sizes["valid"] + self.sizes["test"])
 
     def _scores(self, stage: Scores) -> float:
-        """Of what is stored, or comes with a stage of the seed that stands before this one, nothing."""
+        """Of a scorer that gives all columns at once nothing for what is stored, or comes with an earlier stage."""
         config, heads = self.bench.config, self.bench.anatomy.n_heads
         # Forward passes for each scored row, measured once: the rest is linear and costs four or so.
         passes = {"cdt": heads / 2, "magnitude": heads / 2, "ablation": heads}
         usual = config.scorer.partition("+")[0]
         settings = json.loads(json.dumps(relevance_settings(config, self.bench.loaded.weights) | {"seed": stage.seed}))
         mine = [one for one in self.scores if settings.items() <= one.items()]
-        # These give the columns of all inner heads at once.
         first = self.first.setdefault(stage.seed, stage)
-        if usual in passes and (mine or first != stage):
+        if usual in passes and (mine or first != stage):  # these give the columns of all inner heads at once
             return 0.0
         if self.scores:
             return config.score_rows * statistics.median(one["seconds"] / one["score_rows"] for one in self.scores)

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -230,18 +231,14 @@ def _job_there(config: StudyConfig) -> Job:
 
 
 def _theta1_there(config: StudyConfig, stage: Theta1, after: None) -> None:
-    try:
+    with suppress(CellFailed):  # each cell that needs it fails with the reason
         _job_there(config).bench.theta1_of(stage.seed)
-    except CellFailed:
-        return  # each cell that needs it fails with the reason
 
 
 def _scores_there(config: StudyConfig, stage: Scores, after: None) -> None:
     bench = _job_there(config).bench
-    try:
+    with suppress(CellFailed):
         relevance_of(bench, bench.config, stage.seed, stage.depth, stage.share)
-    except CellFailed:
-        return
 
 
 def _settle_there(config: StudyConfig, cell: Cell, after: None) -> Settled:

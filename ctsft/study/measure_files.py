@@ -55,11 +55,14 @@ def related_by_cell(folder: Path) -> dict[str, set[str]]:
     return {path.stem: set(known["related"]) for path in paths if (known := read_or_aside(path, read_measure))}
 
 
+def _thousandths(text: str) -> np.ndarray:
+    return np.array([int(text[i : i + 3]) for i in range(1, len(text), 3)])
+
+
 def _answers(content: dict, predictions: str) -> bool:
     """Whether no answer is less likely than another label by more than rounding: probabilities are thousandths."""
     given = from_digits(predictions)
-    text = content["target_probabilities"]
-    values = np.array([int(text[i : i + 3]) for i in range(1, len(text), 3)]).reshape(len(given), -1)
+    values = _thousandths(content["target_probabilities"]).reshape(len(given), -1)
     return bool((values[np.arange(len(given)), given] >= values.max(-1) - 1).all())
 
 
@@ -75,5 +78,5 @@ def per_mille(values: np.ndarray) -> str:
 
 def from_per_mille(text: str, n_labels: int) -> np.ndarray:
     """The probabilities [N, C], each row summing to one again."""
-    values = np.array([int(text[i : i + 3]) for i in range(1, len(text), 3)], dtype=float).reshape(-1, n_labels)
+    values = _thousandths(text).reshape(-1, n_labels)
     return values / values.sum(-1, keepdims=True)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 USE = """```python
 import ctsft
 
-model = ctsft.load_model("{checkpoint}")
+model = ctsft.load_model("CHECKPOINT")
 ctsft.HeadDelta.load("DELTA").apply(model.model)
 ```
 
 or, for a CSV file with a column `text`:
 
 ```bash
-ctsft predict --model {checkpoint} --delta DELTA --input in.csv --output out.csv
+ctsft predict --model CHECKPOINT --delta DELTA --input in.csv --output out.csv
 ```
 """
 
@@ -63,7 +63,7 @@ def model_card(delta: HeadDelta) -> str:
         lines += [f"- {name}: {value:.3f}" for name, value in metrics.items() if isinstance(value, float)]
     if isinstance(about.get("parts"), Collection):
         lines += ["", f"The sum of {len(about['parts'])} deltas; together they were not evaluated."]
-    return "\n".join(lines) + "\n\n" + USE.format(checkpoint="CHECKPOINT")
+    return "\n".join(lines) + "\n\n" + USE
 
 
 def _parts(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ctsft.errors import UserError
 from ctsft.models.load import weight_hash
 from ctsft.tuning.delta import HeadDelta
+from ctsft.tuning.sound import refuse_misfit
 
 
 class Conflict(NamedTuple):
@@ -37,7 +38,7 @@ def add(first: HeadDelta, second: HeadDelta, model: nn.Module) -> tuple[HeadDelt
     if here != first.base:
         raise UserError(f"the deltas were made on the weights {first.base}, and the model has {here}: take deltas off.")
     for delta in (first, second):
-        delta.stood(model)
+        refuse_misfit(model, delta.values)
     moved, conflicts = {}, []
     for name in sorted({piece.parameter for delta in (first, second) for piece in delta.values}):
         base = model.get_parameter(name).detach()
