@@ -310,11 +310,11 @@ def test_the_area_is_the_trapezoid_of_the_curve(found):
 def test_areas_are_compared_on_seeds_where_both_scorers_are_whole(found):
     """A set that failed takes its seed from the comparison, and no other seed stands in for it."""
     both = pd.concat([found.sets, found.sets.assign(seed=777)], ignore_index=True)
-    of = {name: (both["scorer"] == name) & (both["selection"] == "top") for name in ("cdt", "cdt_linear")}
     wanted = area(found, "cdt_linear", "cdt")
-    one = of["cdt"] & (both["seed"] == 31) & (both["size"] == 3)
-    assert one.sum() == 2  # kept, and knocked out
-    other = of["cdt_linear"] & (both["seed"] == 777)
+    kept = (both["selection"] == "top") & (both["direction"] == "keep") & (both["language"] == "d00")
+    one = kept & (both["scorer"] == "cdt") & (both["seed"] == 31) & (both["size"] == 3)
+    assert one.sum() == 1
+    other = kept & (both["scorer"] == "cdt_linear") & (both["seed"] == 777)
     for failed, told in ((one, wanted), (one | other, None)):
         sets = both.assign(values=both["values"].where(~failed, None))
         assert area(replace(found, sets=sets), "cdt_linear", "cdt") == told
