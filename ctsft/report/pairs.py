@@ -115,10 +115,10 @@ def pair_cells(results: Results) -> pd.DataFrame:
     rows = at_papers_share(results.rows)
     starts = sorted(set(rows["n_source"]) - {0}, reverse=True)
     table: list[dict[str, object]] = []
-    for start, n_target, pair in product(starts or [0], sorted(set(rows["n_target"]) - {0}), PAIRS):
-        line = pair_line(rows[rows["n_source"].isin([0, start]) & (rows["n_target"] == n_target)], pair)
-        if line is not None:
-            table.append({"source rows": start, "n": n_target, **line})
+    for start, n_target in product(starts or [0], sorted(set(rows["n_target"]) - {0})):
+        here = rows[rows["n_source"].isin([0, start]) & (rows["n_target"] == n_target)]
+        lines = (pair_line(here, pair) for pair in PAIRS)
+        table += [{"source rows": start, "n": n_target, **line} for line in lines if line is not None]
     found = pd.DataFrame(table)
     gone = [name for name in found if name.endswith(DRAWN) and set(found[name]) == {GAP}]
     gone += [name for name in found if name == "source rows" and found[name].nunique() == 1]
